@@ -1,0 +1,23 @@
+"""Public encoders and secret integer circuits, as frozen values; the NumPy evaluator that defines every engine.
+
+A score is ``<encode(x), weights> + bias`` over the integers. The encoder is public and runs where the record is;
+the circuit is secret and runs where the model is. Whatever engine evaluates it (NumPy, BFV, MPC) must return the
+very integers that :func:`evaluate` returns.
+"""
+
+from ._encoders import Encoder, Monomials, OneHotBins, encoder_from_json, encoder_to_json
+from ._evaluate import evaluate
+from ._layers import InnerProduct
+from ._spread import even_edges, spread
+
+__all__ = [
+    "Encoder",
+    "InnerProduct",
+    "Monomials",
+    "OneHotBins",
+    "encoder_from_json",
+    "encoder_to_json",
+    "evaluate",
+    "even_edges",
+    "spread",
+]

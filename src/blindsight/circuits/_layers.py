@@ -1,0 +1,92 @@
+"""Secret integer layers, with static bounds on what they can return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ParameterError
+from ._encoders import Encoder, OneHotBins
+
+__all__ = ["InnerProduct"]
+
+Ints = npt.NDArray[np.int64]
+
+MAX_WEIGHT = 1 << 40
+"""Largest absolute weight or bias: keeps every sum of products of a bounded encoding inside int64."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InnerProduct:
+    """The secret circuit ``score = <e, weights> + bias`` over the integers.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (m,), int64
+        One per slot of the encoder. Copied and made read-only.
+    bias : int
+
+    Security
+    --------
+    The weights are the model. ``repr`` does not show them.
+    """
+
+    weights: Ints
+    bias: int = 0
+
+    def __post_init__(self) -> None:
+        weights = np.array(self.weights, dtype=np.int64, copy=True)
+        if weights.ndim != 1 or weights.size == 0:
+            raise ParameterError("Circuit weights have the wrong shape", got=str(weights.shape), rule="(m,), m >= 1")
+        if max(int(weights.max()), -int(weights.min()), abs(self.bias)) > MAX_WEIGHT:
+            raise ParameterError("A circuit weight is too large", rule=f"|weight| <= {MAX_WEIGHT}")
+        weights.setflags(write=False)
+        object.__setattr__(self, "weights", weights)
+
+    @property
+    def length(self) -> int:
+        """Number of weights m."""
+        return int(self.weights.size)
+
+    def bounds(self, encoder: Encoder) -> tuple[int, int]:
+        """Smallest and largest score that any record at all can have under ``encoder``; inclusive.
+
+        For one-hot bins the bound is attained (exactly one slot per feature is 1). For monomials it is interval
+        arithmetic: squares lie in [0, c**2], mixed products in [-c**2, c**2].
+        """
+        self.check(encoder)
+        if isinstance(encoder, OneHotBins):
+            blocks = np.split(self.weights, encoder.offsets[1:])
+            return (
+                self.bias + sum(int(block.min()) for block in blocks),
+                self.bias + sum(int(block.max()) for block in blocks),
+            )
+        i, j = np.triu_indices(encoder.n_features + 1)
+        top = encoder.max_abs
+        fixed = int(self.weights[0]) * encoder.one**2
+        square = self.weights[(i == j) & (i > 0)]
+        mixed = int(np.abs(self.weights[i != j]).sum())
+        low = self.bias + fixed + top * (int(square[square < 0].sum()) - mixed)
+        high = self.bias + fixed + top * (int(square[square > 0].sum()) + mixed)
+        return low, high
+
+    def check(self, encoder: Encoder) -> None:
+        """Raise ParameterError unless the encoder's length is this circuit's."""
+        if encoder.length != self.length:
+            raise ParameterError(
+                "Encoder and circuit do not fit", got=f"{encoder.length} slots, {self.length} weights", rule="equal"
+            )
+
+    def __repr__(self) -> str:
+        return f"InnerProduct(weights=<{self.length} secret integers>)"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, InnerProduct):
+            return NotImplemented
+        return self.bias == other.bias and np.array_equal(self.weights, other.weights)
+
+    __hash__ = None  # type: ignore[assignment]
+
+

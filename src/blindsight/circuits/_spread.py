@@ -1,0 +1,35 @@
+"""The public map from a declared range to [0, 1], linear or logarithmic, and its inverse."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["even_edges", "spread"]
+
+LOG_RATIO = 1000.0
+"""A logarithmic column resolves about a thousandth of its range next to the lower end."""
+
+Floats = npt.NDArray[np.float64]
+
+
+def spread(x: Floats, low: float, high: float, *, log: bool) -> Floats:
+    """Map ``low`` to 0 and ``high`` to 1, monotonically; values outside the range map outside [0, 1].
+
+    Logarithmic: ``log1p(1000 u) / log1p(1000)`` of the linear position u; below ``low`` it stays 0.
+    """
+    position = (x - low) / (high - low)
+    if not log:
+        return position
+    mapped: Floats = np.log1p(LOG_RATIO * np.maximum(position, 0.0)) / np.log1p(LOG_RATIO)
+    return mapped
+
+
+def even_edges(low: float, high: float, count: int, *, log: bool) -> Floats:
+    """Edges from ``low`` to ``high``, evenly spaced under :func:`spread`; shape (count,), strictly increasing."""
+    position = np.linspace(0.0, 1.0, count)
+    if log:
+        position = np.expm1(position * np.log1p(LOG_RATIO)) / LOG_RATIO
+    edges = low + position * (high - low)
+    edges[-1] = high
+    return np.unique(edges)

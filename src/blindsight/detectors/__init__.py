@@ -1,0 +1,23 @@
+"""What is anomalous: one file per detector, stating what parties sum, how totals combine, which circuit it becomes."""
+
+from ._base import Detector, local_total
+from ._queries import SumQuery, Total, TotalOf
+from ._registry import detector_from_json, detector_to_json, known_detectors
+from ._scores import ScoreHistogram, score_edges
+from .ecod import ECOD
+from .mahalanobis import Mahalanobis
+
+__all__ = [
+    "ECOD",
+    "Detector",
+    "Mahalanobis",
+    "ScoreHistogram",
+    "SumQuery",
+    "Total",
+    "TotalOf",
+    "detector_from_json",
+    "detector_to_json",
+    "known_detectors",
+    "local_total",
+    "score_edges",
+]
