@@ -1,1 +1,79 @@
-"""Blindsight."""
+"""Blindsight: train one anomaly detector across organisations that may not share records; score records blind.
+
+The public face. Names load on first use, so that ``import blindsight`` and ``blindsight --help`` stay fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from . import blind, errors, keys
+    from .data import Schema, load_hospitals, read_table, simulate_card_payments
+    from .detectors import ECOD, Detector, Mahalanobis, ScoreHistogram
+    from .errors import BlindsightError, BlindsightWarning
+    from .federation import Evaluation, Federation, Party, Policy
+    from .modelfile import inspect, load
+    from .privacy import DifferentialPrivacy
+
+__all__ = [
+    "BlindsightError",
+    "BlindsightWarning",
+    "Detector",
+    "DifferentialPrivacy",
+    "ECOD",
+    "Evaluation",
+    "Federation",
+    "Mahalanobis",
+    "Party",
+    "Policy",
+    "Schema",
+    "ScoreHistogram",
+    "__version__",
+    "blind",
+    "errors",
+    "inspect",
+    "keys",
+    "load",
+    "load_hospitals",
+    "read_table",
+    "simulate_card_payments",
+]
+
+_HOMES = {
+    "BlindsightError": "errors",
+    "BlindsightWarning": "errors",
+    "Detector": "detectors",
+    "DifferentialPrivacy": "privacy",
+    "ECOD": "detectors",
+    "Evaluation": "federation",
+    "Federation": "federation",
+    "Mahalanobis": "detectors",
+    "Party": "federation",
+    "Policy": "federation",
+    "Schema": "data",
+    "ScoreHistogram": "detectors",
+    "inspect": "modelfile",
+    "load": "modelfile",
+    "load_hospitals": "data",
+    "read_table": "data",
+    "simulate_card_payments": "data",
+}
+_MODULES = frozenset({"blind", "errors", "keys"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

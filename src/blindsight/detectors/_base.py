@@ -360,6 +360,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
 def local_total(query: SumQuery, schema: Schema, X: Any) -> Total:
     """Sum a query over one's own records, chunk by chunk, exactly."""
     accumulator = np.zeros(query.length, dtype=np.int64)
-    for chunk in records(schema, X):
+    # what lies outside the ranges is said once, when it is first read
+    for chunk in records(schema, X, warn=query.name == "fit"):
         query.add(accumulator, chunk)
     return Total(values=accumulator)

@@ -1,0 +1,21 @@
+"""Who does what in a run: steps, parties with their policies, the coordinator, and what is read off the totals."""
+
+from ._evaluation import Evaluation
+from ._federation import Federation
+from ._home import open_party, provision
+from ._party import Party
+from ._policy import Policy
+from ._run import RunRecord, StepRecord
+from ._statistics import ColumnDescription
+
+__all__ = [
+    "ColumnDescription",
+    "Evaluation",
+    "Federation",
+    "Party",
+    "Policy",
+    "RunRecord",
+    "StepRecord",
+    "open_party",
+    "provision",
+]

@@ -1,0 +1,477 @@
+"""The public face of a federation: fit, describe, evaluate."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from .. import modelfile
+from .._version import __version__
+from ..channels import Channel, MemoryChannel, ProcessChannel
+from ..data import Schema
+from ..detectors import Detector, SumQuery, Total, detector_to_json
+from ..errors import AuthenticationError, BlindsightWarning, ParameterError, SchemaError, SurvivorsError
+from ..keys import Identity, PublicIdentity, Sealer
+from ..privacy import DifferentialPrivacy, Event, epsilon_of
+from ..securesum import default_threshold
+from ..store import Store
+from ._coordinator import private_total
+from ._evaluation import Evaluation, evaluation_from_total, evaluation_query
+from ._home import provision
+from ._party import Party
+from ._policy import Policy
+from ._run import RunRecord
+from ._statistics import ColumnDescription, describe_column_totals, describe_query
+from ._steps import spec_of, terms_of
+from ._wire import Greeting, Hello, Step, decode_reply, encode
+
+__all__ = ["Federation"]
+
+D = TypeVar("D", bound=Detector)
+
+DESCRIBE_SHARE = {"describe": 1.0}
+
+
+class Federation:
+    """Several data owners who learn totals over all their records and nothing else of each other's.
+
+    Use :meth:`embedded` (all parties in this process) or :meth:`processes` (each in its own, given only its own
+    file). The coordinator's part is the same for every channel.
+
+    Parameters
+    ----------
+    channel : Channel
+    participants : list of (name, raw Ed25519 public key)
+        Sorted by name; the list that every party has pinned.
+    schema : Schema
+    name : str
+    threshold : int, optional
+        Parties needed to open a sum; floor(2n/3) + 1 by default, which tolerates 2t - n - 1 colluders.
+    timeout_s : float
+        For each exchange; a party that takes longer has dropped out of that sum.
+    progress : callable (step, phase), optional
+
+    Attributes
+    ----------
+    history : list of RunRecord
+        Every run of this object, with its survivors, bytes, seconds and ledger events.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        *,
+        participants: list[tuple[str, bytes]],
+        schema: Schema,
+        name: str = "federation",
+        threshold: int | None = None,
+        timeout_s: float = 600.0,
+        progress: Callable[[str, str], None] | None = None,
+    ) -> None:
+        if len(participants) < 3:
+            raise SurvivorsError(
+                "A federation needs at least three parties",
+                got=str(len(participants)),
+                rule="from the total of two, each reads the other's data",
+                fix="invite a third party",
+            )
+        self.schema = schema
+        self.name = name
+        self.progress = progress
+        self.history: list[RunRecord] = []
+        self.parties: Mapping[str, Party] = {}
+        self._channel = channel
+        self._participants = sorted((name, bytes(key)) for name, key in participants)
+        self._threshold = default_threshold(len(participants)) if threshold is None else threshold
+        self._timeout_s = timeout_s
+
+    # -- making one -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def embedded(
+        cls,
+        data: Mapping[str, Any],
+        *,
+        schema: Schema,
+        policy: Policy | Mapping[str, Policy] | None = None,
+        home: str | os.PathLike[str] | None = None,
+        sealer: Sealer | None = None,
+        **options: Any,
+    ) -> Federation:
+        """All parties in this process, for trying things out and for one organisation's own silos.
+
+        Every message is still bytes through the same protocol, and every party keeps its own ledger.
+
+        Parameters
+        ----------
+        data : mapping of party name to table, array or path
+        schema : Schema
+            Common to all parties.
+        policy : Policy or mapping of name to Policy, optional
+            ``Policy()`` by default, which allows no exact sums.
+        home : path, optional
+            Folder with one sub-folder a party, for identities and ledgers that outlive this process. In memory
+            otherwise.
+        sealer : keys.Sealer, optional
+            Seals what is kept in ``home``.
+        **options
+            As for the constructor: ``name``, ``threshold``, ``timeout_s``, ``progress``.
+        """
+        if len(data) < 3:
+            raise SurvivorsError(
+                "A federation needs at least three parties",
+                got=str(len(data)),
+                rule="from the total of two, each reads the other's data",
+                fix="invite a third party",
+            )
+        parties = {}
+        for name in sorted(data):
+            own = policy.get(name) if isinstance(policy, Mapping) else policy
+            if home is None:
+                identity, store = Identity.generate(), Store(None)
+            else:
+                from ._home import open_identity, open_store
+
+                folder = Path(home) / name
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                identity, store = open_identity(folder, sealer), open_store(folder, sealer)
+            parties[name] = Party(
+                name=name, data=data[name], schema=schema, identity=identity, policy=own or Policy(), store=store
+            )
+        participants = [(name, party.public_key) for name, party in parties.items()]
+        for party in parties.values():
+            party.pin(participants)
+        channel = MemoryChannel({name: party.handle for name, party in parties.items()})
+        federation = cls(channel, participants=participants, schema=schema, **options)
+        federation.parties = parties
+        return federation
+
+    @classmethod
+    def processes(
+        cls,
+        data: Mapping[str, str | os.PathLike[str]],
+        *,
+        schema: Schema,
+        home: str | os.PathLike[str],
+        evaluation: Mapping[str, str | os.PathLike[str]] | None = None,
+        policy: Policy | Mapping[str, Policy] | None = None,
+        key_file: str | os.PathLike[str] | None = None,
+        **options: Any,
+    ) -> Federation:
+        """Each party in an operating-system process of its own that is given only its own files.
+
+        Parameters
+        ----------
+        data, evaluation : mapping of party name to path
+        schema : Schema
+        home : path
+            Folder with one sub-folder a party: identity, policy, ledger. Reused when it exists.
+        policy : Policy or mapping of name to Policy, optional
+        key_file : path, optional
+            Seals what is kept in ``home``.
+        **options
+            As for the constructor.
+        """
+        if len(data) < 3:
+            raise SurvivorsError(
+                "A federation needs at least three parties",
+                got=str(len(data)),
+                rule="from the total of two, each reads the other's data",
+                fix="invite a third party",
+            )
+        participants = provision(
+            Path(home), data=data, evaluation=evaluation or {}, schema=schema, policy=policy, key_file=key_file
+        )
+        command = [sys.executable, "-m", "blindsight.federation.worker"]
+        extra = ["--key-file", str(key_file)] if key_file is not None else []
+        channel = ProcessChannel({name: [*command, str(Path(home) / name), *extra] for name in sorted(data)})
+        try:
+            federation = cls(channel, participants=participants, schema=schema, **options)
+            federation.greet()
+        except BaseException:
+            channel.close()
+            raise
+        return federation
+
+    def greet(self) -> list[str]:
+        """Ask every party who it is; return those that answered. A wrong key or schema is an error.
+
+        Raises
+        ------
+        AuthenticationError, SchemaError
+        """
+        answers = self._channel.exchange({name: encode(Hello()) for name, _ in self._participants}, self._timeout_s)
+        for name, key in self._participants:
+            if name not in answers:
+                continue
+            greeting = decode_reply(answers[name])
+            if not isinstance(greeting, Greeting) or (greeting.name, greeting.public_key) != (name, key):
+                raise AuthenticationError(
+                    f"{name} does not answer with the identity on the participant list",
+                    fix="check which process or folder answers under this name",
+                )
+            if greeting.schema_digest != self.schema.digest():
+                raise SchemaError(
+                    f"{name} has another schema",
+                    got=greeting.schema_digest[:12],
+                    rule=self.schema.digest()[:12],
+                    fix="give every party the same schema.toml",
+                )
+        return sorted(answers)
+
+    # -- what it does ----------------------------------------------------------------------------------------------
+
+    def fit(self, detector: D, *, privacy: DifferentialPrivacy | None) -> D:
+        """Fit a clone of ``detector`` on everybody's records.
+
+        Parameters
+        ----------
+        detector : Detector
+            Not changed.
+        privacy : DifferentialPrivacy or None
+            Required. None asks for exact sums, which every party's policy must allow.
+
+        Returns
+        -------
+        Detector
+            Fitted, with ``certificate_`` saying what was released and at what cost.
+
+        Raises
+        ------
+        PolicyError, BudgetError, SurvivorsError, SchemaError
+            Nothing is released; the message names the party and the rule.
+        """
+        model: D = detector.unfitted_copy()
+        model.schema = self.schema
+        model._validate()
+        description = detector_to_json(model)
+        record = self._record("fit", description, privacy)
+
+        def total_of(query: SumQuery) -> Total:
+            threshold = query.name == "threshold"
+            step = self._step(
+                record,
+                purpose="threshold" if threshold else "fit",
+                part=query.name,
+                detector=description,
+                model=modelfile.dumps(model) if threshold else None,
+                privacy=privacy,
+            )
+            return self._sum(record, step, query)
+
+        model.run(self.schema, total_of)
+        self._warn_floor(model)
+        model.certificate_ = self._certificate(record, privacy)
+        model.provenance_ = {
+            "federation": self.name,
+            "run": record.run,
+            "parties": [name for name, _ in self._participants],
+            "survivors": {step.step: step.survivors for step in record.steps},
+            "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+            "blindsight": __version__,
+        }
+        return model
+
+    def evaluate(
+        self,
+        model: Detector,
+        data: Mapping[str, Any] | None = None,
+        *,
+        privacy: DifferentialPrivacy | None,
+    ) -> Evaluation:
+        """Measure a model on everybody's labelled records, from two privately summed score histograms.
+
+        Parameters
+        ----------
+        model : Detector
+        data : mapping of party name to table, optional
+            Labelled records, embedded federations only. Otherwise each party's own evaluation data, or its training
+            data if it has none: in-sample figures flatter.
+        privacy : DifferentialPrivacy or None
+            Give the one of the fit: its "evaluation" share is spent here.
+
+        Returns
+        -------
+        Evaluation
+        """
+        if data is not None:
+            unknown = sorted(set(data) - set(self.parties))
+            if unknown:
+                raise ParameterError(
+                    "evaluate was given data for parties that are not in this process",
+                    got=", ".join(unknown),
+                    fix="give each party its own evaluation file",
+                )
+            for name, table in data.items():
+                self.parties[name].set_data("evaluation", table)
+        record = self._record("evaluate", detector_to_json(model), privacy)
+        query = evaluation_query(model)
+        step = self._step(
+            record,
+            purpose="evaluation",
+            part=query.name,
+            detector=detector_to_json(model),
+            model=modelfile.dumps(model),
+            privacy=privacy,
+        )
+        total = self._sum(record, step, query)
+        return evaluation_from_total(model, total, self._certificate(record, privacy))
+
+    def describe(self, *, privacy: DifferentialPrivacy | None) -> list[ColumnDescription]:
+        """Private count, mean, variance, histogram and quantiles of every feature.
+
+        Parameters
+        ----------
+        privacy : DifferentialPrivacy or None
+            All of its epsilon is spent on this, half on histograms and half on moments, unless its ``shares`` give
+            "describe" a part.
+
+        Returns
+        -------
+        list of ColumnDescription
+            One per feature, in the schema's order.
+        """
+        if privacy is not None and "describe" not in privacy.shares:
+            privacy = DifferentialPrivacy(
+                epsilon=privacy.epsilon,
+                delta=privacy.delta,
+                unit=privacy.unit,
+                max_records_per_person=privacy.max_records_per_person,
+                shares=DESCRIBE_SHARE,
+                colluders=privacy.colluders,
+            )
+        record = self._record("describe", None, privacy)
+        totals: dict[str, Total] = {}
+        numbers = any(column.type != "category" for column in self.schema.features)
+        for part in ("histogram", "moments") if numbers else ("histogram",):
+            query = describe_query(self.schema, part)
+            step = self._step(
+                record, purpose="describe", part=query.name, detector=None, model=None, privacy=privacy
+            )
+            totals[part] = self._sum(record, step, query)
+        return describe_column_totals(self.schema, totals["histogram"], totals.get("moments"))
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _record(
+        self, kind: str, detector: dict[str, Any] | None, privacy: DifferentialPrivacy | None
+    ) -> RunRecord:
+        record = RunRecord(
+            run=secrets.token_hex(8),
+            kind=kind,
+            federation=self.name,
+            detector=detector,
+            privacy=None if privacy is None else json.loads(privacy.to_json()),
+            trust="",
+        )
+        self.history.append(record)
+        return record
+
+    def _step(
+        self,
+        record: RunRecord,
+        *,
+        purpose: Any,
+        part: str,
+        detector: dict[str, Any] | None,
+        model: bytes | None,
+        privacy: DifferentialPrivacy | None,
+    ) -> Step:
+        return Step(
+            federation=self.name,
+            run=record.run,
+            step=part,
+            purpose=purpose,
+            part=part,
+            dataset="evaluation" if purpose == "evaluation" else "training",
+            participants=self._participants,
+            threshold=self._threshold,
+            schema_digest=self.schema.digest(),
+            detector=detector,
+            model=model,
+            privacy=terms_of(privacy),
+        )
+
+    def _sum(self, record: RunRecord, step: Step, query: SumQuery) -> Total:
+        record.trust = spec_of(step, query).trust
+        total, done = private_total(
+            self._channel, step, query, timeout_s=self._timeout_s, progress=self.progress
+        )
+        record.steps.append(done)
+        return total
+
+    def _certificate(self, record: RunRecord, privacy: DifferentialPrivacy | None) -> dict[str, Any]:
+        events = [_event(step.event) for step in record.steps]
+        delta = privacy.delta if privacy is not None else None
+        return {
+            "differential_privacy": privacy is not None,
+            "epsilon_asked": privacy.epsilon if privacy is not None else None,
+            "epsilon_spent": epsilon_of(events, delta) if delta is not None else None,
+            "delta": delta,
+            "unit": events[0].unit if privacy is not None else None,
+            "max_records_per_person": privacy.max_records_per_person if privacy is not None else None,
+            "neighbouring": events[0].neighbouring,
+            "trust": record.trust,
+            "statement": _statement(privacy, record),
+            "events": [step.event for step in record.steps],
+        }
+
+    def _warn_floor(self, model: Detector) -> None:
+        if model.noise_variance_ == 0:
+            return
+        floor = model.noise_floor(model.noise_variance_)
+        if model.n_records_ < floor:
+            warnings.warn(
+                f"The federation has about {model.n_records_:,.0f} usable records; at this epsilon "
+                f"{type(model).__name__} needs about {floor:,} before its noise stops mattering. "
+                "The model stands and its privacy holds, but expect it to rank worse: ask for a larger epsilon, "
+                "fewer features, or more parties.",
+                BlindsightWarning,
+                stacklevel=3,
+            )
+
+    def close(self) -> None:
+        """End what the channel started."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        names = ", ".join(f"{name} ({PublicIdentity(key).fingerprint})" for name, key in self._participants)
+        return f"Federation({self.name!r}: {names})"
+
+
+def _event(value: dict[str, Any]) -> Event:
+    return Event.from_json(json.dumps({k: v for k, v in value.items() if k != "guarantee"}).encode())
+
+
+def _statement(privacy: DifferentialPrivacy | None, record: RunRecord) -> str:
+    if privacy is None:
+        return (
+            "Exact sums, no differential privacy: the totals themselves are released, and a count of one says that "
+            f"somebody is there. {record.trust}."
+        )
+    who = (
+        "one record"
+        if privacy.unit == "record"
+        else f"all records of one person at one party (at most {privacy.max_records_per_person} of them are used)"
+    )
+    return (
+        f"Adding or removing {who} changes the probability of anything released in this run by at most a factor "
+        f"e^{privacy.epsilon:g}, up to {privacy.delta:g}, whoever sees the totals, as long as {record.trust}. "
+        "It does not cover what records have in common, nor a person known to several parties beyond one of them."
+    )

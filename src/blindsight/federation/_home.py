@@ -1,0 +1,147 @@
+"""A party's folder: identity, policy, schema, pinned participants, ledger; made once, reopened ever after."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from ..data import Schema
+from ..errors import FormatError, ParameterError, StoreError
+from ..keys import Identity, Sealer, create_key_file, write_atomic
+from ..store import Store
+from ._party import Party
+from ._policy import Policy
+
+__all__ = ["open_identity", "open_party", "open_store", "provision"]
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+
+
+class _PartyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: Annotated[str, msgspec.Meta(pattern=NAME.pattern)]
+    data: Annotated[str, msgspec.Meta(max_length=4096)]
+    evaluation: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+
+
+def open_identity(folder: Path, sealer: Sealer | None) -> Identity:
+    """Load the party's identity, or make one. Without a sealer it is sealed with ``keys/home.key`` (mode 0600)."""
+    keys = folder / "keys"
+    keys.mkdir(exist_ok=True, mode=0o700)
+    sealer = sealer if sealer is not None else _home_sealer(keys)
+    path = keys / "identity"
+    if path.exists():
+        return Identity.load(path, sealer)
+    identity = Identity.generate()
+    identity.save(path, sealer)
+    return identity
+
+
+def open_store(folder: Path, sealer: Sealer | None) -> Store:
+    """Open the party's ``ledger.db``, sealed like its identity."""
+    keys = folder / "keys"
+    keys.mkdir(exist_ok=True, mode=0o700)
+    return Store(folder / "ledger.db", sealer if sealer is not None else _home_sealer(keys))
+
+
+def _home_sealer(keys: Path) -> Sealer:
+    path = keys / "home.key"
+    if not path.exists():
+        create_key_file(path)
+    return Sealer.from_key_file(path)
+
+
+def provision(
+    home: Path,
+    *,
+    data: Mapping[str, str | os.PathLike[str]],
+    evaluation: Mapping[str, str | os.PathLike[str]],
+    schema: Schema,
+    policy: Policy | Mapping[str, Policy] | None,
+    key_file: str | os.PathLike[str] | None,
+) -> list[tuple[str, bytes]]:
+    """Make or refresh one folder a party and pin the participant list in each; return the list.
+
+    For parties on one machine. Across machines each data owner makes its own folder.
+    """
+    for name in data:
+        if not NAME.match(name):
+            raise ParameterError(
+                "A party's name cannot be used", got=repr(name)[:80], rule="letters, digits, '.', '_', '-'; at most 64"
+            )
+    unknown = sorted(set(evaluation) - set(data))
+    if unknown:
+        raise ParameterError("Evaluation data for an unknown party", got=", ".join(unknown))
+    sealer = Sealer.from_key_file(key_file) if key_file is not None else None
+    participants = []
+    for name in sorted(data):
+        folder = home / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StoreError(f"The folder of '{name}' cannot be made", got=error.strerror or "an error") from error
+        own = policy.get(name) if isinstance(policy, Mapping) else policy
+        _write_party_file(folder, name, Path(data[name]), evaluation.get(name))
+        schema.write(folder / "schema.toml")
+        if own is not None or not (folder / "policy.toml").exists():
+            write_atomic(folder / "policy.toml", (own or Policy()).to_toml().encode())
+        participants.append((name, open_identity(folder, sealer).public.raw))
+    listing = msgspec.json.encode([[name, key.hex()] for name, key in participants])
+    for name in data:
+        write_atomic(home / name / "participants.json", listing)
+    return participants
+
+
+def _write_party_file(
+    folder: Path, name: str, data: Path, evaluation: str | os.PathLike[str] | None
+) -> None:
+    def quoted(path: str | os.PathLike[str]) -> str:
+        return msgspec.json.encode(str(Path(path).resolve())).decode()
+
+    lines = [f'name = "{name}"', f"data = {quoted(data)}"]
+    if evaluation is not None:
+        lines.append(f"evaluation = {quoted(evaluation)}")
+    write_atomic(folder / "party.toml", ("\n".join(lines) + "\n").encode())
+
+
+def open_party(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[str] | None = None) -> Party:
+    """Open a party from its folder.
+
+    Raises
+    ------
+    FormatError, ParameterError, SchemaError, AuthenticationError, StoreError
+        A file is missing or malformed, or another key sealed it.
+    """
+    folder = Path(folder)
+    sealer = Sealer.from_key_file(key_file) if key_file is not None else None
+    try:
+        settings = msgspec.convert(
+            tomllib.loads((folder / "party.toml").read_text(encoding="utf-8")), _PartyFile
+        )
+        listing = msgspec.json.decode(
+            (folder / "participants.json").read_bytes(), type=list[tuple[str, str]]
+        )
+        participants = [(name, bytes.fromhex(key)) for name, key in listing]
+    except (OSError, ValueError) as error:
+        raise FormatError(
+            f"The party's folder '{folder.name}' is incomplete",
+            got=str(error)[:300],
+            rule="party.toml, participants.json, policy.toml, schema.toml, keys/",
+            fix="make it again with 'blindsight fit --home', or restore it",
+        ) from error
+    party = Party(
+        name=settings.name,
+        data=Path(settings.data),
+        evaluation=Path(settings.evaluation) if settings.evaluation is not None else None,
+        schema=Schema.read(folder / "schema.toml"),
+        identity=open_identity(folder, sealer),
+        policy=Policy.read(folder / "policy.toml"),
+        store=open_store(folder, sealer),
+    )
+    party.pin(participants)
+    return party

@@ -1,0 +1,130 @@
+"""The data owner's policy: what may be asked of this party at all. Enforced at the party, whatever is sent."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from ..errors import ParameterError, PolicyError
+from ..privacy import Unit
+
+__all__ = ["Policy"]
+
+MAX_POLICY_BYTES = 1 << 16
+UNITS: tuple[Unit, ...] = ("record", "person")
+PURPOSES = ("fit", "threshold", "evaluation", "describe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What a data owner lets a federation compute on its records.
+
+    Parameters
+    ----------
+    allow_exact_sums : bool
+        Whether sums may be released without noise (``privacy=None``). They are releases about persons: a tail bin
+        with a count of one says that somebody is there.
+    detectors : tuple of str
+        Detectors that may be fitted, by name.
+    purposes : tuple of str
+        Of ``fit``, ``threshold``, ``evaluation``, ``describe``.
+    units : tuple of str
+        Privacy units that are enough: ``("person",)`` refuses record-level releases. Each has its own account, since
+        costs per record and per person do not add up.
+    minimum_survivors : int
+        Fewest parties whose total may be opened; never below 3.
+    maximum_epsilon : float
+        Budget of this party's data set for all releases of one unit together, at ``delta``.
+    delta : float
+        Probability at which the budget is stated.
+    """
+
+    allow_exact_sums: bool = False
+    detectors: tuple[str, ...] = ("ECOD", "Mahalanobis")
+    purposes: tuple[str, ...] = PURPOSES
+    units: tuple[Unit, ...] = UNITS
+    minimum_survivors: int = 3
+    maximum_epsilon: float = 10.0
+    delta: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if not 3 <= self.minimum_survivors <= 256:
+            raise ParameterError(
+                "minimum_survivors is out of its domain",
+                got=str(self.minimum_survivors),
+                rule="3 to 256: the total of two parties shows each the other's",
+            )
+        if not 0 < self.maximum_epsilon < 1000 or not 0 < self.delta < 0.1:
+            raise ParameterError("The policy's budget is out of its domain", rule="0 < epsilon < 1000, 0 < delta < 0.1")
+        if not self.units or not set(self.units) <= set(UNITS) or not set(self.purposes) <= set(PURPOSES):
+            raise ParameterError(
+                "The policy names an unknown unit or purpose",
+                rule=f"units of {', '.join(UNITS)}; purposes of {', '.join(PURPOSES)}",
+            )
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Policy:
+        """Read ``policy.toml``; every key is optional, an unknown one is an error."""
+        path = Path(path)
+        try:
+            raw = path.read_bytes()
+            if len(raw) > MAX_POLICY_BYTES:
+                raise ValueError("the file is longer than 64 KiB")
+            return msgspec.convert(tomllib.loads(raw.decode("utf-8")), cls)
+        except (OSError, ValueError) as error:
+            raise ParameterError(
+                f"The policy '{path.name}' cannot be used", got=str(error)[:300], fix="see docs/sharp-edges.md, 'Policy'"
+            ) from error
+
+    def to_toml(self) -> str:
+        """Write the policy as TOML, every key with its value."""
+        import json
+        from dataclasses import asdict
+
+        # JSON's booleans, strings, numbers and arrays of strings are TOML's
+        return "".join(f"{key} = {json.dumps(value)}\n" for key, value in asdict(self).items())
+
+    def check(
+        self, *, purpose: str, detector: str | None, unit: str | None, exact: bool, fewest_survivors: int
+    ) -> None:
+        """Raise PolicyError if this policy refuses such a release.
+
+        Parameters
+        ----------
+        purpose : str
+        detector : str or None
+            None for ``describe``.
+        unit : str or None
+            None for exact sums.
+        exact : bool
+            Whether no noise is asked for.
+        fewest_survivors : int
+            Smallest survivor set that the protocol would open.
+        """
+        if purpose not in self.purposes:
+            raise PolicyError(f"The policy does not allow '{purpose}'", rule="purposes = " + ", ".join(self.purposes))
+        if detector is not None and detector not in self.detectors:
+            raise PolicyError(
+                f"The policy does not allow the detector '{detector}'", rule="detectors = " + ", ".join(self.detectors)
+            )
+        if exact and not self.allow_exact_sums:
+            raise PolicyError(
+                "The policy does not allow exact sums",
+                got="privacy=None",
+                rule="allow_exact_sums = false",
+                fix="ask for differential privacy, or have the data owner set allow_exact_sums = true",
+            )
+        if unit is not None and unit not in self.units:
+            raise PolicyError(
+                f"The policy does not accept the privacy unit '{unit}'", rule="units = " + ", ".join(self.units)
+            )
+        if fewest_survivors < self.minimum_survivors:
+            raise PolicyError(
+                "The release could be opened over too few parties",
+                got=str(fewest_survivors),
+                rule=f"minimum_survivors = {self.minimum_survivors}",
+            )

@@ -1,0 +1,68 @@
+"""What a run did, as plain values: who survived, what crossed, what it cost. The report is made from this."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["RunRecord", "StepRecord"]
+
+
+@dataclass(kw_only=True)
+class StepRecord:
+    """One private sum.
+
+    Parameters
+    ----------
+    step, purpose : str
+    length : int
+        Coordinates summed.
+    participants, survivors : list of str
+    dropped : dict of party name to reason
+    sent_bytes, received_bytes : int
+        At the coordinator, all parties together.
+    seconds : float
+        Wall time of the whole sum.
+    event : dict
+        The release as the parties' ledgers hold it.
+    """
+
+    step: str
+    purpose: str
+    length: int
+    participants: list[str]
+    survivors: list[str]
+    dropped: dict[str, str]
+    sent_bytes: int
+    received_bytes: int
+    seconds: float
+    event: dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """A fit, an evaluation or a description, as it happened."""
+
+    run: str
+    kind: str
+    federation: str
+    detector: dict[str, Any] | None
+    privacy: dict[str, Any] | None
+    trust: str
+    steps: list[StepRecord] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all sums."""
+        return sum(step.seconds for step in self.steps)
+
+    @property
+    def bytes_total(self) -> int:
+        """Bytes that crossed the channel, both ways."""
+        return sum(step.sent_bytes + step.received_bytes for step in self.steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        value: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return value

@@ -1,0 +1,136 @@
+"""From a step's description to what is computed: the same on both sides, so that neither has to believe the other."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from .. import modelfile
+from ..data import Schema
+from ..detectors import SumQuery, detector_from_json
+from ..errors import SchemaError, WireError
+from ..privacy import DifferentialPrivacy, Event, NoiseSource, exact_event
+from ..securesum import Participant, SumSpec
+from ._evaluation import evaluation_query
+from ._statistics import describe_query
+from ._wire import Step, Terms
+
+__all__ = ["event_of", "privacy_of", "query_of", "question_digest", "spec_of", "terms_of"]
+
+BITS = 64
+"""Width of every sum here: the coordinator does not know how many rows a party has, so it cannot promise 32."""
+
+
+def query_of(step: Step, schema: Schema, *, allowed: frozenset[str]) -> SumQuery:
+    """Rebuild the query that a step names.
+
+    Raises
+    ------
+    WireError
+        The step does not describe a query.
+    FormatError, ParameterError
+        Its detector or model is malformed or not allowed.
+    """
+    match step.purpose, step.part:
+        case "fit", "fit" if step.detector is not None:
+            return detector_from_json(step.detector, allowed=allowed).fit_query(schema)
+        case ("threshold", "threshold") | ("evaluation", "evaluation") if step.model is not None:
+            model = modelfile.loads(step.model, allowed=allowed)
+            if model.schema_.digest() != schema.digest():
+                raise SchemaError(
+                    "The model was fitted under another schema", fix="evaluate with the schema of the fit"
+                )
+            return model.score_query() if step.purpose == "threshold" else evaluation_query(model)
+        case "describe", "describe/histogram" | "describe/moments":
+            return describe_query(schema, step.part.removeprefix("describe/"))
+        case _:
+            raise WireError("A step describes no query", got=f"{step.purpose}, {step.part}")
+
+
+def detector_name(step: Step) -> str | None:
+    """Name of the detector that a step is about, for the policy; None for ``describe``."""
+    if step.detector is None:
+        return None
+    name = step.detector.get("name")
+    return name if isinstance(name, str) else ""
+
+
+def spec_of(step: Step, query: SumQuery) -> SumSpec:
+    """The masked sum's specification; bound to everything that the step says by the hash in its step name."""
+    n = len(step.participants)
+    return SumSpec(
+        federation=step.federation,
+        run=step.run,
+        step=f"{step.step}#{step_digest(step)[:32]}",
+        participants=tuple(Participant(name=name, public_key=key) for name, key in step.participants),
+        length=query.length,
+        bits=BITS,
+        threshold=step.threshold,
+        max_abs=((1 << (BITS - 1)) - 1) // max(n, 1),
+    )
+
+
+def step_digest(step: Step) -> str:
+    """SHA-256 of the step's canonical bytes, hexadecimal."""
+    return hashlib.sha256(msgspec.msgpack.encode(step)).hexdigest()
+
+
+def question_digest(step: Step) -> str:
+    """What is asked, without who and when: equal for two releases whose exact totals could be subtracted."""
+    detector = msgspec.json.encode(step.detector, order="sorted")
+    # a threshold or evaluation is asked anew whenever the model differs
+    model = hashlib.sha256(step.model or b"").digest()
+    parts = [step.purpose.encode(), step.part.encode(), step.dataset.encode(), step.schema_digest.encode()]
+    return hashlib.sha256(msgspec.msgpack.encode([*parts, detector, model])).hexdigest()
+
+
+def privacy_of(terms: Terms) -> DifferentialPrivacy:
+    """Rebuild and validate what was asked for."""
+    return DifferentialPrivacy(
+        epsilon=terms.epsilon,
+        delta=terms.delta,
+        unit=terms.unit,
+        max_records_per_person=terms.max_records_per_person,
+        shares=terms.shares,
+        colluders=terms.colluders,
+    )
+
+
+def terms_of(privacy: DifferentialPrivacy | None) -> Terms | None:
+    """Describe what is asked for on the wire."""
+    if privacy is None:
+        return None
+    return Terms(
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        unit=privacy.unit,
+        max_records_per_person=privacy.max_records_per_person,
+        shares=dict(privacy.shares),
+        colluders=privacy.colluders,
+    )
+
+
+def event_of(step: Step, query: SumQuery, source: NoiseSource | None = None) -> Event:
+    """What the step costs: charged by every party before it draws noise.
+
+    ``describe`` asks two sums, each for half of its share; its share is everything unless the caller said otherwise.
+    """
+    spec = spec_of(step, query)
+    if step.privacy is None:
+        return exact_event(
+            query=query.name,
+            purpose=step.purpose,
+            sensitivity_l2=query.sensitivity_l2,
+            coordinates=query.length,
+            threshold=spec.min_survivors,
+        )
+    return privacy_of(step.privacy).event(
+        query=query.name,
+        purpose=step.purpose,
+        sensitivity_l2=query.sensitivity_l2,
+        coordinates=query.length,
+        threshold=spec.min_survivors,
+        fraction=0.5 if step.purpose == "describe" else 1.0,
+        source=source,
+    )

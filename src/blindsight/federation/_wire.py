@@ -1,0 +1,166 @@
+"""What coordinator and party say to each other: strict msgpack, one tag per message.
+
+The securesum messages inside ``Reply.body`` and ``Continue.body`` have their own format (docs/wire-securesum.md).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from .. import errors
+from ..errors import BlindsightError, RefusedError, WireError
+
+__all__ = [
+    "Begin",
+    "Continue",
+    "Greeting",
+    "Hello",
+    "Refusal",
+    "Reply",
+    "Step",
+    "Terms",
+    "decode_reply",
+    "decode_request",
+    "encode",
+]
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Text = Annotated[str, msgspec.Meta(max_length=2000)]
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9._/:-]+$")]
+MAX_BODY_BYTES = 1 << 28
+Body = Annotated[bytes, msgspec.Meta(max_length=MAX_BODY_BYTES)]
+Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
+
+
+class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Differential privacy as asked for; see ``privacy.DifferentialPrivacy``."""
+
+    epsilon: Positive
+    delta: Annotated[float, msgspec.Meta(gt=0, lt=0.1)]
+    unit: Literal["record", "person"]
+    max_records_per_person: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None
+    shares: dict[Name, Annotated[float, msgspec.Meta(gt=0, le=1)]]
+    colluders: Annotated[int, msgspec.Meta(ge=0, le=255)]
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One private sum, described completely: each party rebuilds the query from it and computes nothing else."""
+
+    federation: Name
+    run: Id
+    step: Id
+    purpose: Literal["fit", "threshold", "evaluation", "describe"]
+    part: Annotated[str, msgspec.Meta(max_length=40)]
+    dataset: Literal["training", "evaluation"]
+    participants: Annotated[list[tuple[Name, Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]]],
+                            msgspec.Meta(max_length=256)]  # fmt: skip
+    threshold: Annotated[int, msgspec.Meta(ge=1, le=256)]
+    schema_digest: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    detector: dict[str, Any] | None
+    model: Body | None
+    privacy: Terms | None
+
+    @property
+    def release_id(self) -> str:
+        """Name of the release: unique in the federation."""
+        return f"{self.run}/{self.step}"
+
+
+class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hello"):
+    """Who are you?"""
+
+
+class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="begin"):
+    """Start a sum: check it against the policy and answer with the first message of the protocol."""
+
+    step: Step
+
+
+class Continue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="continue"):
+    """The next message of the protocol of a sum already begun."""
+
+    release_id: Annotated[str, msgspec.Meta(max_length=241)]
+    body: Body
+
+
+class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="greeting"):
+    """A party's name, identity and schema."""
+
+    name: Name
+    public_key: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    schema_digest: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+    version: Annotated[str, msgspec.Meta(max_length=40)]
+
+
+class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="reply"):
+    """The party's message of the protocol."""
+
+    body: Body
+
+
+class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refusal"):
+    """The party said no, and why. Never a value of a record: see :meth:`of`."""
+
+    kind: Name
+    what: Text
+    got: Text | None = None
+    rule: Text | None = None
+    fix: Text | None = None
+
+    @classmethod
+    def of(cls, error: BlindsightError) -> Refusal:
+        """Describe an error to the coordinator.
+
+        Privacy
+        -------
+        Refusals by rule travel whole: they hold policy and budget, no record. Any other error may name a row or a
+        value, so that only its kind crosses; the text stays in the party's own log.
+        """
+        kind = type(error).__name__
+        if isinstance(error, RefusedError | errors.SchemaError | errors.ParameterError | errors.ProtocolError):
+            return cls(kind, *(None if t is None else t[:2000] for t in (error.what, error.got, error.rule, error.fix)))  # type: ignore[arg-type]
+        return cls(kind, f"The party could not compute ({kind})", None, None, "read the party's own log")
+
+    def error(self, party: str) -> BlindsightError:
+        """Rebuild the error at the coordinator; unknown kinds become a ProtocolError."""
+        cls = getattr(errors, self.kind, None) if self.kind in errors.__all__ else None
+        if not (isinstance(cls, type) and issubclass(cls, BlindsightError)):
+            cls = errors.ProtocolError
+        return cls(f"{party}: {self.what}", got=self.got, rule=self.rule, fix=self.fix)
+
+
+Request = Hello | Begin | Continue
+Answer = Greeting | Reply | Refusal
+
+_encoder = msgspec.msgpack.Encoder()
+_requests = msgspec.msgpack.Decoder(Request)
+_answers = msgspec.msgpack.Decoder(Answer)
+
+
+def encode(message: Request | Answer) -> bytes:
+    """Serialise a message."""
+    return _encoder.encode(message)
+
+
+def decode_request(data: bytes) -> Request:
+    """Parse what the coordinator sent; WireError on anything that is not exactly a request."""
+    try:
+        return _requests.decode(data)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise _garbled(error) from error
+
+
+def decode_reply(data: bytes) -> Answer:
+    """Parse what a party sent; WireError on anything that is not exactly an answer."""
+    try:
+        return _answers.decode(data)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
+        raise _garbled(error) from error
+
+
+def _garbled(error: Exception) -> WireError:
+    return WireError(
+        "A message is malformed", got=str(error)[:200], rule="docs/wire-formats.md, 'Federation'", fix="check versions"
+    )
