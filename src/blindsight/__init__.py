@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from .privacy import DifferentialPrivacy
 
 __all__ = [
+    "ECOD",
     "BlindsightError",
     "BlindsightWarning",
     "Detector",
     "DifferentialPrivacy",
-    "ECOD",
     "Evaluation",
     "Federation",
     "Mahalanobis",

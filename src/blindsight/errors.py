@@ -65,9 +65,7 @@ class BlindsightError(Exception):
         and a record's value only where the record's owner reads the message.
     """
 
-    def __init__(
-        self, what: str, *, got: str | None = None, rule: str | None = None, fix: str | None = None
-    ) -> None:
+    def __init__(self, what: str, *, got: str | None = None, rule: str | None = None, fix: str | None = None) -> None:
         self.what, self.got, self.rule, self.fix = what, got, rule, fix
         parts = [what.rstrip(".")]
         if got is not None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import struct
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +19,9 @@ from .data import Schema
 from .detectors import Detector, ScoreHistogram, detector_from_json, detector_to_json
 from .errors import BlindsightError, FormatError, StoreError
 from .keys import Sealer, is_sealed, write_atomic
+
+if TYPE_CHECKING:
+    import os
 
 __all__ = ["dumps", "inspect", "load", "loads", "save"]
 
@@ -112,7 +114,7 @@ def _loads(data: bytes, allowed: frozenset[str] | None) -> Detector:
 
     header = _header(data)
     try:
-        parts = dict(safetensors.deserialize(data))
+        parts = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
     except Exception as error:  # the library's own error class differs between versions
         raise _malformed("the tensor section is malformed") from error
     if set(parts) != TENSORS:
@@ -237,7 +239,9 @@ def load(
             data = file.read(MAX_FILE_BYTES + 4096)
     except OSError as error:
         raise StoreError(
-            f"The model '{path.name}' cannot be read", got=error.strerror or "an error", fix="check path and rights"
+            f"The model '{path.name}' cannot be read",
+            got=error.strerror or "an error",
+            fix="check path and rights",
         ) from error
     if is_sealed(data):
         if sealer is None:

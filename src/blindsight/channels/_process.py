@@ -10,12 +10,15 @@ import struct
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from ..errors import WireError
+from blindsight.errors import WireError
+
 from ._channel import MAX_MESSAGE_BYTES, Channel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["ProcessChannel", "serve_frames"]
 
@@ -112,7 +115,7 @@ class ProcessChannel(Channel):
                 process.stdout.close()
 
 
-def _read_exactly(stream: BinaryIO, count: int) -> bytes | None:
+def _read_exactly(stream: IO[bytes], count: int) -> bytes | None:
     parts = []
     while count:
         part = stream.read(min(count, 1 << 20))
@@ -123,7 +126,7 @@ def _read_exactly(stream: BinaryIO, count: int) -> bytes | None:
     return b"".join(parts)
 
 
-def _read_frame(stream: BinaryIO) -> tuple[int, bytes] | None:
+def _read_frame(stream: IO[bytes]) -> tuple[int, bytes] | None:
     header = _read_exactly(stream, HEADER.size)
     if header is None:
         return None
@@ -134,7 +137,7 @@ def _read_frame(stream: BinaryIO) -> tuple[int, bytes] | None:
     return None if body is None else (number, body)
 
 
-def serve_frames(handler: Callable[[bytes], bytes], source: BinaryIO, sink: BinaryIO) -> None:
+def serve_frames(handler: Callable[[bytes], bytes], source: IO[bytes], sink: IO[bytes]) -> None:
     """Answer frames until the input ends; runs in the party's process.
 
     Parameters

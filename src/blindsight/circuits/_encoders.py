@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import FormatError, ParameterError
+from blindsight.errors import FormatError, ParameterError
+
 from ._spread import spread
 
 __all__ = ["Encoder", "Monomials", "OneHotBins", "encoder_from_json", "encoder_to_json"]
@@ -124,7 +125,8 @@ def bin_index(x: Floats, edges: Floats) -> npt.NDArray[np.int32]:
     result = guess + (x >= padded[guess])
     result += x >= padded[result]
     result -= (result > 0) & (x < padded[np.maximum(result - 1, 0)])
-    return result.astype(np.int32, copy=False)
+    corrected: npt.NDArray[np.int32] = result.astype(np.int32, copy=False)
+    return corrected
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ParameterError
+from blindsight.errors import ParameterError
+
 from ._encoders import Encoder, OneHotBins, bin_index
-from ._layers import InnerProduct
+
+if TYPE_CHECKING:
+    from ._layers import InnerProduct
 
 __all__ = ["evaluate"]
 
@@ -65,4 +70,5 @@ def _quadratic(encoder: Encoder, circuit: InnerProduct, X: npt.NDArray[np.float6
         product = np.einsum("ij,ij->i", zf @ upper.astype(np.float64), zf).astype(np.int64)
     else:
         product = np.einsum("ij,ij->i", z @ upper, z)
-    return product + circuit.bias
+    scores: npt.NDArray[np.int64] = product + circuit.bias
+    return scores

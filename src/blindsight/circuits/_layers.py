@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ParameterError
+from blindsight.errors import ParameterError
+
 from ._encoders import Encoder, OneHotBins
 
 __all__ = ["InnerProduct"]
@@ -76,7 +77,9 @@ class InnerProduct:
         """Raise ParameterError unless the encoder's length is this circuit's."""
         if encoder.length != self.length:
             raise ParameterError(
-                "Encoder and circuit do not fit", got=f"{encoder.length} slots, {self.length} weights", rule="equal"
+                "Encoder and circuit do not fit",
+                got=f"{encoder.length} slots, {self.length} weights",
+                rule="equal",
             )
 
     def __repr__(self) -> str:
@@ -88,5 +91,3 @@ class InnerProduct:
         return self.bias == other.bias and np.array_equal(self.weights, other.weights)
 
     __hash__ = None  # type: ignore[assignment]
-
-

@@ -18,7 +18,7 @@ def spread(x: Floats, low: float, high: float, *, log: bool) -> Floats:
 
     Logarithmic: ``log1p(1000 u) / log1p(1000)`` of the linear position u; below ``low`` it stays 0.
     """
-    position = (x - low) / (high - low)
+    position: Floats = (x - low) / (high - low)
     if not log:
         return position
     mapped: Floats = np.log1p(LOG_RATIO * np.maximum(position, 0.0)) / np.log1p(LOG_RATIO)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, clone
 
-from ..circuits import Encoder, InnerProduct, evaluate
-from ..data import Records, Schema, records
-from ..errors import DataError, NotFittedError, NotKeptError, ParameterError
+from blindsight.circuits import Encoder, InnerProduct, evaluate
+from blindsight.data import Records, Schema, records
+from blindsight.errors import DataError, NotFittedError, NotKeptError, ParameterError
+
 from ._queries import SumQuery, Total, TotalOf
 from ._scores import ScoreHistogram, score_edges
+
+if TYPE_CHECKING:
+    import os
 
 __all__ = ["Detector"]
 
@@ -143,7 +146,8 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         self.encoder_, self.circuit_, self.score_scale_ = encoder, circuit, float(scale)
         self.n_features_in_ = encoder.n_features
         self.feature_names_in_ = np.array(schema.feature_names, dtype=object)
-        self.certificate_ = None
+        self.certificate_: dict[str, Any] | None = None
+        self.provenance_: dict[str, Any] | None = None
 
     def _score_grid(self) -> Ints:
         low, first = self._first_score()
@@ -168,7 +172,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
 
     # -- updating ---------------------------------------------------------------------------------------------------
 
-    def partial_fit(self, X: Any, y: Any = None) -> Self:  # noqa: ARG002
+    def partial_fit(self, X: Any, y: Any = None) -> Self:  # noqa: ARG002 (scikit-learn's signature)
         """Add records to a fitted model; on an unfitted one, the same as :meth:`fit`.
 
         The totals, hence the scores, are those of one fit on all records. The score histogram keeps the earlier
@@ -212,9 +216,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
                 fix="fit both with the same declared schema",
             )
         old, scale = self.score_histogram_, self.score_scale_
-        total = Total(
-            values=self.totals_ + other.totals_, noise_variance=self.noise_variance_ + other.noise_variance_
-        )
+        total = Total(values=self.totals_ + other.totals_, noise_variance=self.noise_variance_ + other.noise_variance_)
         self.absorb(self.schema_, total)
         edges = self._score_grid()
         a = old.rebinned(edges, scale / self.score_scale_)
@@ -348,7 +350,8 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
     def _check_fitted(self) -> None:
         if not hasattr(self, "circuit_"):
             raise NotFittedError(
-                f"This {type(self).__name__} is not fitted", fix="call fit, Federation.fit or blindsight.load first"
+                f"This {type(self).__name__} is not fitted",
+                fix="call fit, Federation.fit or blindsight.load first",
             )
 
     def unfitted_copy(self) -> Self:

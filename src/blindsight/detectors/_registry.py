@@ -7,7 +7,8 @@ import math
 from importlib.metadata import entry_points
 from typing import Any
 
-from ..errors import FormatError, ParameterError
+from blindsight.errors import FormatError, ParameterError
+
 from ._base import Detector
 from .ecod import ECOD
 from .mahalanobis import Mahalanobis
@@ -53,7 +54,10 @@ def detector_from_json(value: object, *, allowed: frozenset[str] | None = None) 
     known = known_detectors(allowed=allowed)
     if not isinstance(name, str) or name not in known:
         raise FormatError(
-            "Unknown detector", got=repr(name)[:60], rule="one of " + ", ".join(sorted(known)), fix="check the spelling"
+            "Unknown detector",
+            got=repr(name)[:60],
+            rule="one of " + ", ".join(sorted(known)),
+            fix="check the spelling",
         )
     cls = known[name]
     accepted = set(inspect.signature(cls.__init__).parameters) - {"self", "schema"}

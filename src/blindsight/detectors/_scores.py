@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ParameterError
+from blindsight.errors import ParameterError
 
 __all__ = ["ScoreHistogram", "score_edges"]
 
@@ -35,7 +35,8 @@ def score_edges(low: int, first: int, high: int, bins: int) -> Ints:
     """
     span = max(high - low, 2)
     inner = low + np.geomspace(min(max(first, 1), span / 2), span, bins - 1)
-    return np.unique(np.rint(inner).astype(np.int64))
+    edges: Ints = np.unique(np.rint(inner).astype(np.int64))
+    return edges
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -7,15 +7,20 @@ Parties sum: one count per feature and bin. Combine: per feature the larger of t
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ..circuits import InnerProduct, OneHotBins, even_edges
-from ..data import Records, Schema
-from ..errors import ParameterError
+from blindsight.circuits import InnerProduct, OneHotBins
+from blindsight.errors import ParameterError
+
 from ._base import Detector
+from ._features import one_hot_bins
 from ._queries import SumQuery, Total
+
+if TYPE_CHECKING:
+    from blindsight.data import Records, Schema
 
 __all__ = ["ECOD"]
 
@@ -66,14 +71,7 @@ class ECOD(Detector):
 
     def encoder(self, schema: Schema) -> OneHotBins:
         """Build the public encoder: a function of the schema alone."""
-        edges = []
-        for column in schema.features:
-            if column.type == "category":
-                inner = np.arange(len(column.categories)) + 0.5
-            else:
-                inner = even_edges(column.low, column.high, self.bins - 1, log=column.scale == "log")
-            edges.append(tuple(float(edge) for edge in inner))
-        return OneHotBins(edges=tuple(edges))
+        return one_hot_bins(schema, self.bins)
 
     def fit_query(self, schema: Schema) -> SumQuery:
         """Counts per feature and bin; L2 sensitivity sqrt(d)."""
@@ -126,7 +124,8 @@ def _tail_term(counts: Ints, n: float, deviation: float) -> Floats:
     averaging neighbours (isotonic regression), which is post-processing.
     """
     left, right = _cumulative(counts, deviation), _cumulative(counts[::-1], deviation)[::-1]
-    return np.maximum(-np.log(np.minimum(left / n, 1.0)), -np.log(np.minimum(right / n, 1.0)))
+    larger: Floats = np.maximum(-np.log(np.minimum(left / n, 1.0)), -np.log(np.minimum(right / n, 1.0)))
+    return larger
 
 
 def _cumulative(counts: Ints, deviation: float) -> Floats:
@@ -136,9 +135,11 @@ def _cumulative(counts: Ints, deviation: float) -> Floats:
 
         spread = deviation * np.sqrt(np.arange(1, tail.size + 1))
         tail = isotonic_regression(tail, weights=1.0 / spread**2).x
-    return np.maximum(tail, max(0.5, deviation))
+    floored: Floats = np.maximum(tail, max(0.5, deviation))
+    return floored
 
 
 def _frequency_term(counts: Ints, n: float, deviation: float) -> Floats:
     """-log of each category's frequency, floored like the tails."""
-    return -np.log(np.minimum(np.maximum(counts, max(0.5, deviation)) / n, 1.0))
+    term: Floats = -np.log(np.minimum(np.maximum(counts, max(0.5, deviation)) / n, 1.0))
+    return term

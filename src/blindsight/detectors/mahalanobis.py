@@ -7,15 +7,20 @@ Circuit: the inner product of the monomials of (1, x) with the integer precision
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ..circuits import InnerProduct, Monomials
-from ..data import Records, Schema
-from ..errors import ParameterError, SchemaError
+from blindsight.circuits import InnerProduct, Monomials
+from blindsight.errors import ParameterError, SchemaError
+
 from ._base import Detector
+from ._features import quantiser
 from ._queries import SumQuery, Total
+
+if TYPE_CHECKING:
+    from blindsight.data import Records, Schema
 
 __all__ = ["Mahalanobis"]
 
@@ -24,6 +29,9 @@ Floats = npt.NDArray[np.float64]
 
 DIAGONAL, MIXED = 5, 7
 """Integer stand-ins for 1 and sqrt(2): 7**2 <= 2 * 5**2, so that mixed moments get less noise at no sensitivity."""
+
+LEVELS = 127
+"""Quantised features lie in -127 .. 127: a 255-step grid over the declared range."""
 
 SCORE_BITS = 35
 """|score| stays below 2**35: one bit under the plaintext modulus 2**36 of the encrypted packings."""
@@ -90,11 +98,7 @@ class Mahalanobis(Detector):
                     rule="every feature is a number",
                     fix="use ECOD, or give the column the role 'ignore'",
                 )
-        return Monomials(
-            lows=tuple(float(column.low) for column in schema.features),
-            highs=tuple(float(column.high) for column in schema.features),
-            logs=tuple(column.scale == "log" for column in schema.features),
-        )
+        return quantiser(schema.features, levels=LEVELS, logs=True)
 
     def radius(self, encoder: Monomials) -> float:
         """Radius of the norm ball, in quantisation levels."""

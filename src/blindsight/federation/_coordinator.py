@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from ..channels import Channel
-from ..detectors import SumQuery, Total
-from ..errors import BlindsightError, ParameterError, ProtocolError, RefusedError
-from ..privacy import Event
-from ..securesum import Phase, SumServer
+from blindsight.detectors import SumQuery, Total
+from blindsight.errors import BlindsightError, ParameterError, ProtocolError, RefusedError
+from blindsight.securesum import Phase, SumServer
+
 from ._run import StepRecord
 from ._steps import event_of, spec_of
 from ._wire import Begin, Continue, Refusal, Reply, Step, decode_reply, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from blindsight.channels import Channel
+    from blindsight.privacy import Event
 
 __all__ = ["private_total"]
 
@@ -66,9 +71,7 @@ def private_total(
         if phase is Phase.ADVERTISE:
             requests = dict.fromkeys(spec.names, encode(Begin(step)))
         else:
-            requests = {
-                name: encode(Continue(step.release_id, body)) for name, body in server.requests().items()
-            }
+            requests = {name: encode(Continue(step.release_id, body)) for name, body in server.requests().items()}
         for name, data in channel.exchange(requests, timeout_s).items():
             if name not in requests:
                 continue

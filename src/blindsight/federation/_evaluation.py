@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import auc
 
-from ..data import Records
-from ..detectors import Detector, ScoreHistogram, SumQuery, Total, score_edges
-from ..errors import DataError
+from blindsight.detectors import Detector, ScoreHistogram, SumQuery, Total, score_edges
+from blindsight.errors import DataError
+
+if TYPE_CHECKING:
+    from blindsight.data import Records
 
 __all__ = ["Evaluation", "evaluation_from_total", "evaluation_query"]
 
@@ -104,9 +107,7 @@ def evaluation_from_total(model: Detector, total: Total, certificate: dict[str, 
     n, a = max(normal.n_records, 1.0), max(anomalous.n_records, 1.0)
     false_positive = np.concatenate([[1.0], np.minimum(normal.tail / n, 1.0), [0.0]])[::-1]
     true_positive = np.concatenate([[1.0], np.minimum(anomalous.tail / a, 1.0), [0.0]])[::-1]
-    area = float(np.trapezoid(true_positive, false_positive)) if hasattr(np, "trapezoid") else float(
-        np.trapz(true_positive, false_positive)  # noqa: NPY201 (NumPy 1.26 has no trapezoid)
-    )  # fmt: skip
+    area = float(auc(false_positive, true_positive))
     flagged = n * false_positive + a * true_positive
     precision = np.divide(a * true_positive, flagged, out=np.ones_like(flagged), where=flagged > 0)
     average_precision = float(np.sum(np.diff(true_positive) * precision[1:]))

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from .. import modelfile
-from .._version import __version__
-from ..channels import Channel, MemoryChannel, ProcessChannel
-from ..data import Schema
-from ..detectors import Detector, SumQuery, Total, detector_to_json
-from ..errors import AuthenticationError, BlindsightWarning, ParameterError, SchemaError, SurvivorsError
-from ..keys import Identity, PublicIdentity, Sealer
-from ..privacy import DifferentialPrivacy, Event, epsilon_of
-from ..securesum import default_threshold
-from ..store import Store
+from blindsight import modelfile
+from blindsight._version import __version__
+from blindsight.channels import Channel, MemoryChannel, ProcessChannel
+from blindsight.detectors import Detector, SumQuery, Total, detector_to_json
+from blindsight.errors import AuthenticationError, BlindsightWarning, ParameterError, SchemaError, SurvivorsError
+from blindsight.keys import Identity, PublicIdentity, Sealer
+from blindsight.privacy import DifferentialPrivacy, Event, epsilon_of
+from blindsight.securesum import default_threshold
+from blindsight.store import Store
+
 from ._coordinator import private_total
 from ._evaluation import Evaluation, evaluation_from_total, evaluation_query
 from ._home import provision
@@ -32,6 +30,12 @@ from ._run import RunRecord
 from ._statistics import ColumnDescription, describe_column_totals, describe_query
 from ._steps import spec_of, terms_of
 from ._wire import Greeting, Hello, Step, decode_reply, encode
+
+if TYPE_CHECKING:
+    import os
+    from types import TracebackType
+
+    from blindsight.data import Schema
 
 __all__ = ["Federation"]
 
@@ -144,7 +148,12 @@ class Federation:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 identity, store = open_identity(folder, sealer), open_store(folder, sealer)
             parties[name] = Party(
-                name=name, data=data[name], schema=schema, identity=identity, policy=own or Policy(), store=store
+                name=name,
+                data=data[name],
+                schema=schema,
+                identity=identity,
+                policy=own or Policy(),
+                store=store,
             )
         participants = [(name, party.public_key) for name, party in parties.items()]
         for party in parties.values():
@@ -188,7 +197,12 @@ class Federation:
                 fix="invite a third party",
             )
         participants = provision(
-            Path(home), data=data, evaluation=evaluation or {}, schema=schema, policy=policy, key_file=key_file
+            Path(home),
+            data=data,
+            evaluation=evaluation or {},
+            schema=schema,
+            policy=policy,
+            key_file=key_file,
         )
         command = [sys.executable, "-m", "blindsight.federation.worker"]
         extra = ["--key-file", str(key_file)] if key_file is not None else []
@@ -353,17 +367,13 @@ class Federation:
         numbers = any(column.type != "category" for column in self.schema.features)
         for part in ("histogram", "moments") if numbers else ("histogram",):
             query = describe_query(self.schema, part)
-            step = self._step(
-                record, purpose="describe", part=query.name, detector=None, model=None, privacy=privacy
-            )
+            step = self._step(record, purpose="describe", part=query.name, detector=None, model=None, privacy=privacy)
             totals[part] = self._sum(record, step, query)
         return describe_column_totals(self.schema, totals["histogram"], totals.get("moments"))
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
-    def _record(
-        self, kind: str, detector: dict[str, Any] | None, privacy: DifferentialPrivacy | None
-    ) -> RunRecord:
+    def _record(self, kind: str, detector: dict[str, Any] | None, privacy: DifferentialPrivacy | None) -> RunRecord:
         record = RunRecord(
             run=secrets.token_hex(8),
             kind=kind,
@@ -402,9 +412,7 @@ class Federation:
 
     def _sum(self, record: RunRecord, step: Step, query: SumQuery) -> Total:
         record.trust = spec_of(step, query).trust
-        total, done = private_total(
-            self._channel, step, query, timeout_s=self._timeout_s, progress=self.progress
-        )
+        total, done = private_total(self._channel, step, query, timeout_s=self._timeout_s, progress=self.progress)
         record.steps.append(done)
         return total
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from ..data import Schema
-from ..errors import FormatError, ParameterError, StoreError
-from ..keys import Identity, Sealer, create_key_file, write_atomic
-from ..store import Store
+from blindsight.data import Schema
+from blindsight.errors import FormatError, ParameterError, StoreError
+from blindsight.keys import Identity, Sealer, create_key_file, write_atomic
+from blindsight.store import Store
+
 from ._party import Party
 from ._policy import Policy
+
+if TYPE_CHECKING:
+    import os
 
 __all__ = ["open_identity", "open_party", "open_store", "provision"]
 
@@ -72,7 +75,9 @@ def provision(
     for name in data:
         if not NAME.match(name):
             raise ParameterError(
-                "A party's name cannot be used", got=repr(name)[:80], rule="letters, digits, '.', '_', '-'; at most 64"
+                "A party's name cannot be used",
+                got=repr(name)[:80],
+                rule="letters, digits, '.', '_', '-'; at most 64",
             )
     unknown = sorted(set(evaluation) - set(data))
     if unknown:
@@ -97,9 +102,7 @@ def provision(
     return participants
 
 
-def _write_party_file(
-    folder: Path, name: str, data: Path, evaluation: str | os.PathLike[str] | None
-) -> None:
+def _write_party_file(folder: Path, name: str, data: Path, evaluation: str | os.PathLike[str] | None) -> None:
     def quoted(path: str | os.PathLike[str]) -> str:
         return msgspec.json.encode(str(Path(path).resolve())).decode()
 
@@ -120,12 +123,8 @@ def open_party(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[st
     folder = Path(folder)
     sealer = Sealer.from_key_file(key_file) if key_file is not None else None
     try:
-        settings = msgspec.convert(
-            tomllib.loads((folder / "party.toml").read_text(encoding="utf-8")), _PartyFile
-        )
-        listing = msgspec.json.decode(
-            (folder / "participants.json").read_bytes(), type=list[tuple[str, str]]
-        )
+        settings = msgspec.convert(tomllib.loads((folder / "party.toml").read_text(encoding="utf-8")), _PartyFile)
+        listing = msgspec.json.decode((folder / "participants.json").read_bytes(), type=list[tuple[str, str]])
         participants = [(name, bytes.fromhex(key)) for name, key in listing]
     except (OSError, ValueError) as error:
         raise FormatError(

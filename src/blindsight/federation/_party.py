@@ -6,17 +6,16 @@ import hashlib
 import logging
 import os
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from .._version import __version__
-from ..data import Records, Schema, records
-from ..detectors import SumQuery
-from ..errors import (
+from blindsight._version import __version__
+from blindsight.data import Records, Schema, records
+from blindsight.errors import (
     AuthenticationError,
     BlindsightError,
     DataError,
@@ -25,8 +24,7 @@ from ..errors import (
     SchemaError,
     StoreError,
 )
-from ..keys import Identity
-from ..privacy import (
+from blindsight.privacy import (
     Budget,
     ContributionBound,
     DifferentialPrivacy,
@@ -35,11 +33,19 @@ from ..privacy import (
     Unit,
     discrete_gaussian,
 )
-from ..securesum import SumClient, SumSpec
-from ..store import Store
-from ._policy import Policy
+from blindsight.securesum import SumClient, SumSpec
+
 from ._steps import detector_name, event_of, privacy_of, query_of, question_digest, spec_of
 from ._wire import Begin, Continue, Greeting, Hello, Refusal, Reply, Step, decode_request, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from blindsight.detectors import SumQuery
+    from blindsight.keys import Identity
+    from blindsight.store import Store
+
+    from ._policy import Policy
 
 __all__ = ["Party"]
 
@@ -284,9 +290,7 @@ class Party:
     def _own_sum(self, dataset: str, query: SumQuery, privacy: DifferentialPrivacy | None) -> Ints:
         source = self._sources[dataset] if self._sources[dataset] is not None else self._sources["training"]
         bound = (
-            ContributionBound(privacy.records_per_unit)
-            if privacy is not None and privacy.unit == "person"
-            else None
+            ContributionBound(privacy.records_per_unit) if privacy is not None and privacy.unit == "person" else None
         )
         vector = np.zeros(query.length, dtype=np.int64)
         # what lies outside the ranges is said once, when it is first read
@@ -301,7 +305,8 @@ class Party:
             pinned = self._store.table("participants").get("pinned")
             if pinned is None:
                 raise AuthenticationError(
-                    "No participant list is pinned at this party", fix="pin the list that all parties agreed on"
+                    "No participant list is pinned at this party",
+                    fix="pin the list that all parties agreed on",
                 )
             self._participants = msgspec.msgpack.decode(pinned, type=list[tuple[str, bytes]])
         pinned_list = [(name, bytes(key)) for name, key in self._participants]
@@ -309,8 +314,7 @@ class Party:
         if not set(asked) <= set(pinned_list):
             raise AuthenticationError(
                 "The step names participants that this party did not pin",
-                got=", ".join(sorted({name for name, _ in asked} - {name for name, _ in pinned_list}))
-                or "another key",
+                got=", ".join(sorted({name for name, _ in asked} - {name for name, _ in pinned_list})) or "another key",
                 rule="identities are pinned at the party, so that a coordinator cannot enrol parties of its own",
                 fix="agree on a new participant list among the data owners",
             )

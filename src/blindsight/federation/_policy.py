@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..errors import ParameterError, PolicyError
-from ..privacy import Unit
+from blindsight.errors import ParameterError, PolicyError
+
+if TYPE_CHECKING:
+    import os
+
+    from blindsight.privacy import Unit
 
 __all__ = ["Policy"]
 
@@ -77,7 +81,9 @@ class Policy:
             return msgspec.convert(tomllib.loads(raw.decode("utf-8")), cls)
         except (OSError, ValueError) as error:
             raise ParameterError(
-                f"The policy '{path.name}' cannot be used", got=str(error)[:300], fix="see docs/sharp-edges.md, 'Policy'"
+                f"The policy '{path.name}' cannot be used",
+                got=str(error)[:300],
+                fix="see docs/sharp-edges.md, 'Policy'",
             ) from error
 
     def to_toml(self) -> str:
@@ -109,7 +115,8 @@ class Policy:
             raise PolicyError(f"The policy does not allow '{purpose}'", rule="purposes = " + ", ".join(self.purposes))
         if detector is not None and detector not in self.detectors:
             raise PolicyError(
-                f"The policy does not allow the detector '{detector}'", rule="detectors = " + ", ".join(self.detectors)
+                f"The policy does not allow the detector '{detector}'",
+                rule="detectors = " + ", ".join(self.detectors),
             )
         if exact and not self.allow_exact_sums:
             raise PolicyError(
@@ -120,7 +127,8 @@ class Policy:
             )
         if unit is not None and unit not in self.units:
             raise PolicyError(
-                f"The policy does not accept the privacy unit '{unit}'", rule="units = " + ", ".join(self.units)
+                f"The policy does not accept the privacy unit '{unit}'",
+                rule="units = " + ", ".join(self.units),
             )
         if fewest_survivors < self.minimum_survivors:
             raise PolicyError(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ..circuits import Monomials, OneHotBins, even_edges
-from ..data import Records, Schema
-from ..detectors import SumQuery, Total
+from blindsight.detectors import SumQuery, Total, category_names, one_hot_bins, public_range, quantiser
+
+if TYPE_CHECKING:
+    from blindsight.data import Records, Schema
 
 __all__ = ["ColumnDescription", "describe_column_totals", "describe_query"]
 
@@ -54,17 +55,6 @@ class ColumnDescription:
     labels: tuple[str, ...]
 
 
-def _encoder(schema: Schema) -> OneHotBins:
-    edges: list[tuple[float, ...]] = []
-    for column in schema.features:
-        if column.type == "category":
-            inner: Any = np.arange(len(column.categories)) + 0.5
-        else:
-            inner = even_edges(column.low, column.high, HISTOGRAM_BINS - 1, log=column.scale == "log")
-        edges.append(tuple(float(edge) for edge in inner))
-    return OneHotBins(edges=tuple(edges))
-
-
 def _numbers(schema: Schema) -> list[int]:
     return [f for f, column in enumerate(schema.features) if column.type != "category"]
 
@@ -84,7 +74,7 @@ def describe_query(schema: Schema, part: str) -> SumQuery:
     one record.
     """
     if part == "histogram":
-        encoder = _encoder(schema)
+        encoder = one_hot_bins(schema, HISTOGRAM_BINS)
 
         def add_counts(accumulator: Ints, chunk: Records) -> None:
             for slots in encoder.slots(chunk.X).T:
@@ -98,10 +88,10 @@ def describe_query(schema: Schema, part: str) -> SumQuery:
             add=add_counts,
         )
     numbers = _numbers(schema)
-    quantiser = _quantiser(schema, numbers)
+    grid = quantiser(tuple(schema.features[f] for f in numbers), levels=LEVELS, logs=False)
 
     def add_moments(accumulator: Ints, chunk: Records) -> None:
-        q = quantiser.quantise(chunk.X[:, numbers])
+        q = grid.quantise(chunk.X[:, numbers])
         accumulator[: len(numbers)] += LEVELS * q.sum(axis=0)
         accumulator[len(numbers) :] += np.einsum("ij,ij->j", q, q)
 
@@ -114,19 +104,9 @@ def describe_query(schema: Schema, part: str) -> SumQuery:
     )
 
 
-def _quantiser(schema: Schema, numbers: list[int]) -> Monomials:
-    columns = [schema.features[f] for f in numbers]
-    return Monomials(
-        lows=tuple(float(c.low) for c in columns),
-        highs=tuple(float(c.high) for c in columns),
-        logs=(False,) * len(columns),
-        levels=LEVELS,
-    )
-
-
 def describe_column_totals(schema: Schema, histogram: Total, moments: Total | None) -> list[ColumnDescription]:
     """Read count, mean, variance, histogram and quantiles of every feature off the two totals."""
-    encoder = _encoder(schema)
+    encoder = one_hot_bins(schema, HISTOGRAM_BINS)
     blocks = np.split(histogram.values, encoder.offsets[1:])
     count = max(float(np.mean([block.sum() for block in blocks])), 1.0)
     numbers = _numbers(schema)
@@ -137,11 +117,12 @@ def describe_column_totals(schema: Schema, histogram: Total, moments: Total | No
         quantiles: dict[float, float] = {}
         if f in numbers and moments is not None:
             j = numbers.index(f)
-            half = (column.high - column.low) / 2
+            low, high = public_range(column)
+            half = (high - low) / 2
             first = float(moments.values[j]) / (LEVELS * count)
             second = float(moments.values[len(numbers) + j]) / count
             # noise can push a mean of bounded values beyond their bounds; the bounds are public
-            mean = float(np.clip((column.low + column.high) / 2 + half * first / LEVELS, column.low, column.high))
+            mean = float(np.clip((low + high) / 2 + half * first / LEVELS, low, high))
             variance = min(max((half / LEVELS) ** 2 * (second - first**2), 0.0), half**2)
             quantiles = _quantiles(edges, block)
         result.append(
@@ -153,7 +134,7 @@ def describe_column_totals(schema: Schema, histogram: Total, moments: Total | No
                 quantiles=quantiles,
                 edges=edges,
                 histogram=block,
-                labels=tuple(str(c) for c in column.categories) if column.type == "category" else (),
+                labels=category_names(column),
             )
         )
     return result

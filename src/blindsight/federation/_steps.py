@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from .. import modelfile
-from ..data import Schema
-from ..detectors import SumQuery, detector_from_json
-from ..errors import SchemaError, WireError
-from ..privacy import DifferentialPrivacy, Event, NoiseSource, exact_event
-from ..securesum import Participant, SumSpec
+from blindsight import modelfile
+from blindsight.detectors import SumQuery, detector_from_json
+from blindsight.errors import SchemaError, WireError
+from blindsight.privacy import DifferentialPrivacy, Event, NoiseSource, exact_event
+from blindsight.securesum import Participant, SumSpec
+
 from ._evaluation import evaluation_query
 from ._statistics import describe_query
 from ._wire import Step, Terms
 
+if TYPE_CHECKING:
+    from blindsight.data import Schema
+
 __all__ = ["event_of", "privacy_of", "query_of", "question_digest", "spec_of", "terms_of"]
 
-BITS = 64
+BITS: Literal[64] = 64
 """Width of every sum here: the coordinator does not know how many rows a party has, so it cannot promise 32."""
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from .. import errors
-from ..errors import BlindsightError, RefusedError, WireError
+from blindsight import errors
+from blindsight.errors import BlindsightError, RefusedError, WireError
 
 __all__ = [
     "Begin",
@@ -120,7 +120,10 @@ class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refu
         """
         kind = type(error).__name__
         if isinstance(error, RefusedError | errors.SchemaError | errors.ParameterError | errors.ProtocolError):
-            return cls(kind, *(None if t is None else t[:2000] for t in (error.what, error.got, error.rule, error.fix)))  # type: ignore[arg-type]
+            return cls(
+                kind,
+                *(None if t is None else t[:2000] for t in (error.what, error.got, error.rule, error.fix)),
+            )  # type: ignore[arg-type]
         return cls(kind, f"The party could not compute ({kind})", None, None, "read the party's own log")
 
     def error(self, party: str) -> BlindsightError:
@@ -147,20 +150,25 @@ def encode(message: Request | Answer) -> bytes:
 def decode_request(data: bytes) -> Request:
     """Parse what the coordinator sent; WireError on anything that is not exactly a request."""
     try:
-        return _requests.decode(data)
+        request: Request = _requests.decode(data)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise _garbled(error) from error
+    return request
 
 
 def decode_reply(data: bytes) -> Answer:
     """Parse what a party sent; WireError on anything that is not exactly an answer."""
     try:
-        return _answers.decode(data)
+        answer: Answer = _answers.decode(data)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise _garbled(error) from error
+    return answer
 
 
 def _garbled(error: Exception) -> WireError:
     return WireError(
-        "A message is malformed", got=str(error)[:200], rule="docs/wire-formats.md, 'Federation'", fix="check versions"
+        "A message is malformed",
+        got=str(error)[:200],
+        rule="docs/wire-formats.md, 'Federation'",
+        fix="check versions",
     )

@@ -10,8 +10,9 @@ import argparse
 import logging
 import sys
 
-from ..channels import serve_frames
-from ..errors import BlindsightError
+from blindsight.channels import serve_frames
+from blindsight.errors import BlindsightError
+
 from ._home import open_party
 
 __all__ = ["main"]

@@ -1,0 +1,52 @@
+"""From the schema's features to public encoders: shared by the detectors and by descriptive statistics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from blindsight.circuits import Monomials, OneHotBins, even_edges
+
+if TYPE_CHECKING:
+    from blindsight.data import Column, Schema
+
+__all__ = ["category_names", "one_hot_bins", "public_range", "quantiser"]
+
+
+def public_range(column: Column) -> tuple[float, float]:
+    """Low and high of a number feature; a schema holds no number feature without them."""
+    assert column.low is not None
+    assert column.high is not None
+    return float(column.low), float(column.high)
+
+
+def category_names(column: Column) -> tuple[str, ...]:
+    """Declared categories of a column; empty for numbers."""
+    return column.categories or ()
+
+
+def one_hot_bins(schema: Schema, bins: int) -> OneHotBins:
+    """Build ``bins - 2`` evenly spaced bins and two open outer ones per number, one bin per category and one more.
+
+    Evenly spaced on the scale that the schema declares, linear or logarithmic.
+    """
+    edges = []
+    for column in schema.features:
+        if column.type == "category":
+            inner = np.arange(len(category_names(column))) + 0.5
+        else:
+            inner = even_edges(*public_range(column), bins - 1, log=column.scale == "log")
+        edges.append(tuple(float(edge) for edge in inner))
+    return OneHotBins(edges=tuple(edges))
+
+
+def quantiser(columns: tuple[Column, ...], *, levels: int, logs: bool) -> Monomials:
+    """Build the monomials of number columns over their public ranges; ``logs`` honours the declared scale."""
+    ranges = [public_range(column) for column in columns]
+    return Monomials(
+        lows=tuple(low for low, _ in ranges),
+        highs=tuple(high for _, high in ranges),
+        logs=tuple(logs and column.scale == "log" for column in columns),
+        levels=levels,
+    )
