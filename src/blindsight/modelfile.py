@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,9 +20,6 @@ from .data import Schema
 from .detectors import Detector, ScoreHistogram, detector_from_json, detector_to_json
 from .errors import BlindsightError, FormatError, StoreError
 from .keys import Sealer, is_sealed, write_atomic
-
-if TYPE_CHECKING:
-    import os
 
 __all__ = ["dumps", "inspect", "load", "loads", "save"]
 

@@ -10,15 +10,13 @@ import struct
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO
 
 from blindsight.errors import WireError
 
 from ._channel import MAX_MESSAGE_BYTES, Channel
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["ProcessChannel", "serve_frames"]
 

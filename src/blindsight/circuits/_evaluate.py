@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 
 from blindsight.errors import ParameterError
 
 from ._encoders import Encoder, OneHotBins, bin_index
-
-if TYPE_CHECKING:
-    from ._layers import InnerProduct
+from ._layers import InnerProduct
 
 __all__ = ["evaluate"]
 

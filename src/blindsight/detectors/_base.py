@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,6 @@ from blindsight.errors import DataError, NotFittedError, NotKeptError, Parameter
 
 from ._queries import SumQuery, Total, TotalOf
 from ._scores import ScoreHistogram, score_edges
-
-if TYPE_CHECKING:
-    import os
 
 __all__ = ["Detector"]
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from blindsight.circuits import Monomials, OneHotBins, even_edges
-
-if TYPE_CHECKING:
-    from blindsight.data import Column, Schema
+from blindsight.data import Column, Schema
 
 __all__ = ["category_names", "one_hot_bins", "public_range", "quantiser"]
 

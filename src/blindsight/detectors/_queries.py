@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from blindsight.data import Records
 from blindsight.errors import ParameterError
-
-if TYPE_CHECKING:
-    from blindsight.data import Records
 
 __all__ = ["SumQuery", "Total", "TotalOf"]
 

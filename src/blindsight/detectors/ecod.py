@@ -7,20 +7,17 @@ Parties sum: one count per feature and bin. Combine: per feature the larger of t
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from blindsight.circuits import InnerProduct, OneHotBins
+from blindsight.data import Records, Schema
 from blindsight.errors import ParameterError
 
 from ._base import Detector
 from ._features import one_hot_bins
 from ._queries import SumQuery, Total
-
-if TYPE_CHECKING:
-    from blindsight.data import Records, Schema
 
 __all__ = ["ECOD"]
 

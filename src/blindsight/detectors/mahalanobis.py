@@ -7,20 +7,17 @@ Circuit: the inner product of the monomials of (1, x) with the integer precision
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from blindsight.circuits import InnerProduct, Monomials
+from blindsight.data import Records, Schema
 from blindsight.errors import ParameterError, SchemaError
 
 from ._base import Detector
 from ._features import quantiser
 from ._queries import SumQuery, Total
-
-if TYPE_CHECKING:
-    from blindsight.data import Records, Schema
 
 __all__ = ["Mahalanobis"]
 

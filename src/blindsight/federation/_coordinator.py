@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from blindsight.channels import Channel
 from blindsight.detectors import SumQuery, Total
 from blindsight.errors import BlindsightError, ParameterError, ProtocolError, RefusedError
+from blindsight.privacy import Event
 from blindsight.securesum import Phase, SumServer
 
 from ._run import StepRecord
 from ._steps import event_of, spec_of
 from ._wire import Begin, Continue, Refusal, Reply, Step, decode_reply, encode
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from blindsight.channels import Channel
-    from blindsight.privacy import Event
 
 __all__ = ["private_total"]
 

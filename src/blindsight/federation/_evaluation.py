@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import auc
 
+from blindsight.data import Records
 from blindsight.detectors import Detector, ScoreHistogram, SumQuery, Total, score_edges
 from blindsight.errors import DataError
-
-if TYPE_CHECKING:
-    from blindsight.data import Records
 
 __all__ = ["Evaluation", "evaluation_from_total", "evaluation_query"]
 

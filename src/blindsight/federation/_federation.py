@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from blindsight import modelfile
 from blindsight._version import __version__
 from blindsight.channels import Channel, MemoryChannel, ProcessChannel
+from blindsight.data import Schema
 from blindsight.detectors import Detector, SumQuery, Total, detector_to_json
 from blindsight.errors import AuthenticationError, BlindsightWarning, ParameterError, SchemaError, SurvivorsError
 from blindsight.keys import Identity, PublicIdentity, Sealer
@@ -30,12 +33,6 @@ from ._run import RunRecord
 from ._statistics import ColumnDescription, describe_column_totals, describe_query
 from ._steps import spec_of, terms_of
 from ._wire import Greeting, Hello, Step, decode_reply, encode
-
-if TYPE_CHECKING:
-    import os
-    from types import TracebackType
-
-    from blindsight.data import Schema
 
 __all__ = ["Federation"]
 

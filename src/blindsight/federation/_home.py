@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 
@@ -17,9 +18,6 @@ from blindsight.store import Store
 
 from ._party import Party
 from ._policy import Policy
-
-if TYPE_CHECKING:
-    import os
 
 __all__ = ["open_identity", "open_party", "open_store", "provision"]
 

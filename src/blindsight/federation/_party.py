@@ -6,8 +6,8 @@ import hashlib
 import logging
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from blindsight._version import __version__
 from blindsight.data import Records, Schema, records
+from blindsight.detectors import SumQuery
 from blindsight.errors import (
     AuthenticationError,
     BlindsightError,
@@ -24,6 +25,7 @@ from blindsight.errors import (
     SchemaError,
     StoreError,
 )
+from blindsight.keys import Identity
 from blindsight.privacy import (
     Budget,
     ContributionBound,
@@ -34,18 +36,11 @@ from blindsight.privacy import (
     discrete_gaussian,
 )
 from blindsight.securesum import SumClient, SumSpec
+from blindsight.store import Store
 
+from ._policy import Policy
 from ._steps import detector_name, event_of, privacy_of, query_of, question_digest, spec_of
 from ._wire import Begin, Continue, Greeting, Hello, Refusal, Reply, Step, decode_request, encode
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from blindsight.detectors import SumQuery
-    from blindsight.keys import Identity
-    from blindsight.store import Store
-
-    from ._policy import Policy
 
 __all__ = ["Party"]
 
@@ -162,15 +157,17 @@ class Party:
         bytes
             A greeting, a protocol message, or a refusal that holds no value of any record.
         """
+        before_data = True
         try:
             message = decode_request(request)
+            before_data = not isinstance(message, Continue)
             if isinstance(message, Hello):
                 return encode(Greeting(self.name, self.public_key, self.schema.digest(), __version__))
             body = self._begin(message.step) if isinstance(message, Begin) else self._continue(message)
             return encode(Reply(body))
         except BlindsightError as error:
             log.warning("%s refuses: %s", self.name, error)
-            return encode(Refusal.of(error))
+            return encode(Refusal.of(error, before_data=before_data))
 
     # -- one sum ------------------------------------------------------------------------------------------------
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from blindsight.errors import ParameterError, PolicyError
-
-if TYPE_CHECKING:
-    import os
-
-    from blindsight.privacy import Unit
+from blindsight.privacy import Unit
 
 __all__ = ["Policy"]
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from blindsight.data import Records, Schema
 from blindsight.detectors import SumQuery, Total, category_names, one_hot_bins, public_range, quantiser
-
-if TYPE_CHECKING:
-    from blindsight.data import Records, Schema
 
 __all__ = ["ColumnDescription", "describe_column_totals", "describe_query"]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 
 from blindsight import modelfile
+from blindsight.data import Schema
 from blindsight.detectors import SumQuery, detector_from_json
 from blindsight.errors import SchemaError, WireError
 from blindsight.privacy import DifferentialPrivacy, Event, NoiseSource, exact_event
@@ -16,9 +17,6 @@ from blindsight.securesum import Participant, SumSpec
 from ._evaluation import evaluation_query
 from ._statistics import describe_query
 from ._wire import Step, Terms
-
-if TYPE_CHECKING:
-    from blindsight.data import Schema
 
 __all__ = ["event_of", "privacy_of", "query_of", "question_digest", "spec_of", "terms_of"]
 

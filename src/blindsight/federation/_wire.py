@@ -110,20 +110,27 @@ class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refu
     fix: Text | None = None
 
     @classmethod
-    def of(cls, error: BlindsightError) -> Refusal:
+    def of(cls, error: BlindsightError, *, before_data: bool) -> Refusal:
         """Describe an error to the coordinator.
+
+        Parameters
+        ----------
+        error : BlindsightError
+        before_data : bool
+            True when it was raised before any record was read.
 
         Privacy
         -------
-        Refusals by rule travel whole: they hold policy and budget, no record. Any other error may name a row or a
-        value, so that only its kind crosses; the text stays in the party's own log.
+        What was raised before any record was read travels whole, and so do refusals by rule and protocol errors: they
+        speak of policy, budget and messages. Any other error may name a row or a value, so that only its kind
+        crosses; the text stays in the party's own log.
         """
         kind = type(error).__name__
-        if isinstance(error, RefusedError | errors.SchemaError | errors.ParameterError | errors.ProtocolError):
-            return cls(
-                kind,
-                *(None if t is None else t[:2000] for t in (error.what, error.got, error.rule, error.fix)),
-            )  # type: ignore[arg-type]
+        if before_data or isinstance(error, RefusedError | errors.ProtocolError):
+            what, got, rule, fix = (
+                text[:2000] if text is not None else None for text in (error.what, error.got, error.rule, error.fix)
+            )
+            return cls(kind, what or kind, got, rule, fix)
         return cls(kind, f"The party could not compute ({kind})", None, None, "read the party's own log")
 
     def error(self, party: str) -> BlindsightError:
