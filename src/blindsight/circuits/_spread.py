@@ -18,9 +18,9 @@ def spread(x: Floats, low: float, high: float, *, log: bool) -> Floats:
 
     Logarithmic: ``log1p(1000 u) / log1p(1000)`` of the linear position u; below ``low`` it stays 0.
     """
-    position: Floats = (x - low) / (high - low)
+    position = (x - low) / (high - low)
     if not log:
-        return position
+        return np.asarray(position, dtype=np.float64)
     mapped: Floats = np.log1p(LOG_RATIO * np.maximum(position, 0.0)) / np.log1p(LOG_RATIO)
     return mapped
 
