@@ -26,7 +26,7 @@ def silos(X: np.ndarray, parties: int, how: str) -> list[np.ndarray]:
         axis = np.linalg.svd(standard, full_matrices=False)[2][0]
         order = np.argsort(standard @ axis, kind="stable")
     if how == "by size":
-        weights = 2.0 ** np.minimum(np.arange(parties), 8)
+        weights = 2.0 ** np.minimum(np.arange(parties), 6)
         cuts = np.cumsum(weights / weights.sum() * len(X)).astype(int)[:-1]
         return [X[rows] for rows in np.split(order, cuts)]
     return [X[rows] for rows in np.array_split(order, parties)]

@@ -2,7 +2,7 @@
 
     python benchmarks/read_table.py [--rows 20] [--folder /tmp]
 
-Every line is a process of its own, bound to one core where the system allows it. The first chunk file is warm in the
+Every line is a process of its own, bound to one core where the system allows it. The files are warm in the
 page cache, so the figures are those of decoding and validation, not of the disk. Peers that do no validation are
 measured in the same run: polars reading the whole file at once, and pandas reading CSV in chunks.
 Needs 2 GB in the folder for 20 million rows.

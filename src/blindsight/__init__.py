@@ -6,6 +6,7 @@ The public face. Names load on first use, so that ``import blindsight`` and ``bl
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
@@ -42,6 +43,9 @@ __all__ = [
     "read_table",
     "simulate_card_payments",
 ]
+
+# a library says nothing unless asked; refusals and dropouts go to the log "blindsight"
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _HOMES = {
     "BlindsightError": "errors",

@@ -1,0 +1,65 @@
+# Set-up is part of every target: on a fresh machine with Python 3.11 and make, each of these works alone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+OUT ?= out
+
+export MPLBACKEND := Agg
+
+.PHONY: help demo test check bench docs constraints clean
+
+help:
+	@echo "make demo    set up and run the main job: fit across parties, score blind, write a report"
+	@echo "make test    set up and run all tests"
+	@echo "make check   style, types, import contract"
+	@echo "make bench   every figure that README and docs quote (about 30 minutes; needs BLINDSIGHT_DATA)"
+	@echo "make docs    the API reference, into $(OUT)/docs"
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Blindsight needs Python 3.11 or later; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "setting up (about a minute) ..."
+	$(PIP) install -c constraints.txt -e '.[he]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "setting up (about two minutes) ..."
+	$(PIP) install -c constraints.txt -e '.[he,dev]'
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(PIP) install -c constraints.txt -e '.[he,dev,bench]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/blindsight demo --output $(OUT)/demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.bench
+	@mkdir -p $(OUT)/bench
+	@for script in benchmarks/[a-z]*.py; do \
+		name=$$(basename $$script .py); echo "== $$name"; \
+		$(BIN)/python $$script 2>&1 | tee $(OUT)/bench/$$name.txt; \
+	done
+
+docs: $(VENV)/.dev
+	$(BIN)/pdoc --docformat numpy --output-directory $(OUT)/docs blindsight
+	@echo "open $(OUT)/docs/blindsight.html"
+
+constraints: $(VENV)/.bench
+	@{ head -2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sort -f; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean:
+	rm -rf $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache
