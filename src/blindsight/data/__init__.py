@@ -1,0 +1,30 @@
+"""Records and their schema: column roles, public ranges, readers in bounded memory, samples.
+
+A :class:`Schema` says what everybody may know about the records; :func:`records` reads any table by it and
+yields validated chunks. What breaks the schema is refused with column, row, value, rule and fix; values
+outside a range are legal, kept and counted.
+"""
+
+from ._cards import simulate_card_payments
+from ._check import Finding, check
+from ._column import Column
+from ._draft import draft
+from ._hospitals import load_hospitals
+from ._records import ClippingReport, Records, read_table, records
+from ._samples import write_sample
+from ._schema import Schema
+
+__all__ = [
+    "ClippingReport",
+    "Column",
+    "Finding",
+    "Records",
+    "Schema",
+    "check",
+    "draft",
+    "load_hospitals",
+    "read_table",
+    "records",
+    "simulate_card_payments",
+    "write_sample",
+]
