@@ -1,21 +1,25 @@
 """Save, load, inspect: one safetensors file with a JSON header, nothing executable, no training row.
 
-The header is one metadata entry, ``blindsight``, holding canonical JSON; the tensors are ``weights``, ``totals``,
-``score_edges`` and ``score_counts``, all int64. docs/wire-formats.md has the byte layout.
+The header is one metadata entry, ``blindsight``, holding a SHA-256, a blank, and canonical JSON; the tensors are
+``weights``, ``totals``, ``score_edges`` and ``score_counts``, all int64. The SHA-256 covers JSON and tensors: it finds
+damage, not forgery (sealing finds that). docs/wire-formats.md has the byte layout.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from .circuits import InnerProduct, OneHotBins, encoder_from_json, encoder_to_json
+from .circuits import Encoder, InnerProduct, OneHotBins, encoder_from_json, encoder_to_json
 from .data import Schema
 from .detectors import Detector, ScoreHistogram, detector_from_json, detector_to_json
 from .errors import BlindsightError, FormatError, StoreError
@@ -41,6 +45,8 @@ FIELDS = {
     "version",
 }
 CONTEXT = b"blindsight/model/1"
+MAX_NUMBER = 1e100
+MAX_COUNT = 1 << 60
 
 
 def dumps(model: Detector) -> bytes:
@@ -81,7 +87,16 @@ def dumps(model: Detector) -> bytes:
         "score_counts": histogram.counts if histogram is not None else empty,
     }
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return bytes(save_tensors(tensors, metadata={"blindsight": text}))
+    return bytes(save_tensors(tensors, metadata={"blindsight": f"{_digest(text, tensors)} {text}"}))
+
+
+def _digest(text: str, tensors: Mapping[str, npt.NDArray[np.int64]]) -> str:
+    """SHA-256 over the header's text and all tensors, each with its length."""
+    parts = [text.encode(), *(tensors[name].astype("<i8").tobytes() for name in sorted(tensors))]
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(struct.pack("<Q", len(part)) + part)
+    return state.hexdigest()
 
 
 def loads(data: bytes, *, allowed: frozenset[str] | None = None) -> Detector:
@@ -110,7 +125,7 @@ def loads(data: bytes, *, allowed: frozenset[str] | None = None) -> Detector:
 def _loads(data: bytes, allowed: frozenset[str] | None) -> Detector:
     import safetensors
 
-    header = _header(data)
+    header, text, digest = _header(data)
     try:
         parts = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
     except Exception as error:  # the library's own error class differs between versions
@@ -125,21 +140,24 @@ def _loads(data: bytes, allowed: frozenset[str] | None) -> Detector:
         if array.size != part["shape"][0]:
             raise _malformed(f"tensor '{name}' has another length than it says")
         arrays[name] = array.astype(np.int64)
+    if _digest(text, arrays) != digest:
+        raise _malformed("the content does not have the SHA-256 that the file names")
+    for name in ("score_counts", "score_edges", "totals"):
+        if arrays[name].size and max(int(arrays[name].max()), -int(arrays[name].min())) > MAX_COUNT:
+            raise _malformed(f"tensor '{name}' is out of range")
 
-    schema = Schema.from_json(header["schema"])
-    model = detector_from_json(header["detector"], allowed=allowed)
-    encoder = encoder_from_json(header["encoder"])
+    try:
+        schema = Schema.from_json(header["schema"])
+        model = detector_from_json(header["detector"], allowed=allowed)
+        encoder = encoder_from_json(header["encoder"])
+    except BlindsightError as error:
+        raise _malformed(str(error)[:300]) from error
     bias = header["bias"]
     if type(bias) is not int:
         raise _malformed("bias is not an integer")
     circuit = InnerProduct(weights=arrays["weights"], bias=bias)
     circuit.check(encoder)
-    low, high = circuit.bounds(encoder)
-    if max(abs(low), abs(high)) >= 1 << 62:
-        raise _malformed("the circuit can overflow 64 bits")
-    expected = model.encoder(schema)
-    # edges may differ in the last bit between platforms, so the file's own are used; their form may not
-    if type(encoder) is not type(expected) or encoder.length != expected.length:
+    if not _same_form(encoder, model.encoder(schema)):
         raise _malformed("the encoder does not follow from schema and detector")
     if arrays["totals"].size != model.fit_query(schema).length:
         raise _malformed("the totals have another length than the detector asks for")
@@ -149,28 +167,43 @@ def _loads(data: bytes, allowed: frozenset[str] | None) -> Detector:
     model.totals_ = arrays["totals"]
     model.noise_variance_ = _finite(header["noise_variance"], low=0.0)
     model.encoder_, model.circuit_ = encoder, circuit
-    model.score_scale_ = _finite(header["score_scale"], low=math.ulp(0.0))
+    model.score_scale_ = _finite(header["score_scale"], low=1.0 / MAX_NUMBER)
     model.n_features_in_ = encoder.n_features
     model.feature_names_in_ = np.array(schema.feature_names, dtype=object)
     model.certificate_ = _plain_object(header["certificate"])
     model.provenance_ = _plain_object(header["provenance"])
     edges, counts = arrays["score_edges"], arrays["score_counts"]
     if edges.size or counts.size:
-        if counts.size != edges.size + 1 or (np.diff(edges) <= 0).any() or np.abs(counts).max() > 1 << 60:
+        if counts.size != edges.size + 1 or (np.diff(edges) <= 0).any():
             raise _malformed("the score histogram is inconsistent")
         noise = _finite(header["histogram_noise_variance"], low=0.0)
         model.score_histogram_ = ScoreHistogram(edges=edges, counts=counts, noise_variance=noise)
     return model
 
 
-def _header(data: bytes) -> dict[str, Any]:
+def _same_form(encoder: Encoder, expected: Encoder) -> bool:
+    """Whether both are the same up to the last bits of edges, which may differ between platforms."""
+    if isinstance(encoder, OneHotBins):
+        return (
+            isinstance(expected, OneHotBins)
+            and encoder.sizes == expected.sizes
+            and all(
+                np.allclose(a, b, rtol=1e-9, atol=1e-9 * float(np.abs(b).max()))
+                for a, b in zip(encoder.edges, expected.edges, strict=True)
+            )
+        )
+    return encoder == expected
+
+
+def _header(data: bytes) -> tuple[dict[str, Any], str, str]:
+    """Return the header, its text, and the digest that the file names."""
     if not 8 < len(data) <= MAX_FILE_BYTES:
         raise _malformed(f"{len(data)} bytes")
     (size,) = struct.unpack_from("<Q", data)
     if size > min(MAX_HEADER_BYTES, len(data) - 8):
         raise _malformed("the header's length is beyond the file or 16 MiB")
     outer = json.loads(data[8 : 8 + size].decode("utf-8"))
-    text = outer["__metadata__"]["blindsight"]
+    digest, _, text = str(outer["__metadata__"]["blindsight"]).partition(" ")
     header = json.loads(text, parse_constant=_refuse_constant)
     if not isinstance(header, dict) or header.get("format") != "blindsight-model":
         raise _malformed("this is not a Blindsight model")
@@ -183,7 +216,7 @@ def _header(data: bytes) -> dict[str, Any]:
         )
     if set(header) != FIELDS:
         raise _malformed("header fields are missing or unknown")
-    return header
+    return header, text, digest
 
 
 def _refuse_constant(name: str) -> float:
@@ -191,7 +224,7 @@ def _refuse_constant(name: str) -> float:
 
 
 def _finite(value: object, *, low: float) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value) or value < low:  # type: ignore[arg-type,operator]
+    if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= MAX_NUMBER:  # type: ignore[arg-type,operator]
         raise _malformed("a number in the header is not finite or out of range")
     return float(value)  # type: ignore[arg-type]
 

@@ -263,7 +263,7 @@ def encoder_from_json(value: object) -> Encoder:
                 )
             case _:
                 raise TypeError
-    except (TypeError, ParameterError) as error:
+    except (TypeError, OverflowError, ParameterError) as error:
         raise FormatError(
             "The description of an encoder is malformed",
             rule="docs/wire-formats.md, 'Encoders'",

@@ -16,7 +16,10 @@ __all__ = ["InnerProduct"]
 Ints = npt.NDArray[np.int64]
 
 MAX_WEIGHT = 1 << 40
-"""Largest absolute weight or bias: keeps every sum of products of a bounded encoding inside int64."""
+"""Largest absolute weight or bias."""
+
+MAX_SCORE = 1 << 62
+"""No score, and no partial sum of one, reaches this: every engine may compute in int64."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,11 +41,16 @@ class InnerProduct:
     bias: int = 0
 
     def __post_init__(self) -> None:
-        weights = np.array(self.weights, dtype=np.int64, copy=True)
-        if weights.ndim != 1 or weights.size == 0:
-            raise ParameterError("Circuit weights have the wrong shape", got=str(weights.shape), rule="(m,), m >= 1")
-        if max(int(weights.max()), -int(weights.min()), abs(self.bias)) > MAX_WEIGHT:
+        given = np.asarray(self.weights)
+        if given.ndim != 1 or given.size == 0:
+            raise ParameterError("Circuit weights have the wrong shape", got=str(given.shape), rule="(m,), m >= 1")
+        if given.dtype.kind not in "iu":
+            raise ParameterError(
+                "Circuit weights are not integers", got=str(given.dtype), fix="round them to a scale of your choice"
+            )
+        if max(int(given.max()), -int(given.min()), abs(self.bias)) > MAX_WEIGHT:
             raise ParameterError("A circuit weight is too large", rule=f"|weight| <= {MAX_WEIGHT}")
+        weights = np.array(given, dtype=np.int64, copy=True)
         weights.setflags(write=False)
         object.__setattr__(self, "weights", weights)
 
@@ -74,12 +82,20 @@ class InnerProduct:
         return low, high
 
     def check(self, encoder: Encoder) -> None:
-        """Raise ParameterError unless the encoder's length is this circuit's."""
+        """Raise ParameterError unless the encoder's length is this circuit's and no score can overflow int64."""
         if encoder.length != self.length:
             raise ParameterError(
                 "Encoder and circuit do not fit",
                 got=f"{encoder.length} slots, {self.length} weights",
                 rule="equal",
+            )
+        largest = int(np.abs(self.weights).sum()) * encoder.max_abs + abs(self.bias)
+        if largest >= MAX_SCORE:
+            raise ParameterError(
+                "The circuit's scores can overflow 64 bits",
+                got=f"up to {largest.bit_length()} bits",
+                rule=f"below {MAX_SCORE.bit_length() - 1} bits under this encoder",
+                fix="scale the weights down",
             )
 
     def __repr__(self) -> str:

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from blindsight.errors import ParameterError
 
+from ._counts import consistent_counts
+
 __all__ = ["ScoreHistogram", "score_edges"]
 
 Ints = npt.NDArray[np.int64]
@@ -61,15 +63,13 @@ class ScoreHistogram:
     def tail(self) -> npt.NDArray[np.float64]:
         """Estimated number of records scoring at or above each edge, shape (k,), non-increasing.
 
-        Noise on the many empty bins of the far tail would add up; so, from the top down, a partial sum counts only
-        from where it stands two standard deviations above its own noise. Post-processing, no further release.
+        Noisy counts are made consistent first (post-processing, no further release): otherwise the noise of the many
+        empty bins of the far tail would add up.
         """
-        above = np.cumsum(self.counts[::-1], dtype=np.float64)[::-1][1:]
+        counts = self.counts.astype(np.float64)
         if self.noise_variance > 0:
-            deviation = np.sqrt(self.noise_variance * np.arange(above.size, 0, -1))
-            significant = np.flatnonzero(above > 2 * deviation)
-            if significant.size:
-                above[significant[-1] + 1 :] = 0.0
+            counts = consistent_counts(self.counts, max(self.n_records, 1.0))
+        above: npt.NDArray[np.float64] = np.cumsum(counts[::-1])[::-1][1:]
         return np.minimum.accumulate(np.maximum(above, 0.0))
 
     @property

@@ -28,11 +28,11 @@ from blindsight.errors import (
 from blindsight.keys import Identity
 from blindsight.privacy import (
     Budget,
-    ContributionBound,
     DifferentialPrivacy,
     Ledger,
     NoiseSource,
     Unit,
+    bound_contributions,
     discrete_gaussian,
 )
 from blindsight.securesum import SumClient, SumSpec
@@ -286,14 +286,35 @@ class Party:
 
     def _own_sum(self, dataset: str, query: SumQuery, privacy: DifferentialPrivacy | None) -> Ints:
         source = self._sources[dataset] if self._sources[dataset] is not None else self._sources["training"]
-        bound = (
-            ContributionBound(privacy.records_per_unit) if privacy is not None and privacy.unit == "person" else None
-        )
+        warn = query.name != "threshold"  # what lies outside the ranges is said once, when it is first read
+        chosen: npt.NDArray[np.bool_] | None = None
+        if privacy is not None and privacy.unit == "person":
+            chosen = self._choose_records(source, privacy.records_per_unit)
         vector = np.zeros(query.length, dtype=np.int64)
-        # what lies outside the ranges is said once, when it is first read
-        for chunk in records(self.schema, source, warn=query.name != "threshold"):
-            query.add(vector, chunk if bound is None else _bounded(chunk, bound))
+        for chunk in records(self.schema, source, warn=warn):
+            if chosen is None:
+                query.add(vector, chunk)
+                continue
+            keep = chosen[chunk.row0 : chunk.row0 + len(chunk)]
+            label = None if chunk.label is None else chunk.label[keep]
+            query.add(vector, Records(X=chunk.X[keep], label=label, row0=chunk.row0))
         return vector
+
+    def _choose_records(self, source: object, max_records: int) -> npt.NDArray[np.bool_]:
+        """Choose each person's records uniformly at random; keeps one identifier a row in memory.
+
+        Not the first ones of each person: where rows are in order of time, first records are not like the others.
+        """
+        people = []
+        for chunk in records(self.schema, source, warn=False):
+            if chunk.person is None:
+                raise DataError(
+                    "The person column is missing from the data",
+                    rule="unit='person' counts records by person",
+                    fix="give tables with that column, not arrays",
+                )
+            people.append(chunk.person)
+        return bound_contributions(np.concatenate(people), max_records, self._noise_source)
 
     # -- what protects other releases ---------------------------------------------------------------------------
 
@@ -336,18 +357,6 @@ class Party:
         if all(release != step.release_id for release, _, _ in earlier):
             entry = (step.release_id, sorted(survivors), version)
             table.put(key, msgspec.msgpack.encode([*earlier, entry]))
-
-
-def _bounded(chunk: Records, bound: ContributionBound) -> Records:
-    if chunk.person is None:
-        raise DataError("The person column is missing from the data", fix="give tables by column name")
-    keep = bound.keep(chunk.person)
-    return Records(
-        X=chunk.X[keep],
-        person=chunk.person[keep],
-        label=None if chunk.label is None else chunk.label[keep],
-        row0=chunk.row0,
-    )
 
 
 def _version_of(source: object) -> str:
