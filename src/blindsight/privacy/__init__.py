@@ -1,0 +1,37 @@
+"""What a release costs: integer noise, accounting, and a ledger that charges before noise is drawn.
+
+Events say what happened (:class:`Event`); :func:`epsilon_of` says what they cost; :class:`Ledger` keeps them.
+"""
+
+from ._accountant import epsilon_of, rho_total
+from ._contributions import ContributionBound, bound_contributions
+from ._event import Event, Unit, exact_event, noisy_event
+from ._gaussian import distributed_rho, local_noise_variance, noise_variance, sum_divergence
+from ._ledger import Budget, Ledger, LedgerEntry
+from ._parameters import DifferentialPrivacy
+from ._sampler import discrete_gaussian, noise_max_abs, sampler_delta, sampler_tv
+from ._source import NoiseSource
+
+__all__ = [
+    "Budget",
+    "ContributionBound",
+    "DifferentialPrivacy",
+    "Event",
+    "Ledger",
+    "LedgerEntry",
+    "NoiseSource",
+    "Unit",
+    "bound_contributions",
+    "discrete_gaussian",
+    "distributed_rho",
+    "epsilon_of",
+    "exact_event",
+    "local_noise_variance",
+    "noise_max_abs",
+    "noise_variance",
+    "noisy_event",
+    "rho_total",
+    "sampler_delta",
+    "sampler_tv",
+    "sum_divergence",
+]
