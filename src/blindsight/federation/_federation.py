@@ -20,7 +20,7 @@ from blindsight.data import Schema
 from blindsight.detectors import Detector, SumQuery, Total, detector_to_json
 from blindsight.errors import AuthenticationError, BlindsightWarning, ParameterError, SchemaError, SurvivorsError
 from blindsight.keys import Identity, PublicIdentity, Sealer
-from blindsight.privacy import DifferentialPrivacy, Event, epsilon_of
+from blindsight.privacy import DifferentialPrivacy, Event, epsilon_of, sampler_delta
 from blindsight.securesum import default_threshold
 from blindsight.store import Store
 
@@ -424,6 +424,17 @@ class Federation:
             "unit": events[0].unit if privacy is not None else None,
             "max_records_per_person": privacy.max_records_per_person if privacy is not None else None,
             "neighbouring": events[0].neighbouring,
+            "sampler_delta": sum(
+                sampler_delta(
+                    event.local_variance,
+                    coordinates=event.coordinates,
+                    parties=len(self._participants),
+                    epsilon=privacy.epsilon,
+                )
+                for event in events
+            )
+            if privacy is not None
+            else None,
             "trust": record.trust,
             "statement": _statement(privacy, record),
             "events": [step.event for step in record.steps],

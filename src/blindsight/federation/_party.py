@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -39,7 +38,7 @@ from blindsight.securesum import SumClient, SumSpec
 from blindsight.store import Store
 
 from ._policy import Policy
-from ._steps import detector_name, event_of, privacy_of, query_of, question_digest, spec_of
+from ._steps import detector_name, event_of, privacy_of, query_of, spec_of
 from ._wire import Begin, Continue, Greeting, Hello, Refusal, Reply, Step, decode_request, encode
 
 __all__ = ["Party"]
@@ -94,7 +93,6 @@ class Party:
         self._store = store
         self._noise_source = noise_source
         self._sources: dict[str, object] = {}
-        self._versions: dict[str, str] = {}
         self.set_data("training", data)
         self.set_data("evaluation", evaluation)
         # costs per record and per person do not add up to one epsilon: each unit has an account of its own
@@ -117,7 +115,6 @@ class Party:
     def set_data(self, dataset: str, source: object) -> None:
         """Replace the records of ``"training"`` or ``"evaluation"``: a new data version."""
         self._sources[dataset] = source
-        self._versions[dataset] = _version_of(source)
 
     def pin(self, participants: list[tuple[str, bytes]]) -> None:
         """Fix the participant list that this party accepts: names and public keys, sorted by name.
@@ -168,6 +165,10 @@ class Party:
         except BlindsightError as error:
             log.warning("%s refuses: %s", self.name, error)
             return encode(Refusal.of(error, before_data=before_data))
+        except Exception as error:
+            # whatever else goes wrong, no request may end this process, and no text of it may reach the coordinator
+            log.exception("%s failed on a request", self.name)
+            return encode(Refusal(type(error).__name__[:64], "The party failed on this request"))
 
     # -- one sum ------------------------------------------------------------------------------------------------
 
@@ -227,13 +228,14 @@ class Party:
     def _continue(self, message: Continue) -> bytes:
         step, query, client = self._resume(message.release_id)
         reply = client.handle(message.body, lambda: self._noisy_vector(step, query))
-        if client.survivors and step.privacy is None:
-            try:
-                self._check_difference(step, client.survivors)
-            except BlindsightError:
-                self._clients.pop(step.release_id, None)  # its signature was never given: back to what is on disk
-                raise
-        self._persist(step.release_id, client)
+        try:
+            with self._store.transaction():
+                if client.survivors and step.privacy is None:
+                    self._check_difference(step, client.survivors)
+                self._persist(step.release_id, client)
+        except BlindsightError:
+            self._clients.pop(step.release_id, None)  # its reply was never given: back to what is on disk
+            raise
         return reply
 
     def _resume(self, release_id: str) -> tuple[Step, SumQuery, SumClient]:
@@ -274,18 +276,21 @@ class Party:
         privacy = privacy_of(step.privacy) if step.privacy is not None else None
         ledger = self._ledger(privacy)
         event = event_of(step, query, self._noise_source)
+        version = self._check_version(step) if event.exact else None
         ledger.reserve(step.release_id, event)
         stored = ledger.output(step.release_id)
         if stored is not None:
             return np.frombuffer(stored, dtype="<i8").astype(np.int64)
         vector = self._own_sum(step.dataset, query, privacy)
+        if version is not None and version != self._version(step.dataset):
+            raise DataError("The records changed while they were read", fix="start a new run when they are at rest")
         if not event.exact:
             vector += discrete_gaussian(event.local_variance, query.length, self._noise_source)
         ledger.record_output(step.release_id, vector.astype("<i8").tobytes())
         return vector
 
     def _own_sum(self, dataset: str, query: SumQuery, privacy: DifferentialPrivacy | None) -> Ints:
-        source = self._sources[dataset] if self._sources[dataset] is not None else self._sources["training"]
+        source = self._sources[self._effective(dataset)]
         warn = query.name != "threshold"  # what lies outside the ranges is said once, when it is first read
         chosen: npt.NDArray[np.bool_] | None = None
         if privacy is not None and privacy.unit == "person":
@@ -337,16 +342,44 @@ class Party:
                 fix="agree on a new participant list among the data owners",
             )
 
+    def _effective(self, dataset: str) -> str:
+        """Where a data set's records are: a party without evaluation records evaluates on its training records."""
+        return dataset if self._sources[dataset] is not None else "training"
+
+    def _version(self, dataset: str) -> str:
+        return _version_of(self._sources[self._effective(dataset)], self.schema)
+
+    def _earlier_exact(self, dataset: str) -> list[tuple[str, list[str], str]]:
+        """Exact totals that this party has signed: release, survivors, version of its own data.
+
+        All of them, whatever was asked: two different questions about nearly the same records can be subtracted as
+        well (counts in 64 and in 63 bins, moments, a score histogram).
+        """
+        stored = self._store.table("exact").get(self._effective(dataset))
+        return msgspec.msgpack.decode(stored, type=list[tuple[str, list[str], str]]) if stored else []
+
+    def _check_version(self, step: Step) -> str:
+        """Refuse an exact sum over changed data, before charging; only this party knows that its data changed.
+
+        Once the masked vector is out, the others can open the total without this party: its refusal must come now.
+        """
+        version = self._version(step.dataset)
+        for release, _, earlier in self._earlier_exact(step.dataset):
+            if earlier != version:
+                raise ReleaseError(
+                    "The records changed since an earlier exact total",
+                    got=f"earlier release {release}",
+                    rule="the difference of two exact totals is the data of those who differ: here, one party",
+                    fix="ask for differential privacy",
+                )
+        self._store.table("versions").put(step.release_id, version.encode())
+        return version
+
     def _check_difference(self, step: Step, survivors: tuple[str, ...]) -> None:
-        """Refuse an exact total that differs from an earlier one by fewer than three parties' data."""
-        table = self._store.table("exact")
-        key = question_digest(step)
-        stored = table.get(key)
-        earlier = msgspec.msgpack.decode(stored, type=list[tuple[str, list[str], str]]) if stored else []
-        version = self._versions[step.dataset]
-        for release, others, their_version in earlier:
-            differing = set(survivors) ^ set(others)
-            count = len(differing) + (version != their_version)
+        """Refuse to sign an exact total that differs from an earlier one by fewer than three parties' data."""
+        earlier = self._earlier_exact(step.dataset)
+        for release, others, _ in earlier:
+            count = len(set(survivors) ^ set(others))
             if release != step.release_id and 0 < count < 3:
                 raise ReleaseError(
                     "This exact total differs from an earlier one by too few parties",
@@ -355,18 +388,24 @@ class Party:
                     fix="ask for differential privacy, or wait until three parties or more have changed",
                 )
         if all(release != step.release_id for release, _, _ in earlier):
+            version = (self._store.table("versions").get(step.release_id) or b"").decode()
             entry = (step.release_id, sorted(survivors), version)
-            table.put(key, msgspec.msgpack.encode([*earlier, entry]))
+            self._store.table("exact").put(self._effective(step.dataset), msgspec.msgpack.encode([*earlier, entry]))
 
 
-def _version_of(source: object) -> str:
-    """Name a state of the data: a file by path, size and modification time; anything else by a fresh random name."""
+def _version_of(source: object, schema: Schema) -> str:
+    """Name a state of the data: a file by path, size and modification time, anything else by its content."""
+    state = hashlib.sha256()
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         try:
             status = path.stat()
         except OSError:
             return "missing"
-        text = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
-        return hashlib.sha256(text.encode()).hexdigest()
-    return secrets.token_hex(16)
+        state.update(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}".encode())
+        return state.hexdigest()
+    for chunk in records(schema, source, warn=False):
+        for array in (chunk.X, chunk.person, chunk.label):
+            if array is not None:
+                state.update(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
+    return state.hexdigest()

@@ -18,7 +18,7 @@ from ._evaluation import evaluation_query
 from ._statistics import describe_query
 from ._wire import Step, Terms
 
-__all__ = ["event_of", "privacy_of", "query_of", "question_digest", "spec_of", "terms_of"]
+__all__ = ["event_of", "privacy_of", "query_of", "spec_of", "terms_of"]
 
 BITS: Literal[64] = 64
 """Width of every sum here: the coordinator does not know how many rows a party has, so it cannot promise 32."""
@@ -76,15 +76,6 @@ def spec_of(step: Step, query: SumQuery) -> SumSpec:
 def step_digest(step: Step) -> str:
     """SHA-256 of the step's canonical bytes, hexadecimal."""
     return hashlib.sha256(msgspec.msgpack.encode(step)).hexdigest()
-
-
-def question_digest(step: Step) -> str:
-    """What is asked, without who and when: equal for two releases whose exact totals could be subtracted."""
-    detector = msgspec.json.encode(step.detector, order="sorted")
-    # a threshold or evaluation is asked anew whenever the model differs
-    model = hashlib.sha256(step.model or b"").digest()
-    parts = [step.purpose.encode(), step.part.encode(), step.dataset.encode(), step.schema_digest.encode()]
-    return hashlib.sha256(msgspec.msgpack.encode([*parts, detector, model])).hexdigest()
 
 
 def privacy_of(terms: Terms) -> DifferentialPrivacy:

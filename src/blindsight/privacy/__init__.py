@@ -4,7 +4,7 @@ Events say what happened (:class:`Event`); :func:`epsilon_of` says what they cos
 """
 
 from ._accountant import epsilon_of, rho_total
-from ._contributions import ContributionBound, bound_contributions
+from ._contributions import bound_contributions
 from ._event import Event, Unit, exact_event, noisy_event
 from ._gaussian import distributed_rho, local_noise_variance, noise_variance, sum_divergence
 from ._ledger import Budget, Ledger, LedgerEntry
@@ -14,7 +14,6 @@ from ._source import NoiseSource
 
 __all__ = [
     "Budget",
-    "ContributionBound",
     "DifferentialPrivacy",
     "Event",
     "Ledger",

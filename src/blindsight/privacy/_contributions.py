@@ -11,7 +11,7 @@ from blindsight.errors import DataError, ParameterError
 
 from ._source import NoiseSource
 
-__all__ = ["ContributionBound", "bound_contributions"]
+__all__ = ["bound_contributions"]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -52,47 +52,6 @@ def bound_contributions(person_ids: npt.NDArray[Any], max_records: int, source: 
     mask = np.zeros(codes.size, dtype=np.bool_)
     mask[order] = _rank_in_runs(codes[order]) < max_records
     return mask
-
-
-class ContributionBound:
-    """The bound over chunks: the first ``max_records`` records of each person, in the order of the data.
-
-    Parameters
-    ----------
-    max_records : int
-        At least 1.
-
-    Notes
-    -----
-    Memory grows with the number of persons, not of records.
-
-    Privacy
-    -------
-    The *first* records, not random ones of each chunk: one person's rows shift the chunk boundaries of all
-    the rows behind them, hence a choice within chunks would let them change whose other records are used, and
-    the sensitivity of the sum would not be the stated one. Where the order of rows means something (time), so
-    does the choice; :func:`bound_contributions` chooses uniformly where all identifiers fit in memory.
-    """
-
-    def __init__(self, max_records: int) -> None:
-        _check_bound(max_records)
-        self._max_records = max_records
-        self._used: dict[int | str, int] = {}
-
-    def keep(self, ids_chunk: npt.NDArray[Any]) -> Mask:
-        """Return which rows of the next chunk are used, shape (n,), bool."""
-        codes = _codes(ids_chunk)
-        order = np.argsort(codes, kind="stable")
-        ranks = np.empty(codes.size, dtype=np.int64)
-        ranks[order] = _rank_in_runs(codes[order])
-        persons, inverse, counts = np.unique(ids_chunk, return_inverse=True, return_counts=True)
-        keys = persons.tolist()
-        before = np.array([self._used.get(key, 0) for key in keys], dtype=np.int64)
-        # Counting stops at the bound: all that matters of a person is how many records may still come.
-        after = np.minimum(before + counts, self._max_records)
-        self._used.update(zip(keys, after.tolist(), strict=True))
-        kept: Mask = before[inverse] + ranks < self._max_records
-        return kept
 
 
 def _codes(person_ids: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
