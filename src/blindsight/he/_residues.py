@@ -1,0 +1,147 @@
+"""Arithmetic on residues: arrays of shape (..., primes, N), one row for each prime of the coefficient modulus."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from blindsight.errors import WireError
+
+__all__ = [
+    "add_mod",
+    "check_residues",
+    "lift",
+    "multiply_constant",
+    "pack_residues",
+    "scale_up",
+    "uniform_below",
+    "unpack_residues",
+]
+
+Residues = npt.NDArray[np.uint64]
+Ints = npt.NDArray[np.int64]
+
+DIGIT_BITS = 16
+LIMB_BITS = 32
+LIMB = 1 << LIMB_BITS
+
+
+def lift(values: Ints, primes: Sequence[int]) -> Residues:
+    """Signed integers, shape (...,), to residues, shape (primes, ...)."""
+    out = np.empty((len(primes), *values.shape), dtype=np.uint64)
+    for i, p in enumerate(primes):
+        out[i] = np.mod(values, np.int64(p))
+    return out
+
+
+def add_mod(a: Residues, b: Residues, primes: Sequence[int]) -> Residues:
+    """Sum of two arrays of shape (..., primes, N), reduced."""
+    p = np.asarray(primes, dtype=np.uint64)[:, None]
+    total = a + b  # below 2**47
+    return total - p * (total >= p)
+
+
+def multiply_constant(values: Residues, factor: int, prime: int) -> Residues:
+    """``values * factor`` modulo one prime of at most 46 bits, by Horner's rule on 16-bit digits of the factor."""
+    p = np.uint64(prime)
+    factor %= prime
+    if prime < 1 << 31:
+        return values * np.uint64(factor) % p
+    result = np.zeros_like(values)
+    for shift in range(DIGIT_BITS * ((factor.bit_length() - 1) // DIGIT_BITS), -1, -DIGIT_BITS):
+        digit = np.uint64(factor >> shift & (1 << DIGIT_BITS) - 1)
+        result = ((result << np.uint64(DIGIT_BITS)) + values * digit % p) % p
+    return result
+
+
+def scale_up(message: Ints, primes: Sequence[int], plain_bits: int) -> Residues:
+    """``q * m / t``, rounded to within one unit: what BFV adds to an encryption of zero to make it one of ``m``.
+
+    Parameters
+    ----------
+    message : ndarray of shape (...,), int64
+        Signed plaintext coefficients, \\|m\\| <= 2**45.
+    primes : sequence of int
+        Their product is q.
+    plain_bits : int
+        log2 t.
+
+    Returns
+    -------
+    ndarray of shape (primes, ...), uint64
+    """
+    modulus = math.prod(primes)
+    whole, rest = modulus >> plain_bits, modulus & ((1 << plain_bits) - 1)
+    # q m / t = whole * m + rest * m / t, and the second term is below 2**45: float64 is off by less than one unit
+    fraction = np.rint(message * (rest / (1 << plain_bits))).astype(np.int64)
+    size = max(int(message.max()), -int(message.min())).bit_length()
+    result = np.empty((len(primes), *message.shape), dtype=np.uint64)
+    for i, p in enumerate(primes):
+        if size + p.bit_length() < 62:
+            result[i] = np.mod(message * np.int64(whole % p) + fraction, np.int64(p))
+        else:
+            product = multiply_constant(np.mod(message, np.int64(p)).astype(np.uint64), whole, p)
+            result[i] = (product + np.mod(fraction, np.int64(p)).astype(np.uint64)) % np.uint64(p)
+    return result
+
+
+def uniform_below(bound: int, size: int, primes: Sequence[int], offset: int = 0) -> Residues:
+    """Residues of ``size`` uniform integers in ``[offset, offset + bound)``; shape (primes, size).
+
+    *Security*: the operating system's generator, and rejection, so that there is no bias to account for.
+    """
+    limbs = [bound >> shift & LIMB - 1 for shift in range(0, bound.bit_length(), LIMB_BITS)]
+    masks = np.full(len(limbs), LIMB - 1, dtype="<u4")
+    masks[-1] = (1 << limbs[-1].bit_length()) - 1
+    values = np.empty((0, len(limbs)), dtype="<u4")
+    while len(values) < size:
+        missing = size - len(values)
+        draws = np.frombuffer(os.urandom(4 * len(limbs) * missing), dtype="<u4").reshape(missing, -1) & masks
+        below, equal = np.zeros(missing, dtype=bool), np.ones(missing, dtype=bool)
+        for i in range(len(limbs) - 1, -1, -1):
+            below |= equal & (draws[:, i] < limbs[i])
+            equal &= draws[:, i] == limbs[i]
+        values = np.concatenate([values, draws[below]])
+    result = np.zeros((len(primes), size), dtype=np.uint64)
+    for row, p in zip(result, primes, strict=True):
+        for i in range(len(limbs) - 1, -1, -1):
+            row[:] = (multiply_constant(row, LIMB, p) + values[:, i]) % np.uint64(p)
+        row[:] = (row + np.uint64(offset % p)) % np.uint64(p)
+    return result
+
+
+def pack_residues(residues: Residues, width: int) -> bytes:
+    """Residues to little-endian bytes, ``width`` bytes each, in C order."""
+    flat = np.ascontiguousarray(residues, dtype="<u8").reshape(-1)
+    if width == 4:
+        return flat.astype("<u4").tobytes()
+    return flat.view(np.uint8).reshape(-1, 8)[:, :width].tobytes()
+
+
+def unpack_residues(
+    data: bytes | memoryview, shape: tuple[int, ...], width: int
+) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Bytes to residues: uint32 without a copy where the width is 4, else uint64. Not yet checked to be reduced."""
+    count = math.prod(shape)
+    if len(data) != count * width:
+        raise WireError("Residues have the wrong length", got=f"{len(data)} bytes", rule=f"{count * width} bytes")
+    if width == 4:
+        return np.frombuffer(data, dtype="<u4").reshape(shape)
+    wide = np.zeros((count, 8), dtype=np.uint8)
+    wide[:, :width] = np.frombuffer(data, dtype=np.uint8).reshape(count, width)
+    return wide.view("<u8").reshape(shape)
+
+
+def check_residues(residues: npt.NDArray[np.unsignedinteger[Any]], primes: Sequence[int]) -> None:
+    """Raise WireError unless every residue of an array of shape (..., primes, N) is below its prime."""
+    for i, p in enumerate(primes):
+        part = residues[..., i, :]
+        if part.size and int(part.max()) >= p:
+            raise WireError(
+                "A residue is not reduced", got=f"a value of {int(part.max()).bit_length()} bits", rule=f"below {p}"
+            )
