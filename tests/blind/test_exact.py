@@ -108,3 +108,16 @@ def test_answers_do_not_depend_on_what_shares_the_ciphertext():
     X = records(model, 3)
     alone = [owner.open(scorer.score(owner.seal(X[i : i + 1])))[0] for i in range(3)]
     assert alone == owner.open(scorer.score(owner.seal(X))).tolist()
+
+
+def test_tables_go_by_column_name():
+    import blindsight as bs
+
+    banks, schema = bs.simulate_card_payments(n=3_000)
+    model = bs.ECOD(schema=schema).fit(banks["bank-a"])
+    rows = banks["bank-b"][:20]
+    owner = RecordOwner((scorer := Scorer(model)).offer())
+    shuffled = rows.select(sorted(rows.columns))
+    assert np.array_equal(owner.open(scorer.score(owner.seal(shuffled))), model.decision_function(rows))
+    with pytest.raises(bs.errors.DataError, match="amount"):
+        owner.seal(rows.drop("amount"))

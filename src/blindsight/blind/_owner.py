@@ -12,6 +12,7 @@ import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from blindsight.circuits import Encoder
+from blindsight.data import Schema, records
 from blindsight.errors import AuthenticationError, DataError, FormatError, ParameterError, StoreError, WireError
 from blindsight.he import HeContext, SecretKey, check_residues, pack_residues, unpack_residues
 from blindsight.keys import write_atomic
@@ -96,13 +97,13 @@ class RecordOwner:
         """JSON form of the schema that the columns of ``X`` follow."""
         return self._offer.schema
 
-    def seal(self, X: npt.ArrayLike, *, register: bool | None = None) -> bytes:
+    def seal(self, X: Any, *, register: bool | None = None) -> bytes:
         """Encrypt records for the scorer.
 
         Parameters
         ----------
-        X : array of shape (n, d), float
-            Feature values in schema order, finite; n >= 1.
+        X : array of shape (n, d), or pandas, polars or Arrow table, dict of columns, or path of a file; n >= 1
+            Arrays in schema order, categories as codes; tables by column name, checked against the offer's schema.
         register : bool, optional
             Send the public evaluation material along (some hundred kilobytes). Default: until a first answer has been
             opened.
@@ -114,7 +115,7 @@ class RecordOwner:
         Raises
         ------
         DataError
-            Wrong shape, empty, or not finite.
+            Wrong shape, empty, not finite, or not what the schema says.
         ParameterError
             More records than one message carries; the message says how many do.
 
@@ -206,7 +207,9 @@ class RecordOwner:
         parts[1] = unpack_residues(piece[size:], (primes, p.degree), width)
         return self._key.decrypt(parts)[owed]
 
-    def _matrix(self, X: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def _matrix(self, X: Any) -> npt.NDArray[np.float64]:
+        if not isinstance(X, np.ndarray | list | tuple):
+            X = np.concatenate([chunk.X for chunk in records(Schema.from_json(self.schema), X, for_scoring=True)])
         try:
             rows = np.asarray(X, dtype=np.float64)
         except (TypeError, ValueError) as error:
