@@ -45,7 +45,7 @@ def main() -> int:
             attacks.unmasked_second_part_columns(unmasked),
             attacks.unmasked_second_part_columns(on),
         ),
-        ("unmasked second part, rows", attacks.unmasked_second_part_rows(unmasked), attacks.unmasked_second_part_rows(on)),
+        ("unmasked second part, rows", *(attacks.unmasked_second_part_rows(switch) for switch in (unmasked, on))),
         ("known noise, rows", *attacks.known_noise("rows", [bare, on])),
         ("known noise, columns", *attacks.known_noise("columns", [bare, on])),
         ("zero `a` in the key", attacks.shaped_a(accepted=True), attacks.shaped_a(accepted=False)),
@@ -72,9 +72,11 @@ def main() -> int:
     except BudgetError:
         stopped = True
     failures += (not exact) + (not stopped)
-    print(f"\nextraction of a 4 x 8 table from exact scores: {predicted} rows predicted, "
-          f"{'succeeds with exactly these' if exact else 'FAILS'}; "
-          f"a budget of {short} bits {'stops it' if stopped else 'DOES NOT STOP IT'}")
+    print(
+        f"\nextraction of a 4 x 8 table from exact scores: {predicted} rows predicted, "
+        f"{'succeeds with exactly these' if exact else 'FAILS'}; "
+        f"a budget of {short} bits {'stops it' if stopped else 'DOES NOT STOP IT'}"
+    )
     return int(failures > 0)
 
 

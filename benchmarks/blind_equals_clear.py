@@ -17,6 +17,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+
 from _adbench import data_folder, load
 
 ROWS = 1_000
@@ -58,8 +59,10 @@ def main() -> int:
     schema = bs.Schema.infer(X).declare()
     rows = X[:ROWS]
     failures = 0
-    print(f"{'detector':12s}{'packing':>9s}{'exact':>7s}{'leak':>6s}{'keys at scorer':>16s}{'wrong key':>11s}"
-          f"{'up KiB':>9s}{'down KiB':>9s}{'score ms':>10s}")
+    print(
+        f"{'detector':12s}{'packing':>9s}{'exact':>7s}{'leak':>6s}{'keys at scorer':>16s}{'wrong key':>11s}"
+        f"{'up KiB':>9s}{'down KiB':>9s}{'score ms':>10s}"
+    )
     for make in (bs.ECOD, bs.Mahalanobis):
         model = make(schema=schema).fit(X)
         clear = model.decision_function(rows)
@@ -89,8 +92,10 @@ def main() -> int:
                 wrong = "refused"
             exact = bool(np.array_equal(scores, clear))
             failures += (not exact) + leak + (keys != 0) + (wrong != "refused")
-            print(f"{type(model).__name__:12s}{packing:>9s}{exact!s:>7s}{leak!s:>6s}{keys:>16d}{wrong:>11s}"
-                  f"{len(sealed) / 1024:9.0f}{len(answer) / 1024:9.0f}{seconds * 1e3:10.1f}")
+            print(
+                f"{type(model).__name__:12s}{packing:>9s}{exact!s:>7s}{leak!s:>6s}{keys:>16d}{wrong:>11s}"
+                f"{len(sealed) / 1024:9.0f}{len(answer) / 1024:9.0f}{seconds * 1e3:10.1f}"
+            )
     print(f"{ROWS} rows of cardio each; " + ("all as they should be" if not failures else f"{failures} FAILURES"))
     return int(failures > 0)
 

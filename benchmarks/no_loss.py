@@ -15,9 +15,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from _adbench import interval, load, sets, split
 from joblib import Parallel, delayed
 from sklearn.metrics import roc_auc_score
+
+from _adbench import interval, load, sets, split
 
 METHODS = ("ECOD", "Mahalanobis", "PyOD ECOD", "PyOD MCD", "PyOD PCA")
 WIDE = 300
@@ -83,8 +84,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--sets", type=int, default=29)
     options = parser.parse_args()
-    jobs = [(path, s, seed) for path in sets()[: options.sets] for s in ("unsupervised", "normals")
-            for seed in range(options.seeds if s == "normals" else 1)]
+    jobs = [
+        (path, s, seed)
+        for path in sets()[: options.sets]
+        for s in ("unsupervised", "normals")
+        for seed in range(options.seeds if s == "normals" else 1)
+    ]
     rows = Parallel(n_jobs=2)(delayed(one)(*job) for job in jobs)
     for setting in ("unsupervised", "normals"):
         names = sorted({row[0] for row in rows})

@@ -27,9 +27,10 @@ def spread(x: Floats, low: float, high: float, *, log: bool) -> Floats:
 
 def even_edges(low: float, high: float, count: int, *, log: bool) -> Floats:
     """Edges from ``low`` to ``high``, evenly spaced under :func:`spread`; shape (count,), strictly increasing."""
-    position = np.linspace(0.0, 1.0, count)
+    position: Floats = np.linspace(0.0, 1.0, count)
     if log:
         position = np.expm1(position * np.log1p(LOG_RATIO)) / LOG_RATIO
     edges = low + position * (high - low)
     edges[-1] = high
-    return np.unique(edges)
+    distinct: Floats = np.unique(edges)
+    return distinct
