@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from blindsight.data import Records
 from blindsight.detectors import Detector, SumQuery, Total, score_edges
-from blindsight.errors import DataError
+from blindsight.errors import BlindsightWarning, DataError
 
 __all__ = ["Evaluation", "evaluation_from_total", "evaluation_query"]
 
@@ -130,6 +131,16 @@ def evaluation_from_total(model: Detector, total: Total, certificate: dict[str, 
     above = (np.cumsum(anomalous[::-1])[::-1] - anomalous / 2) / a
     area = float(np.clip(anomalous @ below / a, 0.0, 1.0))
     spread = variance * (np.sum((below - area) ** 2) / a**2 + np.sum((above - area) ** 2) / n**2)
+    if min(normal.sum(), anomalous.sum()) <= 0:
+        # nothing to rank against: say so, rather than print the 0 or 1 that the formula gives
+        area, spread = 0.5, 0.25
+        warnings.warn(
+            f"The evaluation data hold {'one class only' if variance == 0 else 'too few of one class for the noise'}: "
+            f"{max(normal.sum(), 0):,.0f} normal and {max(anomalous.sum(), 0):,.0f} anomalous records, as released. "
+            "AUROC and the rates of that class cannot be measured; evaluate on more records of both classes.",
+            BlindsightWarning,
+            stacklevel=3,
+        )
     flagged = n * false_positive + a * true_positive
     precision = np.divide(a * true_positive, flagged, out=np.ones_like(flagged), where=flagged > 0)
     average_precision = float(np.sum(np.diff(true_positive) * precision[1:]))

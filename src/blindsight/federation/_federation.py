@@ -486,8 +486,14 @@ def _statement(privacy: DifferentialPrivacy | None, record: RunRecord) -> str:
         if privacy.unit == "record"
         else f"all records of one person at one party (at most {privacy.max_records_per_person} of them are used)"
     )
+    noise = (
+        "every surviving party adds its noise and keeps it to itself"
+        if privacy.colluders == 0
+        else f"all but {privacy.colluders} of the surviving parties add their noise and keep it to themselves"
+    )
     return (
         f"Adding or removing {who} changes the probability of anything released in this run by at most a factor "
-        f"e^{privacy.epsilon:g}, up to {privacy.delta:g}, whoever sees the totals, as long as {record.trust}. "
+        f"e^{privacy.epsilon:g}, up to a probability of {privacy.delta:g}, "
+        f"whoever sees the totals, as long as {noise}. "
         "It does not cover what records have in common, nor a person known to several parties beyond one of them."
     )

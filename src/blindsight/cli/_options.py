@@ -1,0 +1,67 @@
+"""Options that several commands share, and how ``NAME=PATH`` is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blindsight.errors import DataError, ParameterError
+from blindsight.keys import Sealer
+
+__all__ = ["HomeOption", "JsonOption", "KeyFileOption", "named_paths", "sealer_of", "writable_target"]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
+KeyFileOption = Annotated[
+    Path | None, typer.Option("--key-file", help="Key file that seals model, identities and ledgers at rest.")
+]
+HomeOption = Annotated[Path, typer.Option("--home", help="Folder with one sub-folder a party, or one party's folder.")]
+
+
+def named_paths(values: Iterable[str], option: str) -> dict[str, Path]:
+    """Read repeated ``NAME=PATH`` options.
+
+    Raises
+    ------
+    ParameterError
+        Not of that form, or a name twice.
+    DataError
+        There is no such file.
+    """
+    paths: dict[str, Path] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals or not name or not path:
+            raise ParameterError(
+                f"{option} cannot be read",
+                got=repr(value)[:120],
+                rule=f"{option} NAME=PATH",
+                fix=f"{option} bank-a=a.csv",
+            )
+        if name in paths:
+            raise ParameterError(f"{option} names '{name}' twice", fix="give each party one file")
+        paths[name] = Path(path)
+        if not paths[name].is_file():
+            raise DataError(
+                f"The file of '{name}' does not exist", got=path[:300], fix=f"check the path after {option}"
+            )
+    return paths
+
+
+def sealer_of(key_file: Path | None) -> Sealer | None:
+    """Return the sealer of a key file, if one is given."""
+    return None if key_file is None else Sealer.from_key_file(key_file)
+
+
+def writable_target(path: Path, option: str) -> Path:
+    """Refuse a target whose folder does not exist before hours of work, not after."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise ParameterError(
+            f"{option} cannot be written",
+            got=str(path)[:300],
+            rule="a file in a folder that exists",
+            fix="make the folder, or name a file",
+        )
+    return path

@@ -1,0 +1,119 @@
+"""Scores into a file, chunk by chunk: row number, score, alert. CSV or Parquet; never a half-written file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from blindsight.errors import ParameterError, StoreError
+
+__all__ = ["ScoreWriter"]
+
+TOP = 10
+
+
+class ScoreWriter:
+    """Writes ``row, score, alert`` and remembers the highest scores.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in .csv, .parquet or .pq. Appears under this name only when everything is in it.
+    threshold : float
+        Records with a higher score alert.
+
+    Attributes
+    ----------
+    rows, alerts : int
+    top : list of (row, score)
+        The highest scores so far, at most ten.
+    """
+
+    def __init__(self, path: Path, threshold: float) -> None:
+        if path.suffix.lower() not in (".csv", ".parquet", ".pq"):
+            raise ParameterError(
+                "--output is of an unknown kind", got=path.suffix or "no suffix", rule=".csv, .parquet or .pq"
+            )
+        self.path = path
+        self.threshold = threshold
+        self.rows = self.alerts = 0
+        self.top: list[tuple[int, float]] = []
+        self._parquet = path.suffix.lower() != ".csv"
+
+    def __enter__(self) -> Self:
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix=".scores-", dir=self.path.parent)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self._parts: list[Path] = []
+        self._whole = Path(self._folder.name) / "scores.csv"
+        return self
+
+    def add(self, scores: npt.NDArray[np.float64]) -> None:
+        """Append the scores of the next rows, shape (n,)."""
+        import polars as pl
+
+        row = np.arange(self.rows, self.rows + len(scores), dtype=np.int64)
+        alert = scores > self.threshold
+        best = np.argsort(-scores, kind="stable")[:TOP]
+        candidates = self.top + [(int(row[i]), float(scores[i])) for i in best]
+        self.top = sorted(candidates, key=lambda pair: (-pair[1], pair[0]))[:TOP]
+        frame = pl.DataFrame({"row": row, "score": scores, "alert": alert.astype(np.int8)})
+        try:
+            if self._parquet:
+                self._parts.append(Path(self._folder.name) / f"{len(self._parts):08d}.parquet")
+                frame.write_parquet(self._parts[-1])
+            else:
+                with self._whole.open("ab") as file:
+                    frame.write_csv(file, include_header=self.rows == 0)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        self.rows += len(scores)
+        self.alerts += int(alert.sum())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except OSError as trouble:
+            raise self._unwritable(trouble) from trouble
+        finally:
+            with contextlib.suppress(OSError):
+                self._folder.cleanup()
+
+    def _finish(self) -> None:
+        import polars as pl
+
+        if self._parquet:
+            self._whole = Path(self._folder.name) / "scores.parquet"
+            pl.scan_parquet(self._parts).sink_parquet(self._whole)
+        with self._whole.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(self._whole, self.path)
+
+    def _unwritable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"The scores '{self.path.name}' could not be written",
+            got=error.strerror or type(error).__name__,
+            rule="an earlier file of that name is left as it was",
+            fix="free disk space, or choose another folder",
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for ``--json``."""
+        return {
+            "output": str(self.path),
+            "records": self.rows,
+            "alerts": self.alerts,
+            "threshold": self.threshold,
+            "top": [{"row": row, "score": score, "alert": int(score > self.threshold)} for row, score in self.top],
+        }

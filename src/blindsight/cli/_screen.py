@@ -1,0 +1,86 @@
+"""What a command shows: rich on a terminal, plain lines otherwise, one JSON value with ``--json``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["Screen"]
+
+
+class Screen:
+    """Where a command writes.
+
+    Parameters
+    ----------
+    as_json : bool
+        Standard output then holds exactly one JSON value; everything for people is left out.
+    """
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self.as_json = as_json
+
+    def say(self, text: str = "") -> None:
+        """One line for people, on standard output."""
+        if not self.as_json:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+
+    def result(self, value: Any) -> None:
+        """Print the command's result as JSON, if that was asked for."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def table(self, title: str, columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[object]]) -> None:
+        """Print a table.
+
+        Parameters
+        ----------
+        title : str
+        columns : sequence of (heading, "left" or "right")
+        rows : sequence of rows
+            Shown as text, never as markup.
+        """
+        if self.as_json:
+            return
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for heading, justify in columns:
+            right = justify == "right"
+            table.add_column(Text(heading), justify="right" if right else "left", no_wrap=right, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(str(cell)) for cell in row))
+        width = None if sys.stdout.isatty() else 160
+        console = Console(file=sys.stdout, width=width, highlight=False)
+        console.print(Text(title, style="bold"))
+        console.print(table)
+
+    @contextmanager
+    def working(self, what: str) -> Iterator[Callable[[str, str], None]]:
+        """Show progress on standard error; yields a function (step, phase)."""
+        if self.as_json:
+            yield lambda _step, _phase: None
+        elif sys.stderr.isatty():
+            from rich.console import Console
+            from rich.markup import escape
+
+            with Console(stderr=True).status(escape(what)) as status:
+                yield lambda step, phase: status.update(escape(f"{what}: {step}, {phase}"))
+        else:
+            sys.stderr.write(f"{what}\n")
+            seen: set[str] = set()
+
+            def line(step: str, _phase: str) -> None:
+                if step not in seen:
+                    seen.add(step)
+                    sys.stderr.write(f"  {step}\n")
+                    sys.stderr.flush()
+
+            yield line

@@ -1,0 +1,43 @@
+"""The report: one run as plain values, and one self-contained page made from it."""
+
+from ._page import render, write_report
+from ._record import (
+    Blind,
+    Budget,
+    Charge,
+    Comparison,
+    Curve,
+    Histogram,
+    MeasuredEvaluation,
+    ModelFacts,
+    Privacy,
+    RunFile,
+    Stage,
+    parse_run,
+    read_run,
+    write_run,
+)
+from ._words import Role, Sentence, describe_rate, verdict
+
+__all__ = [
+    "Blind",
+    "Budget",
+    "Charge",
+    "Comparison",
+    "Curve",
+    "Histogram",
+    "MeasuredEvaluation",
+    "ModelFacts",
+    "Privacy",
+    "Role",
+    "RunFile",
+    "Sentence",
+    "Stage",
+    "describe_rate",
+    "parse_run",
+    "read_run",
+    "render",
+    "verdict",
+    "write_report",
+    "write_run",
+]

@@ -1,0 +1,138 @@
+"""One self-contained HTML page from a run: no script, nothing fetched, every value escaped."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from blindsight.errors import StoreError
+from blindsight.keys import write_atomic
+
+from ._figures import blind_figure, budget_figure, cost_figure, even_bins, roc_figure, score_figure
+from ._record import RunFile
+from ._words import assumptions, describe_bytes, describe_small, not_covered, roles, verdict
+
+__all__ = ["MAX_PAGE_BYTES", "render", "write_report"]
+
+MAX_PAGE_BYTES = 300_000
+MAX_TABLE_ROWS = 120
+
+
+def render(run: RunFile) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    run : RunFile
+        Its texts may come from anywhere: they are escaped, in figures as well.
+
+    Returns
+    -------
+    str
+        HTML under 300 kB.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("blindsight.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["size"] = describe_bytes
+    environment.filters["small"] = describe_small
+
+    def figure(svg: str | None) -> Markup | None:
+        # the one place where text becomes markup: matplotlib has escaped what it drew
+        return None if svg is None else Markup(svg)  # noqa: S704
+
+    has_roc = run.comparison is not None or (run.evaluation is not None and run.evaluation.measurable)
+    values: dict[str, Any] = {
+        "run": run,
+        "verdict": verdict(run),
+        "facts": _facts(run),
+        "roles": roles(run),
+        "assumptions": assumptions(run),
+        "not_covered": not_covered(run),
+        "roc": figure(roc_figure(run.comparison, run.evaluation, exact=run.privacy is None) if has_roc else None),
+        "budget": figure(budget_figure(run.budgets) if run.budgets else None),
+        "scores": figure(
+            score_figure(run.histogram, run.model.threshold, noisy=run.privacy is not None)
+            if run.histogram is not None
+            else None
+        ),
+        "blind_plot": figure(blind_figure(run.blind) if run.blind is not None and run.blind.sample else None),
+        "cost": figure(cost_figure(run.stages) if run.stages else None),
+        "most_rows": MAX_TABLE_ROWS,
+        "score_bins": _score_bins(run),
+        "found": _found,
+    }
+    return environment.get_template("report.html.j2").render(values)
+
+
+def write_report(run: RunFile, path: str | os.PathLike[str]) -> Path:
+    """Write the page to a file, atomically; returns its path.
+
+    Raises
+    ------
+    StoreError
+        It cannot be written, or is larger than 300 kB.
+    """
+    page = render(run).encode("utf-8")
+    if len(page) > MAX_PAGE_BYTES:
+        raise StoreError(
+            "The report is too large",
+            got=f"{len(page):,} bytes",
+            rule=f"at most {MAX_PAGE_BYTES:,}; nothing was written",
+        )
+    write_atomic(path, page, mode=0o644)
+    return Path(path)
+
+
+def _facts(run: RunFile) -> list[tuple[str, str, str]]:
+    """The strip under the title: value, what it is, remark."""
+    facts = [("0", "records left a party", f"{len(run.parties)} parties")]
+    if run.privacy is None:
+        facts.append(("none", "differential privacy", "exact sums were allowed"))
+    else:
+        facts.append(
+            (
+                f"{run.privacy.epsilon_spent:.2g}",
+                f"epsilon per {run.privacy.unit}",
+                f"delta {describe_small(run.privacy.delta)}",
+            )
+        )
+    curve = next((c for c in run.comparison.curves if c.kind == "federated"), None) if run.comparison else None
+    simulated = ", simulated" if run.simulated else ""
+    if curve is not None:
+        facts.append((f"{curve.auroc:.2f}", "AUROC, federated", f"measured in the clear{simulated}"))
+    elif run.evaluation is not None and run.evaluation.measurable:
+        spread = 2 * run.evaluation.auroc_stddev
+        remark = f"from private sums, ± {spread:.2f}{simulated}" if spread else f"from exact sums{simulated}"
+        facts.append((f"{run.evaluation.auroc:.2f}", "AUROC, federated", remark))
+    else:
+        facts.append(("—", "AUROC", "not measurable at this epsilon" if run.evaluation else "not measured"))
+    if run.blind is not None:
+        exact = run.blind.max_difference == 0
+        facts.append(("0" if exact else f"{run.blind.max_difference:.2g}", "blind minus clear score",
+                      f"largest over {run.blind.records:,} records"))  # fmt: skip
+    return facts
+
+
+def _score_bins(run: RunFile) -> list[tuple[float, float, float]]:
+    """The score figure in rows: from, to, records."""
+    if run.histogram is None:
+        return []
+    edges, counts = even_bins(run.histogram)
+    return list(zip(edges[:-1], edges[1:], counts, strict=True))
+
+
+def _found(roc: tuple[tuple[float, float], ...], false_positive_rate: float) -> str:
+    """Share of anomalies found at a false positive rate, read off a curve."""
+    import numpy as np
+
+    x, y = np.array(roc).T
+    return f"{100 * float(np.interp(false_positive_rate, x, y)):.0f}%"

@@ -1,0 +1,159 @@
+"""fit, report and ledger: what they write, and what they refuse with which exit code."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+from blindsight import load
+from blindsight.errors import FormatError
+from blindsight.keys import Sealer
+from blindsight.report import read_run
+
+from .conftest import invoke
+
+
+def test_fit_writes_model_and_run(fitted):
+    assert fitted.done.code == 0, fitted.done.err
+    value = fitted.done.value
+    run = read_run(fitted.home)
+    model = load(fitted.model, sealer=Sealer.from_key_file(fitted.key_file))
+    assert value["records"] == run.model.records
+    assert run.model.threshold == model.threshold_ == value["threshold"]
+    assert run.parties == ("hospital-a", "hospital-b", "hospital-c")
+    assert [s.purpose for s in run.stages] == ["fit", "threshold", "evaluation"]
+    assert 0 < run.privacy.epsilon_spent <= 1.0
+    assert [b.spent for b in run.budgets] == pytest.approx([run.privacy.epsilon_spent] * 3)
+    assert {b.limit for b in run.budgets} == {5.0}
+    assert len(run.ledger) == 9
+    assert all(c.this_run and c.output_stored for c in run.ledger)
+    assert run.evaluation is not None
+    assert not run.evaluation.in_sample
+    assert any("usable records" in note for note in run.notes)
+    assert "warning: The federation has about" in fitted.done.err
+    assert not run.simulated
+
+
+def test_model_is_sealed_at_rest(fitted):
+    with pytest.raises(FormatError, match="sealed"):
+        load(fitted.model)
+    assert b"blindsight-model" not in fitted.model.read_bytes()
+
+
+def test_report_from_folder_and_file(fitted, tmp_path):
+    for source in (fitted.home, fitted.home / "run.json"):
+        done = invoke("report", source, "--output", tmp_path / "r.html", "--json")
+        assert done.code == 0, done.err
+        assert "No record left its party" in done.value["verdict"]["Did records move?"]
+        assert (tmp_path / "r.html").stat().st_size < 300_000
+
+
+def test_ledger_show_and_verify(fitted):
+    shown = invoke("ledger", "show", "--home", fitted.home, "--key-file", fitted.key_file, "--json")
+    assert shown.code == 0, shown.err
+    accounts = shown.value["accounts"]
+    assert len(accounts) == 6  # two units at each of three parties
+    used = [a for a in accounts if a["unit"] == "record"]
+    assert all(len(a["releases"]) == 3 for a in used)
+    assert all(0 < a["spent"] <= 1.0 for a in used)
+    heads = [option for a in used for option in ("--seen-head", a["head"])]
+    verified = invoke("ledger", "verify", "--home", fitted.home, "--key-file", fitted.key_file, *heads, "--json")
+    assert verified.code == 0, verified.out
+    assert verified.value["intact"]
+    text = invoke("ledger", "show", "--home", fitted.home / "hospital-a", "--key-file", fitted.key_file)
+    assert "hospital-a, per record" in text.out
+    assert "hospital-b" not in text.out
+
+
+def test_ledger_verify_finds_damage(fitted_copy):
+    home = fitted_copy.home / "hospital-b"
+    database = sqlite3.connect(home / "ledger.db")
+    (position, payload), *_ = database.execute(
+        "SELECT position, payload FROM log WHERE stream = 'ledger.record' ORDER BY position"
+    ).fetchall()
+    spoiled = payload[:-1] + bytes([payload[-1] ^ 1])
+    database.execute("UPDATE log SET payload = ? WHERE stream = 'ledger.record' AND position = ?", (spoiled, position))
+    database.commit()
+    database.close()
+    done = invoke("ledger", "verify", "--home", fitted_copy.home, "--key-file", fitted_copy.key_file, "--json")
+    assert done.code == 4
+    damaged = [entry["party"] for entry in done.value["ledgers"] if entry["problem"]]
+    assert damaged == ["hospital-b"]
+
+
+def test_ledger_verify_finds_a_rollback(fitted):
+    done = invoke("ledger", "verify", "--home", fitted.home, "--key-file", fitted.key_file, "--seen-head", "ab" * 32)
+    assert done.code == 4
+    assert "rolled back" in done.out
+
+
+def test_exact_sums_need_every_policy(fitted, tmp_path):
+    (tmp_path / "strict.toml").write_text("allow_exact_sums = false\n")
+    command = [*fitted.command, "--exact", "--policy", tmp_path / "strict.toml", "--home", tmp_path / "run"]
+    done = invoke(*command, "--output", tmp_path / "m.blindsight")
+    assert done.code == 3
+    assert "allow_exact_sums = false" in done.err
+    assert "fix:" in done.err
+    assert not (tmp_path / "m.blindsight").exists()
+
+
+def test_a_budget_that_does_not_carry_is_refused(fitted, tmp_path):
+    (tmp_path / "tight.toml").write_text("maximum_epsilon = 0.5\n")
+    done = invoke(
+        *fitted.command, "--epsilon", "4", "--policy", tmp_path / "tight.toml", "--home", tmp_path / "run",
+        "--output", tmp_path / "m.blindsight", "--json",
+    )  # fmt: skip
+    assert done.code == 3
+    assert done.out == ""
+    assert '"kind": "BudgetError"' in done.err
+    assert "largest affordable epsilon" in done.err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--epsilon", "1", "--exact"], "both --epsilon and --exact"),
+        ([], "neither --epsilon nor --exact"),
+        (["--epsilon", "1", "--unit", "household"], "record or person"),
+        (["--epsilon", "1", "--detector", "oracle"], "ecod, mahalanobis"),
+        (["--epsilon", "-1"], "epsilon"),
+        (["--epsilon", "1", "--party", "nowhere"], "--party NAME=PATH"),
+        (["--epsilon", "1", "--party", "x=/nowhere/x.csv"], "does not exist"),
+        (["--epsilon", "1", "--party", "hospital-a=pyproject.toml"], "twice"),
+        (["--epsilon", "1", "--output", "/nowhere/m.blindsight"], "a folder that exists"),
+        (["--epsilon", "1", "--contamination", "0.9"], "contamination"),
+    ],
+)
+def test_bad_options_exit_with_two(fitted, tmp_path, change, words):
+    done = invoke(*fitted.command, "--home", tmp_path / "run", *change)
+    assert done.code == 2
+    assert words in done.err
+    assert "Traceback" not in done.err
+
+
+def test_two_parties_are_refused(fitted, tmp_path):
+    command = ["fit", "--schema", fitted.folder / "schema.toml", "--epsilon", "1", "--home", tmp_path / "run",
+               "--output", tmp_path / "m.blindsight"]  # fmt: skip
+    for name in ("hospital-a", "hospital-b"):
+        command += ["--party", f"{name}={fitted.folder / name}.csv"]
+    done = invoke(*command)
+    assert done.code == 3
+    assert "at least three parties" in done.err
+    assert "third party" in done.err
+
+
+def test_a_wrong_key_file_is_refused(fitted, tmp_path):
+    from blindsight.keys import create_key_file
+
+    create_key_file(tmp_path / "other")
+    done = invoke("ledger", "show", "--home", fitted.home, "--key-file", tmp_path / "other")
+    assert done.code == 2
+    assert done.err.startswith("error: ")
+
+
+@pytest.mark.parametrize("command", [["report"], ["ledger", "show", "--home"], ["ledger", "verify", "--home"]])
+def test_an_empty_folder_is_bad_input(tmp_path, command):
+    done = invoke(*command, tmp_path)
+    assert done.code == 2
+    assert "fix:" in done.err
