@@ -143,7 +143,7 @@ def test_a_damaged_count_stops_everything():
     scorer = Scorer(MODEL, table=table)
     owner = RecordOwner(scorer.offer())
     scorer.score(owner.seal(records(MODEL, 1)))
-    table.put(f"bits/{scorer._scope}/{owner.key_id}", b"-1")
+    table.put(scorer._ledger._key(owner.key_id), b"-1")
     with pytest.raises(StoreError, match="damaged"):
         scorer.score(owner.seal(records(MODEL, 1)))
 
@@ -207,3 +207,11 @@ def test_extraction_of_a_quadratic_succeeds_in_the_predicted_number_of_rows():
     fresh = records(model, 200, seed=4)
     stolen = model.encoder_.encode(fresh) @ weights
     assert np.allclose(stolen, model.decision_function(fresh), rtol=1e-6, atol=1.0)
+
+
+def test_the_count_is_of_the_model_whatever_the_packing():
+    model, table = table_model(4, 8), MemoryTable()
+    one = Scorer(model, packing="rows", table=table)
+    one.score(RecordOwner(one.offer()).seal(records(model, 3)))
+    other = Scorer(model, packing="columns", table=table)
+    assert other.bits_released() == one.bits_released() > 0

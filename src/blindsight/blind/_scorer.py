@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 import warnings
 from collections import OrderedDict
@@ -11,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from blindsight.circuits import Encoder, InnerProduct, OneHotBins
+from blindsight.circuits import Encoder, InnerProduct, OneHotBins, encoder_to_json
 from blindsight.errors import (
     AuthenticationError,
     BlindsightWarning,
@@ -133,7 +135,10 @@ class Scorer:
         self._evaluate = self._packing.prepare(np.asarray(circuit.weights))
         bias = np.array([circuit.bias], dtype=np.int64)
         self._bias = scale_up(bias, self._context.primes, self.parameters.plain_bits)
-        self._ledger = BitLedger(budget or BitBudget(), self._table, self._scope)
+        # by model, not by offer: answers in another packing tell about the same weights
+        state = hashlib.sha256(json.dumps(encoder_to_json(encoder), sort_keys=True).encode())
+        state.update(np.asarray(circuit.weights).astype("<i8").tobytes() + str(circuit.bias).encode())
+        self._ledger = BitLedger(budget or BitBudget(), self._table, state.hexdigest()[:16])
         self._admit = None if admit is None else frozenset(admit)
         if type(max_owners) is not int or max_owners < 1:
             raise ParameterError("max_owners is out of its domain", got=repr(max_owners), rule="an integer >= 1")
