@@ -36,6 +36,7 @@ class ProcessChannel(Channel):
     def __init__(self, commands: Mapping[str, Sequence[str]]) -> None:
         super().__init__()
         self._number = 0
+        self._gone: set[str] = set()
         self._answers: SimpleQueue[tuple[int, str, bytes | None]] = SimpleQueue()
         self._processes = {
             name: subprocess.Popen(list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -62,7 +63,7 @@ class ProcessChannel(Channel):
                 process.stdin.write(frame)
                 process.stdin.flush()
             except OSError:  # the process is gone; the reader reports it
-                return
+                break
         try:
             process.stdin.close()
         except OSError:
@@ -82,7 +83,8 @@ class ProcessChannel(Channel):
         number = self._number
         waiting = set()
         for name, request in requests.items():
-            if self._processes[name].poll() is None:
+            # a process that closed its end may not be reaped yet, so that poll alone would wait for it in vain
+            if name not in self._gone and self._processes[name].poll() is None:
                 self._writers[name].put(HEADER.pack(number, len(request)) + request)
                 waiting.add(name)
         deadline = time.monotonic() + timeout_s
@@ -93,6 +95,7 @@ class ProcessChannel(Channel):
             except Empty:
                 break
             if answer is None:
+                self._gone.add(name)
                 waiting.discard(name)
             elif got == number and name in waiting:
                 answers[name] = answer

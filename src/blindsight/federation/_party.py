@@ -407,5 +407,6 @@ def _version_of(source: object, schema: Schema) -> str:
     for chunk in records(schema, source, warn=False):
         for array in (chunk.X, chunk.person, chunk.label):
             if array is not None:
-                state.update(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
+                plain = array.astype(str) if array.dtype.kind == "O" else array
+                state.update(f"{plain.dtype.str}{plain.shape}".encode() + plain.tobytes())
     return state.hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import msgspec
@@ -74,7 +74,11 @@ class Policy:
             raw = path.read_bytes()
             if len(raw) > MAX_POLICY_BYTES:
                 raise ValueError("the file is longer than 64 KiB")
-            return msgspec.convert(tomllib.loads(raw.decode("utf-8")), cls)
+            values = tomllib.loads(raw.decode("utf-8"))
+            unknown = sorted(set(values) - {field.name for field in fields(cls)})
+            if unknown:  # a misspelt limit must not become the default one
+                raise ValueError(f"unknown key {unknown[0]!r}")
+            return msgspec.convert(values, cls)
         except (OSError, ValueError) as error:
             raise ParameterError(
                 f"The policy '{path.name}' cannot be used",

@@ -39,6 +39,11 @@ def query_of(step: Step, schema: Schema, *, allowed: frozenset[str]) -> SumQuery
             return detector_from_json(step.detector, allowed=allowed).fit_query(schema)
         case ("threshold", "threshold") | ("evaluation", "evaluation") if step.model is not None:
             model = modelfile.loads(step.model, allowed=allowed)
+            if type(model).name != detector_name(step):  # the policy has judged the name alone
+                raise WireError(
+                    "The step's model is of another detector than it names",
+                    got=f"{type(model).name}, named {detector_name(step)}",
+                )
             if model.schema_.digest() != schema.digest():
                 raise SchemaError(
                     "The model was fitted under another schema", fix="evaluate with the schema of the fit"

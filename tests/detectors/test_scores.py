@@ -1,0 +1,188 @@
+"""Score grids, histograms and the thresholds read off them; detectors by name."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blindsight.data import Records, Schema
+from blindsight.detectors import (
+    ECOD,
+    Mahalanobis,
+    ScoreHistogram,
+    detector_from_json,
+    known_detectors,
+    score_edges,
+)
+from blindsight.errors import FormatError, ParameterError, SchemaError
+from sample_tables import MIXED_SCHEMA, NUMBER_SCHEMA, make_table
+
+
+@given(st.integers(-(2**61), 2**61), st.integers(-5, 2**61), st.integers(0, 2**61), st.integers(3, 2000))
+@settings(max_examples=200, deadline=None)
+def test_score_edges_are_a_usable_grid(low: int, first: int, width: int, bins: int) -> None:
+    edges = score_edges(low, first, low + width, bins)
+    assert edges.dtype == np.int64
+    assert 1 <= edges.size <= bins - 1
+    assert (np.diff(edges.astype(object)) > 0).all()
+    assert low - 1 <= int(edges[0])
+    tolerance = max(abs(low), width, 4) / 2**50 + 2
+    assert abs(int(edges[-1]) - (low + max(width, 2))) <= tolerance
+
+
+def histogram(scores: np.ndarray, bins: int = 400) -> ScoreHistogram:
+    edges = score_edges(0, 20, int(scores.max()) + 1, bins)
+    counts = np.bincount(np.searchsorted(edges, scores, side="right"), minlength=edges.size + 1)
+    return ScoreHistogram(edges=edges, counts=counts)
+
+
+@given(st.integers(0, 1000), st.floats(0.001, 0.5))
+@settings(max_examples=50, deadline=None)
+def test_the_threshold_leaves_the_asked_fraction_above(seed: int, contamination: float) -> None:
+    scores = np.random.default_rng(seed).gamma(3, 1000, 2000).astype(np.int64)
+    found = histogram(scores).threshold(contamination)
+    above = np.mean(scores > found)
+    assert above == pytest.approx(contamination, abs=0.02)
+
+
+def test_the_threshold_falls_as_contamination_grows() -> None:
+    h = histogram(np.random.default_rng(0).gamma(3, 1000, 500).astype(np.int64))
+    thresholds = [h.threshold(c) for c in np.linspace(0.001, 0.5, 60)]
+    assert (np.diff(thresholds) <= 0).all()
+    for bad in (0.0, -1.0, 0.51, math.nan):
+        with pytest.raises(ParameterError):
+            h.threshold(bad)
+
+
+def test_noisy_tails_fall_and_empty_ones_do_not_add_up() -> None:
+    generator = np.random.default_rng(1)
+    exact = histogram(generator.gamma(3, 1000, 20_000).astype(np.int64), 128)
+    noise = np.rint(generator.normal(0, 30, exact.counts.size)).astype(np.int64)
+    noisy = ScoreHistogram(edges=exact.edges, counts=exact.counts + noise, noise_variance=900.0)
+    assert (np.diff(noisy.tail) <= 0).all()
+    assert (noisy.tail >= 0).all()
+    for contamination in (0.05, 0.2, 0.4):
+        relative = noisy.threshold(contamination) / exact.threshold(contamination)
+        assert relative == pytest.approx(1.0, abs=0.1)
+
+
+@given(st.lists(st.integers(-50, 100), min_size=4, max_size=12), st.floats(0.1, 10))
+@settings(max_examples=100, deadline=None)
+def test_rebinning_loses_no_record(counts: list[int], ratio: float) -> None:
+    h = ScoreHistogram(edges=np.arange(len(counts) - 1) * 10 + 5, counts=np.array(counts))
+    moved = h.rebinned(np.arange(1, 500, 7), ratio)
+    assert moved.counts.sum() == sum(counts)
+    assert h.rebinned(h.edges, 1.0) is h
+    mean, deviation = ScoreHistogram(edges=h.edges, counts=np.abs(h.counts)).moments()
+    assert h.edges[0] <= mean <= h.edges[-1]
+    assert deviation >= 1.0
+
+
+@given(st.lists(st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * 3), min_size=1, max_size=8))
+@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("detector", [ECOD(), Mahalanobis(), Mahalanobis(norm_clip=0.3)], ids=["E", "M", "M-clip"])
+def test_no_record_at_all_adds_more_than_stated(detector: ECOD | Mahalanobis, rows: list[tuple]) -> None:
+    query = detector.fit_query(NUMBER_SCHEMA)
+    for row in rows:
+        added = np.zeros(query.length, dtype=np.int64)
+        with np.errstate(over="ignore"):
+            query.add(added, Records(X=np.array([row])))
+        assert math.sqrt(sum(int(v) ** 2 for v in added)) <= query.sensitivity_l2 * (1 + 1e-12)
+        assert int(np.abs(added).max()) <= query.max_abs
+
+
+def test_the_stated_sensitivity_is_attained() -> None:
+    """A looser bound would cost noise for nothing."""
+    corner = Records(X=np.array([[0.0, 0.0, -500.0]]))
+    for detector, slack in ((ECOD(), 1e-12), (Mahalanobis(), 0.011)):
+        query = detector.fit_query(NUMBER_SCHEMA)
+        added = np.zeros(query.length, dtype=np.int64)
+        query.add(added, corner)
+        norm = math.sqrt(sum(int(v) ** 2 for v in added))
+        assert norm == pytest.approx(query.sensitivity_l2, rel=slack)
+
+
+def test_mahalanobis_refuses_categories_by_name() -> None:
+    with pytest.raises(SchemaError, match=r"categorical column 'country'.*Fix: use ECOD"):
+        Mahalanobis(schema=MIXED_SCHEMA).fit(make_table(20, 1))
+
+
+def test_categories_score_by_frequency_and_unseen_ones_highest() -> None:
+    table = make_table(400, 1).drop("country")
+    model = ECOD(schema=MIXED_SCHEMA).fit(
+        table.with_columns(country=np.array(["DE"] * 300 + ["FR"] * 80 + ["GB"] * 20))  # type: ignore[arg-type]
+    )
+    one = table[:1]
+
+    def score(country: str) -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return float(model.decision_function(one.with_columns(country=pl.lit(country)))[0])
+
+    scores = [score(c) for c in ("DE", "FR", "GB", "US", "never declared")]
+    assert scores[0] < scores[1] < scores[2] < scores[3]
+    assert scores[3] == scores[4], "declared but never seen, and undeclared: the same"
+    assert scores[1] - scores[0] == pytest.approx(math.log(300 / 80), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {},
+        {"name": "ECOD"},
+        {"name": "ECOD", "parameters": {}, "code": "import os"},
+        {"name": "Unknown", "parameters": {}},
+        {"name": {"a": 1}, "parameters": {}},
+        {"name": "ECOD", "parameters": {"schema": None}},
+        {"name": "ECOD", "parameters": {"self": 1}},
+        {"name": "ECOD", "parameters": {"bins": [64]}},
+        {"name": "ECOD", "parameters": {"contamination": float("nan")}},
+        {"name": "ECOD", "parameters": {"contamination": "x" * 300}},
+    ],
+)
+def test_descriptions_of_detectors_are_parsed_strictly(value: object) -> None:
+    with pytest.raises(FormatError):
+        detector_from_json(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("ECOD", {"bins": 3}),
+        ("ECOD", {"bins": 1025}),
+        ("ECOD", {"bins": True}),
+        ("ECOD", {"bins": 64.0}),
+        ("ECOD", {"contamination": "much"}),
+        ("ECOD", {"contamination": None}),
+        ("Mahalanobis", {"norm_clip": 0.0}),
+        ("Mahalanobis", {"norm_clip": 1.5}),
+        ("Mahalanobis", {"eigenvalue_floor": 1.0}),
+    ],
+)
+def test_parameters_out_of_their_domain_are_refused(name: str, parameters: dict) -> None:
+    with pytest.raises(ParameterError):
+        detector_from_json({"name": name, "parameters": parameters})
+
+
+def test_third_party_detectors_load_only_by_allowed_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Entry:
+        name = "Theirs"
+        loaded = 0
+
+        def load(self) -> type:
+            Entry.loaded += 1
+            return type("Theirs", (ECOD,), {"name": "Theirs"})
+
+    monkeypatch.setattr("blindsight.detectors._registry.entry_points", lambda group: [Entry()])
+    assert set(known_detectors()) == {"ECOD", "Mahalanobis"}
+    assert set(known_detectors(allowed=frozenset({"Other"}))) == {"ECOD", "Mahalanobis"}
+    assert Entry.loaded == 0, "code of an installed package runs only when its name is allowed"
+    assert set(known_detectors(allowed=frozenset({"Theirs"}))) == {"ECOD", "Mahalanobis", "Theirs"}
+    assert isinstance(NUMBER_SCHEMA, Schema)

@@ -1,0 +1,168 @@
+"""A party's folder: what it remembers outlives its process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import polars as pl
+import pytest
+
+from blindsight import modelfile
+from blindsight.data import Schema
+from blindsight.detectors import ECOD, Mahalanobis
+from blindsight.errors import (
+    AuthenticationError,
+    BlindsightError,
+    BlindsightWarning,
+    FormatError,
+    PolicyError,
+    SurvivorsError,
+    WireError,
+)
+from blindsight.federation import Policy, open_party, provision
+from blindsight.federation._wire import Begin, decode_reply, encode
+from blindsight.keys import Sealer, create_key_file
+from sample_tables import make_table
+
+from ._drive import EXACT, charges, dp, embedded, faulty, nothing_charged, numpy_counts, stacked, tables
+
+
+def test_ledger_identity_and_exact_releases_outlive_the_process(number_schema: Schema, tmp_path: Path) -> None:
+    data = tables(5, rows=10)
+    first = embedded(data, number_schema, home=tmp_path)
+    first.fit(ECOD(), privacy=None)
+    keys = {name: party.public_key for name, party in first.parties.items()}
+    assert charges(first) == dict.fromkeys(data, 2)
+    again = embedded(data, number_schema, home=tmp_path)
+    assert {name: party.public_key for name, party in again.parties.items()} == keys
+    assert charges(again) == dict.fromkeys(data, 2)
+    faulty(again, silent_from={"bank-04": 0})
+    with pytest.raises(SurvivorsError, match="differs from an earlier one"):
+        again.fit(ECOD(), privacy=None)
+    same = embedded(data, number_schema, home=tmp_path)
+    assert np.array_equal(same.fit(ECOD(), privacy=None).totals_, numpy_counts(stacked(data)))
+
+
+def test_nothing_private_lies_open_in_the_folder(number_schema: Schema, tmp_path: Path) -> None:
+    federation = embedded(tables(3, rows=10), number_schema, home=tmp_path)
+    federation.fit(ECOD(), privacy=None)
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert path.stat().st_mode & 0o077 == 0, path
+    vectors = [
+        p.ledgers["record"].output(p.ledgers["record"].entries()[0].release_id) for p in federation.parties.values()
+    ]
+    stored = b"".join(path.read_bytes() for path in tmp_path.rglob("ledger.db*"))
+    for vector in vectors:
+        assert vector is not None
+        assert vector not in stored, "stored outputs are sealed"
+
+
+def test_a_key_file_seals_the_folder(number_schema: Schema, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        create_key_file(tmp_path / name)
+    paths = {}
+    for name, table in tables(3).items():
+        paths[name] = tmp_path / f"{name}.csv"
+        table.write_csv(paths[name])
+    home = tmp_path / "home"
+    options = {"data": paths, "evaluation": {}, "schema": number_schema, "policy": EXACT}
+    participants = provision(home, **options, key_file=tmp_path / "one")  # type: ignore[arg-type]
+    assert provision(home, **options, key_file=tmp_path / "one") == participants  # type: ignore[arg-type]
+    assert open_party(home / "bank-00", key_file=tmp_path / "one").policy == EXACT
+    with pytest.raises(AuthenticationError):
+        open_party(home / "bank-00", key_file=tmp_path / "two")
+    with pytest.raises((AuthenticationError, FormatError)):
+        open_party(home / "bank-00")
+    assert Sealer.from_key_file(tmp_path / "one")
+
+
+@pytest.mark.parametrize("gone", ["party.toml", "participants.json", "policy.toml", "schema.toml"])
+def test_an_incomplete_folder_is_named(gone: str, number_schema: Schema, tmp_path: Path) -> None:
+    data = {name: tmp_path / f"{name}.csv" for name in "abc"}
+    provision(tmp_path, data=data, evaluation={}, schema=number_schema, policy=None, key_file=None)
+    assert open_party(tmp_path / "a").policy == Policy()
+    (tmp_path / "a" / gone).unlink()
+    with pytest.raises(BlindsightError, match=gone.replace(".", r"\.")):
+        open_party(tmp_path / "a")
+    for content in ("", "[[", "x" * 5000):
+        (tmp_path / "a" / gone).write_text(content)
+        if (gone, content) == ("policy.toml", ""):
+            continue  # every key is optional
+        with pytest.raises(BlindsightError):
+            open_party(tmp_path / "a")
+
+
+@pytest.mark.parametrize("content", ["", "age,amount,balance,fraud\n"])
+def test_an_empty_file_is_a_dropout_with_its_reason(content: str, number_schema: Schema, tmp_path: Path) -> None:
+    data: dict = tables(4, rows=10)
+    path = tmp_path / "empty.csv"
+    path.write_text(content)
+    data["bank-02"] = path
+    federation = embedded(data, number_schema)
+    federation.fit(ECOD(), privacy=None)
+    assert "DataError" in federation.history[0].steps[0].dropped["bank-02"]
+
+
+def test_values_outside_the_range_are_counted_and_warned_about(number_schema: Schema) -> None:
+    data = tables(3, rows=20)
+    data["bank-01"] = data["bank-01"].with_columns(
+        pl.when(pl.int_range(pl.len()) < 3).then(200.0).otherwise(pl.col("age")).alias("age")
+    )
+    federation = embedded(data, number_schema)
+    with pytest.warns(BlindsightWarning, match=r"'age' 3 outside \[0, 120\].*kept, in the outermost bins or clipped"):
+        model = federation.fit(ECOD(), privacy=None)
+    assert model.totals_[63] == 3
+
+
+def test_an_overflowing_vector_is_refused_before_it_is_sent(
+    number_schema: Schema, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    federation = embedded(tables(4, rows=10), number_schema)
+    victim = federation.parties["bank-03"]
+    huge = np.full(3 * 64, 2**62, dtype=np.int64)
+    monkeypatch.setattr(victim, "_own_sum", lambda *_: huge.copy())
+    channel = faulty(federation)
+    federation.fit(ECOD(), privacy=None)
+    first = federation.history[0].steps[0]
+    assert first.survivors == ["bank-00", "bank-01", "bank-02"]
+    assert "ParameterError" in first.dropped["bank-03"]
+    assert "overflow" in caplog.text or "max_abs" in caplog.text
+    assert len(channel.answers[2]["bank-03"]) < 500, "no vector left"
+    # charged when its record was read, once; the other sum is another release
+    assert charges(federation)["bank-03"] == 2
+
+
+def test_a_policy_on_detectors_holds_for_models_too(number_schema: Schema) -> None:
+    """Naming no detector, or another one, must not get a model of a forbidden detector past the policy."""
+    federation = embedded(tables(3, rows=10), number_schema, Policy(allow_exact_sums=True, detectors=("ECOD",)))
+    model = Mahalanobis(schema=number_schema).fit(make_table(50, 1))
+    with pytest.raises(PolicyError, match="does not allow the detector 'Mahalanobis'"):
+        federation.evaluate(model, privacy=None)
+    channel = faulty(federation, silent_from=dict.fromkeys(federation.parties, 0))
+    with pytest.raises(SurvivorsError):
+        federation.evaluate(ECOD(schema=number_schema).fit(make_table(50, 1)), privacy=None)
+    step = msgspec.msgpack.decode(channel.requests[0]["bank-00"], type=Begin).step
+    for detector in (None, step.detector):
+        forged = msgspec.structs.replace(step, model=modelfile.dumps(model), detector=detector)
+        error = decode_reply(federation.parties["bank-00"].handle(encode(Begin(forged)))).error("x")  # type: ignore[union-attr]
+        assert isinstance(error, WireError | PolicyError)
+        assert "another detector" in str(error)
+    assert nothing_charged(federation)
+
+
+def test_one_budget_over_restarts(number_schema: Schema, tmp_path: Path) -> None:
+    policy = Policy(maximum_epsilon=1.0)
+    whole = dp(0.9, shares={"fit": 0.5, "threshold": 0.5})
+    for attempt in range(2):
+        federation = embedded(tables(3, rows=4000), number_schema, policy, home=tmp_path)
+        if attempt == 0:
+            federation.fit(ECOD(bins=8), privacy=whole)
+        else:
+            with pytest.raises(BlindsightError, match="largest affordable epsilon"):
+                federation.fit(ECOD(bins=8), privacy=whole)
+        assert charges(federation) == dict.fromkeys(federation.parties, 2)
+    assert os.listdir(tmp_path / "bank-00")
