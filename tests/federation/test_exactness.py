@@ -8,10 +8,10 @@ import pytest
 
 from blindsight.data import Schema
 from blindsight.detectors import ECOD, Mahalanobis
-from blindsight.errors import SurvivorsError
+from blindsight.errors import DataError, SurvivorsError
 from blindsight.federation import Federation
 
-from ._drive import EXACT, PHASES, embedded, faulty, numpy_counts, stacked, tables
+from ._drive import EXACT, PHASES, embedded, faulty, nothing_charged, numpy_counts, stacked, tables
 
 
 @pytest.mark.parametrize("n", [3, 5, 20])
@@ -77,7 +77,7 @@ def test_a_dropout_at_each_phase_is_exact_over_the_survivors(phase: int, lost: s
         assert model.provenance_["survivors"]["fit"] == survivors
     else:
         # its vector is in the first total already; without it the second would tell the two apart
-        with pytest.raises(SurvivorsError, match="differs from an earlier one by too few parties"):
+        with pytest.raises(SurvivorsError, match="over other parties than an earlier one"):
             federation.fit(ECOD(), privacy=None)
         assert [s.survivors for s in steps[0].steps] == [list(data)]
     first = steps[0].steps[0]
@@ -140,12 +140,14 @@ def test_a_party_with_a_bad_row_says_so_without_showing_it(
         pl.when(pl.int_range(pl.len()) == 7).then(float("nan")).otherwise(pl.col("age")).alias("age")
     )
     federation = embedded(data, number_schema)
-    model = federation.fit(ECOD(), privacy=None)
-    assert np.array_equal(model.totals_, numpy_counts(stacked(data, ["bank-00", "bank-02", "bank-03"])))
-    reason = federation.history[0].steps[0].dropped["bank-01"]
-    assert "DataError" in reason
-    assert "row 7" not in reason
-    assert "age" not in reason
+    channel = faulty(federation)
+    with pytest.raises(DataError, match="Column 'age' has 1 missing value, the first in row 7"):
+        federation.fit(ECOD(), privacy=None)  # whoever embeds a party holds its data: the caller is told
+    told = channel.answers[0]["bank-01"]
+    assert b"DataError" in told, "the coordinator learns what kind of error"
+    assert b"row 7" not in told
+    assert b"age" not in told
+    assert nothing_charged(federation)
     assert any("row 7" in record.getMessage() for record in caplog.records), "the owner's own log names the row"
 
 

@@ -17,12 +17,13 @@ from blindsight.errors import (
     AuthenticationError,
     BlindsightError,
     BlindsightWarning,
+    DataError,
     FormatError,
     PolicyError,
     SurvivorsError,
     WireError,
 )
-from blindsight.federation import Policy, open_party, provision
+from blindsight.federation import Policy, _party, open_party, provision
 from blindsight.federation._wire import Begin, decode_reply, encode
 from blindsight.keys import Sealer, create_key_file
 from sample_tables import make_table
@@ -40,7 +41,7 @@ def test_ledger_identity_and_exact_releases_outlive_the_process(number_schema: S
     assert {name: party.public_key for name, party in again.parties.items()} == keys
     assert charges(again) == dict.fromkeys(data, 2)
     faulty(again, silent_from={"bank-04": 0})
-    with pytest.raises(SurvivorsError, match="differs from an earlier one"):
+    with pytest.raises(SurvivorsError, match="over other parties than an earlier one"):
         again.fit(ECOD(), privacy=None)
     same = embedded(data, number_schema, home=tmp_path)
     assert np.array_equal(same.fit(ECOD(), privacy=None).totals_, numpy_counts(stacked(data)))
@@ -97,14 +98,17 @@ def test_an_incomplete_folder_is_named(gone: str, number_schema: Schema, tmp_pat
 
 
 @pytest.mark.parametrize("content", ["", "age,amount,balance,fraud\n"])
-def test_an_empty_file_is_a_dropout_with_its_reason(content: str, number_schema: Schema, tmp_path: Path) -> None:
+def test_an_empty_file_stops_the_run_before_anything_is_charged(
+    content: str, number_schema: Schema, tmp_path: Path
+) -> None:
     data: dict = tables(4, rows=10)
     path = tmp_path / "empty.csv"
     path.write_text(content)
     data["bank-02"] = path
     federation = embedded(data, number_schema)
-    federation.fit(ECOD(), privacy=None)
-    assert "DataError" in federation.history[0].steps[0].dropped["bank-02"]
+    with pytest.raises(DataError, match=r"is empty|has no rows"):
+        federation.fit(ECOD(), privacy=None)
+    assert nothing_charged(federation)
 
 
 def test_values_outside_the_range_are_counted_and_warned_about(number_schema: Schema) -> None:
@@ -124,7 +128,12 @@ def test_an_overflowing_vector_is_refused_before_it_is_sent(
     federation = embedded(tables(4, rows=10), number_schema)
     victim = federation.parties["bank-03"]
     huge = np.full(3 * 64, 2**62, dtype=np.int64)
-    monkeypatch.setattr(victim, "_own_sum", lambda *_: huge.copy())
+    honest = _party.own_vector
+
+    def overflowing(schema: Schema, source: object, *rest: object) -> object:
+        return huge.copy() if source is victim._sources["training"] else honest(schema, source, *rest)
+
+    monkeypatch.setattr(_party, "own_vector", overflowing)
     channel = faulty(federation)
     federation.fit(ECOD(), privacy=None)
     first = federation.history[0].steps[0]
@@ -132,8 +141,8 @@ def test_an_overflowing_vector_is_refused_before_it_is_sent(
     assert "ParameterError" in first.dropped["bank-03"]
     assert "overflow" in caplog.text or "max_abs" in caplog.text
     assert len(channel.answers[2]["bank-03"]) < 500, "no vector left"
-    # charged when its record was read, once; the other sum is another release
-    assert charges(federation)["bank-03"] == 2
+    # charged once, when its records were read; the other exact sum is over those who were in the first
+    assert charges(federation)["bank-03"] == 1
 
 
 def test_a_policy_on_detectors_holds_for_models_too(number_schema: Schema) -> None:

@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from blindsight.data import Schema
 from blindsight.detectors import ECOD, Mahalanobis
-from blindsight.errors import BlindsightWarning, ParameterError, SurvivorsError
+from blindsight.errors import BlindsightWarning, DataError, ParameterError
 from blindsight.federation import Policy
 from sample_tables import make_table
 
@@ -68,7 +68,7 @@ def test_evaluation_without_labels_names_the_missing_ones(number_schema: Schema)
     data = tables(3, rows=20)
     federation = embedded(data, number_schema)
     model = federation.fit(ECOD(), privacy=None)
-    with pytest.raises(SurvivorsError, match="DataError"):
+    with pytest.raises(DataError, match="Evaluation needs labels"):
         federation.evaluate(model, data={name: t.drop("fraud") for name, t in data.items()}, privacy=None)
 
 

@@ -22,6 +22,7 @@ from blindsight.federation import Federation, Party, Policy
 from blindsight.federation._wire import Begin, Reply, decode_reply, encode
 from blindsight.keys import Identity
 from blindsight.store import Store
+from blindsight.testing import FaultyChannel
 from sample_tables import make_table
 
 from ._drive import EXACT, charges, dp, embedded, faulty, nothing_charged, tables
@@ -174,22 +175,76 @@ def test_exact_totals_that_differ_by_one_or_two_parties_are_refused(number_schem
     for gone in (["bank-06"], ["bank-05", "bank-06"]):
         federation._channel = inner
         faulty(federation, silent_from=dict.fromkeys(gone, 0))
-        with pytest.raises(SurvivorsError, match=f"differs from an earlier one.*{len(gone)} of at least 3"):
+        with pytest.raises(SurvivorsError, match="over other parties than an earlier one"):
             federation.fit(ECOD(), privacy=None)
     federation._channel = inner
     again = federation.fit(ECOD(), privacy=None)  # over the same set it is the same total
     assert again.n_records_ == sum(len(table) for table in data.values())
 
 
-def test_exact_totals_that_differ_by_three_parties_are_allowed(number_schema: Schema) -> None:
-    data = tables(10, rows=10)
-    federation = embedded(data, number_schema)
-    inner = federation._channel
+def test_exact_totals_that_differ_by_many_parties_are_refused_as_well(number_schema: Schema) -> None:
+    """Sets that pairwise differ by three or four parties solve for single ones: {012} + {034} - {1234} = 2 {0}."""
+    federation = embedded(tables(10, rows=10), number_schema)
     federation.fit(ECOD(), privacy=None)
     faulty(federation, silent_from={"bank-07": 0, "bank-08": 0, "bank-09": 0})
-    model = federation.fit(ECOD(), privacy=None)
-    assert model.n_records_ == sum(len(data[f"bank-{i:02d}"]) for i in range(7))
+    with pytest.raises(SurvivorsError, match="over other parties than an earlier one"):
+        federation.fit(ECOD(), privacy=None)
+
+
+def test_the_coordinator_cannot_choose_who_takes_part(number_schema: Schema) -> None:
+    federation = embedded(tables(5, rows=10), number_schema)
+    begin = begin_of(federation)
+    step = msgspec.structs.replace(begin.step, run="other", participants=begin.step.participants[:3], threshold=3)
+    answer = decode_reply(federation.parties["bank-00"].handle(encode(Begin(step))))
+    error = answer.error("bank-00")  # type: ignore[union-attr]
+    assert isinstance(error, AuthenticationError)
+    assert "nor leave some out" in str(error)
+    assert nothing_charged(federation)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"dataset": "evaluation"}, "wrong records"), ({"threshold": 2}, "threshold is too low")],
+    ids=["dataset", "threshold"],
+)
+def test_what_a_step_may_not_ask(change: dict, words: str, number_schema: Schema) -> None:
+    federation = embedded(tables(3), number_schema)
+    step = msgspec.structs.replace(begin_of(federation).step, run="other", **change)
+    answer = decode_reply(federation.parties["bank-00"].handle(encode(Begin(step))))
+    error = answer.error("bank-00")  # type: ignore[union-attr]
+    assert isinstance(error, PolicyError)
+    assert words in str(error)
+
+
+def test_a_policy_that_is_tightened_holds_for_sums_already_begun(number_schema: Schema) -> None:
+    federation = embedded(tables(3), number_schema)
+    tightened = federation.parties["bank-01"]
+
+    class Tightening(FaultyChannel):
+        def _exchange(self, requests, timeout_s):  # type: ignore[no-untyped-def]
+            answers = super()._exchange(requests, timeout_s)
+            tightened.policy = Policy()
+            return answers
+
+    federation._channel = Tightening(federation._channel)
+    with pytest.raises(SurvivorsError, match="bank-01: The policy does not allow exact sums"):
+        federation.fit(ECOD(), privacy=None)
+    assert nothing_charged(federation)
+
+
+def test_a_party_that_was_never_asked_to_confirm_remembers_its_vector(number_schema: Schema) -> None:
+    """The others can open a total without its signature: changed data are refused all the same."""
+    data = tables(4, rows=20)
+    federation = embedded(data, number_schema)
+    inner = federation._channel
+    faulty(federation, tamper=lambda k, name, answer: None if name == "bank-03" and k >= 3 else answer)
+    with pytest.raises(SurvivorsError):
+        federation.fit(ECOD(), privacy=None)
+    assert federation.history[0].steps[0].survivors == list(data)
     federation._channel = inner
+    federation.parties["bank-03"].set_data("training", data["bank-03"][1:])
+    with pytest.raises(SurvivorsError, match="bank-03: The records changed since an earlier exact total"):
+        federation.fit(ECOD(), privacy=None)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +261,7 @@ def test_another_question_is_no_way_around_it(second: object, number_schema: Sch
     faulty(federation, silent_from={"bank-04": 0})
     ask = {"describe": lambda: federation.describe(privacy=None)}
     ask["evaluate"] = lambda: federation.evaluate(model, privacy=None)  # type: ignore[assignment, return-value]
-    with pytest.raises(SurvivorsError, match="differs from an earlier one"):
+    with pytest.raises(SurvivorsError, match="over other parties than an earlier one"):
         ask[second]() if isinstance(second, str) else federation.fit(second, privacy=None)  # type: ignore[type-var]
 
 
@@ -265,7 +320,7 @@ def test_a_stranger_on_the_participant_list_is_refused(number_schema: Schema) ->
     replaced = ("bank-01", Identity.generate().public.raw)
     lists = {
         "bank-99": [*begin.step.participants, sybil],
-        "another key": [begin.step.participants[0], replaced, begin.step.participants[2]],
+        "bank-01": [begin.step.participants[0], replaced, begin.step.participants[2]],
     }
     for name, participants in lists.items():
         step = msgspec.structs.replace(begin.step, participants=participants)
@@ -273,7 +328,7 @@ def test_a_stranger_on_the_participant_list_is_refused(number_schema: Schema) ->
         error = answer.error("bank-00")  # type: ignore[union-attr]
         assert isinstance(error, AuthenticationError)
         assert name in str(error)
-        assert "pinned at the party" in str(error)
+        assert "are not the ones pinned at this party" in str(error)
     assert nothing_charged(federation)
 
 

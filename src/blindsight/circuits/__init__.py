@@ -5,12 +5,13 @@ the circuit is secret and runs where the model is. Whatever engine evaluates it 
 very integers that :func:`evaluate` returns.
 """
 
-from ._encoders import Encoder, Monomials, OneHotBins, encoder_from_json, encoder_to_json
+from ._encoders import MAX_LENGTH, Encoder, Monomials, OneHotBins, encoder_from_json, encoder_to_json
 from ._evaluate import evaluate
 from ._layers import InnerProduct
 from ._spread import even_edges, spread
 
 __all__ = [
+    "MAX_LENGTH",
     "Encoder",
     "InnerProduct",
     "Monomials",

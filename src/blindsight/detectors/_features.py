@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from blindsight.circuits import Monomials, OneHotBins, even_edges
+from blindsight.circuits import MAX_LENGTH, Monomials, OneHotBins, even_edges
 from blindsight.data import Column, Schema
+from blindsight.errors import ParameterError
 
 __all__ = ["category_names", "one_hot_bins", "public_range", "quantiser"]
 
@@ -27,6 +28,9 @@ def one_hot_bins(schema: Schema, bins: int) -> OneHotBins:
 
     Evenly spaced on the scale that the schema declares, linear or logarithmic.
     """
+    length = sum(len(category_names(c)) + 1 if c.type == "category" else bins for c in schema.features)
+    if length > MAX_LENGTH:  # before building: a schema may come from another party
+        raise ParameterError("The encoding is too long", got=f"{length} slots", rule=f"at most {MAX_LENGTH}")
     edges = []
     for column in schema.features:
         if column.type == "category":

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from blindsight.channels import Channel
 from blindsight.detectors import SumQuery, Total
-from blindsight.errors import BlindsightError, ParameterError, ProtocolError, RefusedError
+from blindsight.errors import BlindsightError, ParameterError, ProtocolError, RefusedError, SurvivorsError
 from blindsight.privacy import Event
 from blindsight.securesum import Phase, SumServer
 
@@ -28,6 +28,7 @@ def private_total(
     query: SumQuery,
     *,
     timeout_s: float,
+    only: frozenset[str] | None = None,
     progress: Callable[[str, str], None] | None = None,
 ) -> tuple[Total, StepRecord]:
     """Open the total of ``query`` over the parties that survive.
@@ -41,6 +42,8 @@ def private_total(
         Only its name, length and sensitivity are used here.
     timeout_s : float
         For each of the five exchanges.
+    only : frozenset of str, optional
+        Parties to ask; the others count as dropped out. For exact sums, which must all be over the same survivors.
     progress : callable (step id, phase), optional
 
     Returns
@@ -68,6 +71,8 @@ def private_total(
             requests = dict.fromkeys(spec.names, encode(Begin(step)))
         else:
             requests = {name: encode(Continue(step.release_id, body)) for name, body in server.requests().items()}
+        if only is not None:
+            requests = {name: request for name, request in requests.items() if name in only}
         for name, data in channel.exchange(requests, timeout_s).items():
             if name not in requests:
                 continue
@@ -87,6 +92,17 @@ def private_total(
                     raise refusal
             else:
                 reasons[name] = "answered with a greeting"
+        absent = sorted((only or frozenset()) & set(server.waiting)) if phase <= Phase.MASK else []
+        if absent:
+            raise _with_reasons(
+                SurvivorsError(
+                    "This exact total would be over other parties than an earlier one",
+                    got=f"{', '.join(absent)} did not answer ({phase.label})",
+                    rule="exact totals over different sets of parties can be solved for single parties",
+                    fix="run again when the same parties take part, or ask for differential privacy",
+                ),
+                reasons,
+            )
         try:
             server.close_phase()
         except BlindsightError as error:

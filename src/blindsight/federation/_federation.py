@@ -18,7 +18,15 @@ from blindsight._version import __version__
 from blindsight.channels import Channel, MemoryChannel, ProcessChannel
 from blindsight.data import Schema
 from blindsight.detectors import Detector, SumQuery, Total, detector_to_json
-from blindsight.errors import AuthenticationError, BlindsightWarning, ParameterError, SchemaError, SurvivorsError
+from blindsight.errors import (
+    AuthenticationError,
+    BlindsightError,
+    BlindsightWarning,
+    DataError,
+    ParameterError,
+    SchemaError,
+    SurvivorsError,
+)
 from blindsight.keys import Identity, PublicIdentity, Sealer
 from blindsight.privacy import DifferentialPrivacy, Event, epsilon_of, sampler_delta
 from blindsight.securesum import default_threshold
@@ -93,6 +101,7 @@ class Federation:
         self._participants = sorted((name, bytes(key)) for name, key in participants)
         self._threshold = default_threshold(len(participants)) if threshold is None else threshold
         self._timeout_s = timeout_s
+        self._exact_survivors: frozenset[str] | None = None
 
     # -- making one -----------------------------------------------------------------------------------------------
 
@@ -409,8 +418,25 @@ class Federation:
 
     def _sum(self, record: RunRecord, step: Step, query: SumQuery) -> Total:
         record.trust = spec_of(step, query).trust
-        total, done = private_total(self._channel, step, query, timeout_s=self._timeout_s, progress=self.progress)
+        try:
+            total, done = private_total(
+                self._channel,
+                step,
+                query,
+                timeout_s=self._timeout_s,
+                only=self._exact_survivors if step.privacy is None else None,
+                progress=self.progress,
+            )
+        except BlindsightError as error:
+            # parties in this process have nothing to hide from their caller: say what is wrong with the records
+            for party in self.parties.values():
+                if isinstance(party.last_error, DataError):
+                    raise party.last_error from error
+            raise
         record.steps.append(done)
+        if step.privacy is None:
+            # parties sign exact totals over one survivor set only: whoever was absent stays out of the next ones
+            self._exact_survivors = frozenset(done.survivors)
         return total
 
     def _certificate(self, record: RunRecord, privacy: DifferentialPrivacy | None) -> dict[str, Any]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
+import threading
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from blindsight._version import __version__
-from blindsight.data import Records, Schema, records
+from blindsight.data import Schema
 from blindsight.detectors import SumQuery
 from blindsight.errors import (
     AuthenticationError,
@@ -27,18 +25,18 @@ from blindsight.errors import (
 from blindsight.keys import Identity
 from blindsight.privacy import (
     Budget,
-    DifferentialPrivacy,
     Ledger,
     NoiseSource,
     Unit,
-    bound_contributions,
     discrete_gaussian,
 )
-from blindsight.securesum import SumClient, SumSpec
+from blindsight.securesum import Phase, SumClient, SumSpec, default_threshold
 from blindsight.store import Store
 
+from ._exact import ExactTotals, version_of
 from ._policy import Policy
 from ._steps import detector_name, event_of, privacy_of, query_of, spec_of
+from ._vector import check_first_rows, own_vector
 from ._wire import Begin, Continue, Greeting, Hello, Refusal, Reply, Step, decode_request, encode
 
 __all__ = ["Party"]
@@ -46,6 +44,9 @@ __all__ = ["Party"]
 log = logging.getLogger(__name__)
 
 Ints = npt.NDArray[np.int64]
+
+MAX_OPEN_SUMS = 8
+"""Sums kept in memory; a coordinator that begins more makes the party read its disk, not fill its memory."""
 
 
 class Party:
@@ -66,6 +67,11 @@ class Party:
         Labelled records for ``evaluate``; the training data if absent.
     noise_source : NoiseSource, optional
         The system's randomness unless a test injects another.
+
+    Attributes
+    ----------
+    last_error : BlindsightError or None
+        Why the last request was refused, with everything that the coordinator is not told.
 
     Security
     --------
@@ -106,6 +112,9 @@ class Party:
         }
         self._participants: list[tuple[str, bytes]] | None = None
         self._clients: dict[str, tuple[Step, SumQuery, SumClient]] = {}
+        self._exact = ExactTotals(store)
+        self._lock = threading.Lock()
+        self.last_error: BlindsightError | None = None
 
     @property
     def public_key(self) -> bytes:
@@ -142,7 +151,7 @@ class Party:
         self._participants = participants
 
     def handle(self, request: bytes) -> bytes:
-        """Answer one request of the coordinator; never raises a BlindsightError.
+        """Answer one request of the coordinator; never raises. One request at a time.
 
         Parameters
         ----------
@@ -154,7 +163,12 @@ class Party:
         bytes
             A greeting, a protocol message, or a refusal that holds no value of any record.
         """
+        with self._lock:
+            return self._handle(request)
+
+    def _handle(self, request: bytes) -> bytes:
         before_data = True
+        self.last_error = None
         try:
             message = decode_request(request)
             before_data = not isinstance(message, Continue)
@@ -163,6 +177,7 @@ class Party:
             body = self._begin(message.step) if isinstance(message, Begin) else self._continue(message)
             return encode(Reply(body))
         except BlindsightError as error:
+            self.last_error = error
             log.warning("%s refuses: %s", self.name, error)
             return encode(Refusal.of(error, before_data=before_data))
         except Exception as error:
@@ -173,6 +188,46 @@ class Party:
     # -- one sum ------------------------------------------------------------------------------------------------
 
     def _begin(self, step: Step) -> bytes:
+        query = self._permit(step)
+        encoded = msgspec.msgpack.encode(step)
+        if self._store.table("steps").get(step.release_id) != encoded:
+            # once it has begun, a release goes on even where its own charge has taken the rest of the budget
+            self._ledger(step).check(event_of(step, query, self._noise_source))
+            check_first_rows(self.schema, self._source(step))
+        try:
+            self._store.table("steps").put_once(step.release_id, encoded)
+        except ReleaseError as error:
+            raise ReleaseError(
+                f"Release {step.release_id} is already bound to another request",
+                rule="a release id is used once",
+                fix="start a new run: a new release, freshly charged",
+            ) from error
+        client = self._client(step, spec_of(step, query))
+        reply = client.advertise()
+        self._persist(step.release_id, client)
+        self._remember(step, query, client)
+        return reply
+
+    def _continue(self, message: Continue) -> bytes:
+        step, query, client = self._resume(message.release_id)
+        reply = client.handle(message.body, lambda: self._noisy_vector(step, query))
+        try:
+            with self._store.transaction():
+                if client.survivors and step.privacy is None:
+                    self._exact.sign(step.release_id, client.survivors)
+                self._persist(step.release_id, client)
+        except BlindsightError:
+            self._clients.pop(step.release_id, None)  # its reply was never given: back to what is on disk
+            raise
+        if client.phase is Phase.DONE:
+            self._clients.pop(step.release_id, None)
+        return reply
+
+    def _permit(self, step: Step) -> SumQuery:
+        """Check a step against participant list, schema and policy as they are now, and rebuild its query.
+
+        Asked again for every message: a policy that the owner has tightened since holds at once.
+        """
         self._check_participants(step)
         if step.schema_digest != self.schema.digest():
             raise SchemaError(
@@ -181,8 +236,18 @@ class Party:
                 rule=f"this party's schema is {self.schema.digest()[:12]}",
                 fix="give every party and the coordinator the same schema.toml",
             )
+        if (step.dataset == "evaluation") != (step.purpose == "evaluation"):
+            raise PolicyError("The step asks for the wrong records", got=f"{step.dataset} for {step.purpose}")
+        if (step.model is not None) != (step.purpose in ("threshold", "evaluation")):
+            raise PolicyError("The step carries a model where none belongs", got=step.purpose)
+        least = default_threshold(len(step.participants))
+        if step.threshold < least:
+            raise PolicyError(
+                "The threshold is too low",
+                got=f"{step.threshold} of {len(step.participants)}",
+                rule=f"at least {least}: what still holds when parties collude with the coordinator",
+            )
         privacy = privacy_of(step.privacy) if step.privacy is not None else None
-        allowed = frozenset(self.policy.detectors)
         self.policy.check(
             purpose=step.purpose,
             detector=detector_name(step),
@@ -203,52 +268,27 @@ class Party:
                 rule="a column of role 'person' says whose record it is",
                 fix="declare one in the schema, or ask for unit='record'",
             )
-        query = query_of(step, self.schema, allowed=allowed)
-        if (step.model is not None) != (step.purpose in ("threshold", "evaluation")):
-            raise PolicyError("The step carries a model where none belongs", got=step.purpose)
-        spec = spec_of(step, query)
-        event = event_of(step, query, self._noise_source)
-        self._ledger(privacy).check(event)
-
-        encoded = msgspec.msgpack.encode(step)
-        try:
-            self._store.table("steps").put_once(step.release_id, encoded)
-        except ReleaseError as error:
-            raise ReleaseError(
-                f"Release {step.release_id} is already bound to another request",
-                rule="a release id is used once",
-                fix="start a new run: a new release, freshly charged",
-            ) from error
-        client = self._client(step, spec)
-        reply = client.advertise()
-        self._persist(step.release_id, client)
-        self._clients[step.release_id] = (step, query, client)
-        return reply
-
-    def _continue(self, message: Continue) -> bytes:
-        step, query, client = self._resume(message.release_id)
-        reply = client.handle(message.body, lambda: self._noisy_vector(step, query))
-        try:
-            with self._store.transaction():
-                if client.survivors and step.privacy is None:
-                    self._check_difference(step, client.survivors)
-                self._persist(step.release_id, client)
-        except BlindsightError:
-            self._clients.pop(step.release_id, None)  # its reply was never given: back to what is on disk
-            raise
-        return reply
+        return query_of(step, self.schema, allowed=frozenset(self.policy.detectors))
 
     def _resume(self, release_id: str) -> tuple[Step, SumQuery, SumClient]:
         if release_id in self._clients:
-            return self._clients[release_id]
+            step, query, client = self._clients[release_id]
+            self._permit(step)
+            return step, query, client
         encoded = self._store.table("steps").get(release_id)
         if encoded is None:
             raise ReleaseError(f"Release {release_id} was never begun here", fix="start a new run")
         step = msgspec.msgpack.decode(encoded, type=Step)
-        query = query_of(step, self.schema, allowed=frozenset(self.policy.detectors))
+        query = self._permit(step)
         client = self._client(step, spec_of(step, query))
-        self._clients[release_id] = (step, query, client)
+        self._remember(step, query, client)
         return step, query, client
+
+    def _remember(self, step: Step, query: SumQuery, client: SumClient) -> None:
+        """Keep a few sums open in memory; the others are on disk."""
+        self._clients[step.release_id] = (step, query, client)
+        while len(self._clients) > MAX_OPEN_SUMS:
+            self._clients.pop(next(iter(self._clients)))
 
     def _client(self, step: Step, spec: SumSpec) -> SumClient:
         state = self._store.table("clients").get(step.release_id)
@@ -265,61 +305,42 @@ class Party:
             self._clients.pop(release_id, None)
             raise
 
-    def _ledger(self, privacy: DifferentialPrivacy | None) -> Ledger:
+    def _ledger(self, step: Step) -> Ledger:
         """The ledger that counts this unit; exact sums are written into the first one."""
-        if privacy is None:
+        if step.privacy is None:
             return next(iter(self.ledgers.values()))
-        return self.ledgers[privacy.unit]
+        return self.ledgers[step.privacy.unit]
+
+    def _effective(self, step: Step) -> str:
+        """Where the records are: a party without evaluation records evaluates on its training records."""
+        return step.dataset if self._sources[step.dataset] is not None else "training"
+
+    def _source(self, step: Step) -> object:
+        return self._sources[self._effective(step)]
 
     def _noisy_vector(self, step: Step, query: SumQuery) -> Ints:
         """Charge, compute, add noise, keep: in this order, each committed before the next."""
         privacy = privacy_of(step.privacy) if step.privacy is not None else None
-        ledger = self._ledger(privacy)
+        ledger = self._ledger(step)
         event = event_of(step, query, self._noise_source)
-        version = self._check_version(step) if event.exact else None
-        ledger.reserve(step.release_id, event)
         stored = ledger.output(step.release_id)
         if stored is not None:
             return np.frombuffer(stored, dtype="<i8").astype(np.int64)
-        vector = self._own_sum(step.dataset, query, privacy)
-        if version is not None and version != self._version(step.dataset):
+        source, dataset = self._source(step), self._effective(step)
+        version = version_of(source, self.schema) if event.exact else ""
+        if event.exact:
+            self._exact.check_version(dataset, version)
+        ledger.reserve(step.release_id, event)
+        vector = own_vector(self.schema, source, query, privacy, self._noise_source)
+        if event.exact and version != version_of(source, self.schema):
             raise DataError("The records changed while they were read", fix="start a new run when they are at rest")
         if not event.exact:
             vector += discrete_gaussian(event.local_variance, query.length, self._noise_source)
+        if event.exact:
+            # first: a vector that may leave is remembered, even where this process ends between the two
+            self._exact.contribute(step.release_id, dataset, version)
         ledger.record_output(step.release_id, vector.astype("<i8").tobytes())
         return vector
-
-    def _own_sum(self, dataset: str, query: SumQuery, privacy: DifferentialPrivacy | None) -> Ints:
-        source = self._sources[self._effective(dataset)]
-        warn = query.name != "threshold"  # what lies outside the ranges is said once, when it is first read
-        chosen: npt.NDArray[np.bool_] | None = None
-        if privacy is not None and privacy.unit == "person":
-            chosen = self._choose_records(source, privacy.records_per_unit)
-        vector = np.zeros(query.length, dtype=np.int64)
-        for chunk in records(self.schema, source, warn=warn):
-            if chosen is None:
-                query.add(vector, chunk)
-                continue
-            keep = chosen[chunk.row0 : chunk.row0 + len(chunk)]
-            label = None if chunk.label is None else chunk.label[keep]
-            query.add(vector, Records(X=chunk.X[keep], label=label, row0=chunk.row0))
-        return vector
-
-    def _choose_records(self, source: object, max_records: int) -> npt.NDArray[np.bool_]:
-        """Choose each person's records uniformly at random; keeps one identifier a row in memory.
-
-        Not the first ones of each person: where rows are in order of time, first records are not like the others.
-        """
-        people = []
-        for chunk in records(self.schema, source, warn=False):
-            if chunk.person is None:
-                raise DataError(
-                    "The person column is missing from the data",
-                    rule="unit='person' counts records by person",
-                    fix="give tables with that column, not arrays",
-                )
-            people.append(chunk.person)
-        return bound_contributions(np.concatenate(people), max_records, self._noise_source)
 
     # -- what protects other releases ---------------------------------------------------------------------------
 
@@ -334,79 +355,11 @@ class Party:
             self._participants = msgspec.msgpack.decode(pinned, type=list[tuple[str, bytes]])
         pinned_list = [(name, bytes(key)) for name, key in self._participants]
         asked = [(name, bytes(key)) for name, key in step.participants]
-        if not set(asked) <= set(pinned_list):
+        if asked != pinned_list:
+            differing = {name for name, _ in set(asked) ^ set(pinned_list)}
             raise AuthenticationError(
-                "The step names participants that this party did not pin",
-                got=", ".join(sorted({name for name, _ in asked} - {name for name, _ in pinned_list})) or "another key",
-                rule="identities are pinned at the party, so that a coordinator cannot enrol parties of its own",
+                "The step's participants are not the ones pinned at this party",
+                got=f"{', '.join(sorted(differing)) or 'another order'} differ",
+                rule="a coordinator can neither enrol parties of its own nor leave some out",
                 fix="agree on a new participant list among the data owners",
             )
-
-    def _effective(self, dataset: str) -> str:
-        """Where a data set's records are: a party without evaluation records evaluates on its training records."""
-        return dataset if self._sources[dataset] is not None else "training"
-
-    def _version(self, dataset: str) -> str:
-        return _version_of(self._sources[self._effective(dataset)], self.schema)
-
-    def _earlier_exact(self, dataset: str) -> list[tuple[str, list[str], str]]:
-        """Exact totals that this party has signed: release, survivors, version of its own data.
-
-        All of them, whatever was asked: two different questions about nearly the same records can be subtracted as
-        well (counts in 64 and in 63 bins, moments, a score histogram).
-        """
-        stored = self._store.table("exact").get(self._effective(dataset))
-        return msgspec.msgpack.decode(stored, type=list[tuple[str, list[str], str]]) if stored else []
-
-    def _check_version(self, step: Step) -> str:
-        """Refuse an exact sum over changed data, before charging; only this party knows that its data changed.
-
-        Once the masked vector is out, the others can open the total without this party: its refusal must come now.
-        """
-        version = self._version(step.dataset)
-        for release, _, earlier in self._earlier_exact(step.dataset):
-            if earlier != version:
-                raise ReleaseError(
-                    "The records changed since an earlier exact total",
-                    got=f"earlier release {release}",
-                    rule="the difference of two exact totals is the data of those who differ: here, one party",
-                    fix="ask for differential privacy",
-                )
-        self._store.table("versions").put(step.release_id, version.encode())
-        return version
-
-    def _check_difference(self, step: Step, survivors: tuple[str, ...]) -> None:
-        """Refuse to sign an exact total that differs from an earlier one by fewer than three parties' data."""
-        earlier = self._earlier_exact(step.dataset)
-        for release, others, _ in earlier:
-            count = len(set(survivors) ^ set(others))
-            if release != step.release_id and 0 < count < 3:
-                raise ReleaseError(
-                    "This exact total differs from an earlier one by too few parties",
-                    got=f"{count} of at least 3; earlier release {release}",
-                    rule="the difference of two exact totals is the data of those who differ",
-                    fix="ask for differential privacy, or wait until three parties or more have changed",
-                )
-        if all(release != step.release_id for release, _, _ in earlier):
-            version = (self._store.table("versions").get(step.release_id) or b"").decode()
-            entry = (step.release_id, sorted(survivors), version)
-            self._store.table("exact").put(self._effective(step.dataset), msgspec.msgpack.encode([*earlier, entry]))
-
-
-def _version_of(source: object, schema: Schema) -> str:
-    """Name a state of the data: a file by path, size and modification time, anything else by its content."""
-    state = hashlib.sha256()
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        try:
-            status = path.stat()
-        except OSError:
-            return "missing"
-        state.update(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}".encode())
-        return state.hexdigest()
-    for chunk in records(schema, source, warn=False):
-        for array in (chunk.X, chunk.person, chunk.label):
-            if array is not None:
-                plain = array.astype(str) if array.dtype.kind == "O" else array
-                state.update(f"{plain.dtype.str}{plain.shape}".encode() + plain.tobytes())
-    return state.hexdigest()

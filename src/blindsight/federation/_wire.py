@@ -122,16 +122,23 @@ class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refu
         Privacy
         -------
         What was raised before any record was read travels whole, and so do refusals by rule and protocol errors: they
-        speak of policy, budget and messages. Any other error may name a row or a value, so that only its kind
-        crosses; the text stays in the party's own log.
+        speak of policy, budget and messages. Any other error, and every DataError, may name a row or a value, so that
+        only its kind crosses; the text stays in the party's own log.
         """
         kind = type(error).__name__
-        if before_data or isinstance(error, RefusedError | errors.ProtocolError):
+        safe = before_data and not isinstance(error, errors.DataError)
+        if safe or isinstance(error, RefusedError | errors.ProtocolError):
             what, got, rule, fix = (
                 text[:2000] if text is not None else None for text in (error.what, error.got, error.rule, error.fix)
             )
             return cls(kind, what or kind, got, rule, fix)
-        return cls(kind, f"The party could not compute ({kind})", None, None, "read the party's own log")
+        return cls(
+            kind,
+            f"The party could not compute ({kind})",
+            None,
+            None,
+            "read the party's own log, party.log in its folder",
+        )
 
     def error(self, party: str) -> BlindsightError:
         """Rebuild the error at the coordinator; unknown kinds become a ProtocolError."""

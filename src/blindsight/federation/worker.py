@@ -1,14 +1,17 @@
 """A party in a process of its own: ``python -m blindsight.federation.worker FOLDER [--key-file FILE]``.
 
-Answers frames on standard output to frames on standard input; everything it has to say to people goes to standard
-error. It is given its own folder and nothing else.
+Answers frames on standard output to frames on standard input. What it has to say about its records goes to
+``party.log`` in its folder (mode 0600) and nowhere else: its standard error may be the coordinator's terminal. It is
+given its own folder and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
+from pathlib import Path
 
 from blindsight.channels import serve_frames
 from blindsight.errors import BlindsightError
@@ -24,17 +27,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder")
     parser.add_argument("--key-file")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
+        _log_to(Path(options.folder) / "party.log")
         party = open_party(options.folder, key_file=options.key_file)
-    except BlindsightError as error:
-        sys.stderr.write(f"{error}\n")
+    except (BlindsightError, OSError) as error:
+        sys.stderr.write(f"{error}\n")  # before any record is read: names of files and keys, no value
         return 2
     try:
         serve_frames(party.handle, sys.stdin.buffer, sys.stdout.buffer)
     except (KeyboardInterrupt, BrokenPipeError):
         return 0
     return 0
+
+
+def _log_to(path: Path) -> None:
+    """Send log and warnings, which may name rows and values, to a file that only the owner reads."""
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    logging.basicConfig(
+        filename=path, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", force=True
+    )
+    logging.captureWarnings(True)
 
 
 if __name__ == "__main__":

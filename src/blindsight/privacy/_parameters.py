@@ -50,7 +50,9 @@ class DifferentialPrivacy:
         How the budget is split over "fit", "threshold", "evaluation" (and "describe"); fractions add up to at
         most 1.
     colluders : int
-        Parties that may tell the coordinator their noise; the others add correspondingly more.
+        Parties whose noise is known to whoever looks at the totals; the others add correspondingly more. 1 by
+        default, since a party knows its own noise and usually receives the model. 0 protects against everybody but
+        the parties.
 
     Raises
     ------
@@ -72,7 +74,7 @@ class DifferentialPrivacy:
     shares: Mapping[str, float] = field(
         default_factory=lambda: {"fit": 0.6, "threshold": 0.2, "evaluation": 0.2}, hash=False
     )
-    colluders: int = 0
+    colluders: int = 1
 
     def __post_init__(self) -> None:
         for name in ("epsilon", "delta"):
