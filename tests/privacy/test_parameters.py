@@ -16,7 +16,7 @@ def test_all_is_sorted():
 
 def test_defaults():
     dp = DifferentialPrivacy(epsilon=1, delta=1e-6)
-    assert (dp.unit, dp.max_records_per_person, dp.records_per_unit, dp.colluders) == ("record", None, 1, 0)
+    assert (dp.unit, dp.max_records_per_person, dp.records_per_unit, dp.colluders) == ("record", None, 1, 1)
     assert dict(dp.shares) == {"fit": 0.6, "threshold": 0.2, "evaluation": 0.2}
     assert isinstance(dp.epsilon, float)
 
@@ -112,4 +112,4 @@ def test_values_from_outside_are_checked():
     with pytest.raises(FormatError):
         DifferentialPrivacy.from_json(good.replace(b'"delta":1e-6', b'"delta":0.9'))
     with pytest.raises(FormatError):
-        DifferentialPrivacy.from_json(good.replace(b'"colluders":0', b'"colluders":0,"more":1'))
+        DifferentialPrivacy.from_json(good.replace(b'"colluders":1', b'"colluders":1,"more":1'))
