@@ -31,6 +31,8 @@ Text = Annotated[str, msgspec.Meta(max_length=2000)]
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9._/:-]+$")]
 MAX_BODY_BYTES = 1 << 28
 Body = Annotated[bytes, msgspec.Meta(max_length=MAX_BODY_BYTES)]
+MAX_MODEL_BYTES = 1 << 25
+Model = Annotated[bytes, msgspec.Meta(max_length=MAX_MODEL_BYTES)]
 Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
 
 
@@ -59,7 +61,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     threshold: Annotated[int, msgspec.Meta(ge=1, le=256)]
     schema_digest: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
     detector: dict[str, Any] | None
-    model: Body | None
+    model: Model | None
     privacy: Terms | None
 
     @property
