@@ -1,4 +1,5 @@
 # Set-up is part of every target: on a fresh machine with Python 3.11 and make, each of these works alone.
+SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -48,10 +49,10 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	@mkdir -p $(OUT)/bench
-	@for script in benchmarks/[a-z]*.py; do \
+	@set -o pipefail; failed=0; for script in benchmarks/[a-z]*.py; do \
 		name=$$(basename $$script .py); echo "== $$name"; \
-		$(BIN)/python $$script 2>&1 | tee $(OUT)/bench/$$name.txt; \
-	done
+		$(BIN)/python $$script 2>&1 | tee $(OUT)/bench/$$name.txt || failed=1; \
+	done; exit $$failed
 
 docs: $(VENV)/.dev
 	$(BIN)/pdoc --docformat numpy --output-directory $(OUT)/docs blindsight

@@ -79,7 +79,7 @@ def one(path: Path, setting: str, seed: int) -> tuple[str, str, list[float]]:
     return path.stem, setting, [got.get(name, 0.5) for name in METHODS]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--sets", type=int, default=29)
@@ -91,6 +91,7 @@ def main() -> None:
         for seed in range(options.seeds if s == "normals" else 1)
     ]
     rows = Parallel(n_jobs=2)(delayed(one)(*job) for job in jobs)
+    missed = False
     for setting in ("unsupervised", "normals"):
         names = sorted({row[0] for row in rows})
         table = np.array([np.mean([r[2] for r in rows if r[0] == n and r[1] == setting], axis=0) for n in names])
@@ -102,8 +103,13 @@ def main() -> None:
         for mine, theirs in ((0, 2), (1, 3), (1, 4)):
             difference = table[:, mine] - table[:, theirs]
             low, high = interval(difference)
+            if mine == 0:
+                bar = -0.005 if setting == "unsupervised" else 0.02
+                missed |= bool(difference.mean() < bar)
+                print(f"bar {bar:+.3f}: {'MISSED' if difference.mean() < bar else 'met'}")
             print(f"{METHODS[mine]} minus {METHODS[theirs]}: {difference.mean():+.4f}, 95% [{low:+.4f}, {high:+.4f}]")
+    return int(missed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,9 @@
 """What differential privacy costs: AUROC at a total epsilon over fit, threshold and evaluation; three parties.
 
 All ADBench sets above 1,000 rows, trained on half of the normals, five seeds; the noise is drawn by the parties and
-passes through the masked sum. Peer in the same run: the same detector with exact sums.
+passes through the masked sum. Of the total epsilon the fit has .6 (of rho), the threshold .2; .2 stays for evaluation.
+Ranges are inferred from the training rows and taken as declared: what a schema written by hand would say; a range that
+is learned is a release, which Blindsight refuses rather than charges for. Peer in the same run: the same detector with exact sums.
 
     python benchmarks/privacy_cost.py [--seeds 5] [--detector ECOD]
 """
@@ -9,6 +11,7 @@ passes through the masked sum. Peer in the same run: the same detector with exac
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 
 import numpy as np
@@ -47,11 +50,12 @@ def one(path, detector, seed):
 NORM_CLIP = 0.5
 
 
-def main():
+def main() -> int:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--seeds", type=int, default=5)
     arguments.add_argument("--detector", choices=("ECOD", "Mahalanobis"))
     options = arguments.parse_args()
+    missed = False
     for detector in (options.detector,) if options.detector else ("ECOD", "Mahalanobis"):
         # moments of more than 300 features are longer than any of these sets has rows
         paths = [path for path in sets(1_000) if detector == "ECOD" or load(path)[0].shape[1] <= 300]
@@ -64,9 +68,15 @@ def main():
             n, d = next((row[1], row[2]) for row in rows if row[0] == name)
             print(f"{name:18s}{n:8d}{d:6d}" + "".join(f"{value:8.3f}" for value in values))
         print(f"{'mean':32s}" + "".join(f"{value:8.4f}" for value in table.mean(axis=0)))
-        print(f"{'mean loss':32s}" + "".join(f"{value:8.4f}" for value in (table[:, :1] - table).mean(axis=0)))
+        losses = (table[:, :1] - table).mean(axis=0)
+        print(f"{'mean loss':32s}" + "".join(f"{value:8.4f}" for value in losses))
+        if detector == "ECOD":
+            met = losses[3] <= 0.01 and losses[4] <= 0.03
+            print(f"bar, mean loss at most .01 at epsilon 1 and .03 at .5: {'met' if met else 'MISSED'}")
+            missed |= not met
         print()
+    return int(missed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -64,7 +64,7 @@ def dumps(model: Detector) -> bytes:
     """
     from safetensors.numpy import save as save_tensors
 
-    model._check_fitted()
+    model._check_parameters()
     histogram = getattr(model, "score_histogram_", None)
     header = {
         "format": "blindsight-model",
@@ -163,6 +163,7 @@ def _loads(data: bytes, allowed: frozenset[str] | None) -> Detector:
         raise _malformed("the totals have another length than the detector asks for")
 
     model.schema_ = schema
+    model.fit_parameters_ = model._fit_parameters()
     model.schema = schema
     model.totals_ = arrays["totals"]
     model.noise_variance_ = _finite(header["noise_variance"], low=0.0)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blindsight.data import Records, Schema
+from blindsight.data import Column, Records, Schema
 from blindsight.detectors import (
     ECOD,
     Mahalanobis,
@@ -20,7 +20,8 @@ from blindsight.detectors import (
     known_detectors,
     score_edges,
 )
-from blindsight.errors import FormatError, ParameterError, SchemaError
+from blindsight.detectors.mahalanobis import clip_to_ball
+from blindsight.errors import BlindsightWarning, DataError, FormatError, ParameterError, SchemaError
 from sample_tables import MIXED_SCHEMA, NUMBER_SCHEMA, make_table
 
 
@@ -186,3 +187,78 @@ def test_third_party_detectors_load_only_by_allowed_name(monkeypatch: pytest.Mon
     assert Entry.loaded == 0, "code of an installed package runs only when its name is allowed"
     assert set(known_detectors(allowed=frozenset({"Theirs"}))) == {"ECOD", "Mahalanobis", "Theirs"}
     assert isinstance(NUMBER_SCHEMA, Schema)
+
+
+# -- updates --------------------------------------------------------------------------------------------------------
+
+
+def _model(n: int = 600, seed: int = 0) -> tuple[ECOD, np.ndarray, Schema]:
+    schema = Schema(tuple(Column(name=f"x{j}", low=-4.0, high=4.0) for j in range(3)))
+    X = np.random.default_rng(seed).normal(size=(n, 3))
+    return ECOD(bins=16, contamination=0.05, schema=schema), X, schema
+
+
+def test_forgetting_leaves_as_many_scores_as_records():
+    model, X, _ = _model()
+    model.fit(X[:200])
+    for start in range(200, 600, 100):
+        model.partial_fit(X[start : start + 100])
+    model.forget(X[:300])
+    assert model.n_records_ == 300
+    assert model.score_histogram_.counts.sum() == 300
+    assert model.score_histogram_.counts.min() >= 0
+    with pytest.raises(DataError, match="would leave nothing"):
+        model.forget(X[300:])
+
+
+@pytest.mark.parametrize("contamination", [0.1, 0.2, 0.3, 0.5])
+def test_an_exact_threshold_never_flags_more_than_asked(contamination):
+    X = (np.random.default_rng(0).random((500, 2)) < [0.1, 0.3]).astype(float)
+    schema = Schema(tuple(Column(name=f"x{j}", low=0.0, high=1.0) for j in range(2)))
+    model = ECOD(contamination=contamination, schema=schema).fit(X)
+    assert model.predict(X).mean() <= contamination
+
+
+def test_parameters_of_the_fit_may_not_change_afterwards(tmp_path):
+    model, X, _ = _model()
+    model.fit(X)
+    model.set_params(contamination=0.2)
+    model.save(tmp_path / "m.blindsight")
+    model.set_params(bins=32)
+    for use in (lambda: model.save(tmp_path / "n.blindsight"), lambda: model.partial_fit(X), lambda: model.forget(X)):
+        with pytest.raises(ParameterError, match="changed after it was fitted"):
+            use()
+    assert not (tmp_path / "n.blindsight").exists()
+
+
+def test_an_updated_model_does_not_keep_the_certificate_of_its_release():
+    model, X, _ = _model()
+    model.fit(X)
+    assert model.partial_fit(X).certificate_ is None
+    model.certificate_ = {"differential_privacy": True, "statement": "s"}
+    model.partial_fit(X[:5])
+    assert model.certificate_["differential_privacy"] is False
+    assert model.certificate_["earlier"][0]["statement"] == "s"
+
+
+@pytest.mark.parametrize("value", [None, "auto", True, 0, 0.6, float("nan")])
+def test_contamination_is_a_number_in_its_domain(value):
+    model, X, _ = _model()
+    with pytest.raises(ParameterError, match="contamination"):
+        model.set_params(contamination=value).fit(X)
+
+
+def test_a_ball_that_clips_nothing_clips_nothing():
+    for d in (1, 14, 18, 31, 59):
+        schema = Schema(tuple(Column(name=f"x{j}", low=0.0, high=1.0) for j in range(d)))
+        model = Mahalanobis(schema=schema)
+        encoder = model.encoder(schema)
+        corner = encoder.quantise(np.ones((1, d)))
+        assert np.array_equal(clip_to_ball(corner, model.radius_squared(encoder)), corner)
+
+
+def test_a_quadratic_too_wide_for_its_weights_says_so():
+    rng = np.random.default_rng(0)
+    redundant = rng.normal(size=(900, 30)) @ rng.normal(size=(30, 300)) + 0.05 * rng.normal(size=(900, 300))
+    with pytest.warns(BlindsightWarning, match="rounding the weights"):
+        Mahalanobis().fit(redundant)

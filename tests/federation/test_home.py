@@ -20,6 +20,7 @@ from blindsight.errors import (
     DataError,
     FormatError,
     PolicyError,
+    RefusedError,
     SurvivorsError,
     WireError,
 )
@@ -41,7 +42,7 @@ def test_ledger_identity_and_exact_releases_outlive_the_process(number_schema: S
     assert {name: party.public_key for name, party in again.parties.items()} == keys
     assert charges(again) == dict.fromkeys(data, 2)
     faulty(again, silent_from={"bank-04": 0})
-    with pytest.raises(SurvivorsError, match="over other parties than an earlier one"):
+    with pytest.raises(RefusedError, match="over other parties than an earlier one"):
         again.fit(ECOD(), privacy=None)
     same = embedded(data, number_schema, home=tmp_path)
     assert np.array_equal(same.fit(ECOD(), privacy=None).totals_, numpy_counts(stacked(data)))

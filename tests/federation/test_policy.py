@@ -14,6 +14,7 @@ from blindsight.errors import (
     BudgetError,
     ParameterError,
     PolicyError,
+    RefusedError,
     ReleaseError,
     SchemaError,
     SurvivorsError,
@@ -175,7 +176,7 @@ def test_exact_totals_that_differ_by_one_or_two_parties_are_refused(number_schem
     for gone in (["bank-06"], ["bank-05", "bank-06"]):
         federation._channel = inner
         faulty(federation, silent_from=dict.fromkeys(gone, 0))
-        with pytest.raises(SurvivorsError, match="over other parties than an earlier one"):
+        with pytest.raises(RefusedError, match="over other parties than an earlier one"):
             federation.fit(ECOD(), privacy=None)
     federation._channel = inner
     again = federation.fit(ECOD(), privacy=None)  # over the same set it is the same total
@@ -187,7 +188,7 @@ def test_exact_totals_that_differ_by_many_parties_are_refused_as_well(number_sch
     federation = embedded(tables(10, rows=10), number_schema)
     federation.fit(ECOD(), privacy=None)
     faulty(federation, silent_from={"bank-07": 0, "bank-08": 0, "bank-09": 0})
-    with pytest.raises(SurvivorsError, match="over other parties than an earlier one"):
+    with pytest.raises(RefusedError, match="over other parties than an earlier one"):
         federation.fit(ECOD(), privacy=None)
 
 
@@ -243,7 +244,7 @@ def test_a_party_that_was_never_asked_to_confirm_remembers_its_vector(number_sch
     assert federation.history[0].steps[0].survivors == list(data)
     federation._channel = inner
     federation.parties["bank-03"].set_data("training", data["bank-03"][1:])
-    with pytest.raises(SurvivorsError, match="bank-03: The records changed since an earlier exact total"):
+    with pytest.raises(RefusedError, match="The records changed since an earlier exact total"):
         federation.fit(ECOD(), privacy=None)
 
 
@@ -261,7 +262,7 @@ def test_another_question_is_no_way_around_it(second: object, number_schema: Sch
     faulty(federation, silent_from={"bank-04": 0})
     ask = {"describe": lambda: federation.describe(privacy=None)}
     ask["evaluate"] = lambda: federation.evaluate(model, privacy=None)  # type: ignore[assignment, return-value]
-    with pytest.raises(SurvivorsError, match="over other parties than an earlier one"):
+    with pytest.raises(RefusedError, match="over other parties than an earlier one"):
         ask[second]() if isinstance(second, str) else federation.fit(second, privacy=None)  # type: ignore[type-var]
 
 
@@ -272,7 +273,7 @@ def test_a_party_whose_data_changed_refuses_a_second_exact_total(number_schema: 
     federation.fit(ECOD(), privacy=None)
     before = charges(federation)
     federation.parties["bank-02"].set_data("training", data["bank-02"][1:])
-    with pytest.raises(SurvivorsError, match="bank-02: The records changed since an earlier exact total"):
+    with pytest.raises(RefusedError, match="The records changed since an earlier exact total"):
         federation.fit(ECOD(), privacy=None)
     assert charges(federation)["bank-02"] == before["bank-02"]
     federation.parties["bank-02"].set_data("training", data["bank-02"].clone())  # the same records: the same total
@@ -289,7 +290,7 @@ def test_a_file_that_changes_under_a_running_party_is_noticed(number_schema: Sch
     federation.fit(ECOD(), privacy=None)
     table = pl.read_csv(paths["bank-01"])
     table[1:].write_csv(paths["bank-01"])
-    with pytest.raises(SurvivorsError, match="bank-01: The records changed since an earlier exact total"):
+    with pytest.raises(RefusedError, match="The records changed since an earlier exact total"):
         federation.fit(ECOD(), privacy=None)
 
 

@@ -18,6 +18,7 @@ from blindsight.errors import (
     AuthenticationError,
     BlindsightWarning,
     CapacityError,
+    NotFittedError,
     ParameterError,
     PolicyError,
     StoreError,
@@ -105,6 +106,10 @@ class Scorer:
         admit: Collection[str] | None = None,
         max_owners: int = 10_000,
     ) -> None:
+        if not hasattr(model, "circuit_"):
+            raise NotFittedError(
+                "The model to score with is not fitted", fix="fit it, or load a saved one with blindsight.load"
+            )
         encoder, circuit = model.encoder_, model.circuit_
         circuit.check(encoder)
         if not bool(model.is_secret_):

@@ -118,7 +118,8 @@ def bin_index(x: Floats, edges: Floats) -> npt.NDArray[np.int32]:
     step = (edges[-1] - edges[0]) / (k - 1) if k > 1 else 0.0
     if k < 4 or not np.allclose(np.diff(edges), step, rtol=1e-6, atol=0.0):
         return np.searchsorted(edges, x, side="right").astype(np.int32)
-    guess = np.clip((x - edges[0]) * (1.0 / step), -1.0, float(k)).astype(np.int32)
+    with np.errstate(over="ignore"):  # far out of range: infinity is clipped like the rest
+        guess = np.clip((x - edges[0]) * (1.0 / step), -1.0, float(k)).astype(np.int32)
     np.clip(guess, 0, k - 1, out=guess)
     # guess is within one of the truth: g' = #(edges <= x) is in {guess, guess + 1, guess + 2}
     padded = np.concatenate([edges, [np.inf, np.inf]])

@@ -156,13 +156,13 @@ def fit(
     delta: Annotated[float, typer.Option(help="Probability beyond epsilon.")] = 1e-6,
     unit: Annotated[str, typer.Option(help="Whose presence is hidden: record or person.")] = "record",
     max_records_per_person: Annotated[
-        int | None, typer.Option(help="Records of one person that are used at each party.")
+        int | None, typer.Option(help="Records of one person used at each party, with --unit person.  [default: 1]")
     ] = None,
     exact: Annotated[
         bool, typer.Option("--exact", help="Exact sums, no differential privacy; every policy must allow it.")
     ] = False,
     contamination: Annotated[float, typer.Option(help="Share of records that should alert.")] = 0.02,
-    policy: Annotated[Path | None, typer.Option(help="policy.toml for every party; theirs, if they have one.")] = None,
+    policy: Annotated[Path | None, typer.Option(help="policy.toml for parties that have none yet in --home.")] = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Federated anomaly detection",
     key_file: KeyFileOption = None,
     json_output: JsonOption = False,
@@ -176,8 +176,8 @@ def fit(
 
     screen = Screen(as_json=json_output)
     privacy = _privacy(epsilon, delta, unit, max_records_per_person, exact=exact)
-    writable_target(output, "--output")
     data, tests = named_paths(party, "--party"), named_paths(evaluate or (), "--evaluate")
+    writable_target(output, "--output", sources=[schema, policy, key_file, *data.values(), *tests.values()])
     with screen.working(f"Fitting {detector} at {len(data)} parties") as progress:
         fitting = fit_parties(
             _detector(detector, contamination),
@@ -199,7 +199,13 @@ def fit(
     if run.privacy is None:
         screen.say("Exact sums: there is no differential privacy in this model.")
     else:
-        screen.say(f"Spent epsilon {run.privacy.epsilon_spent:.3g} per {unit} at delta {delta:g}.")
+        screen.say(
+            f"Spent epsilon {run.privacy.epsilon_spent:.3g} of {epsilon:g} per {unit} at delta {delta:g}"
+            f"{'' if tests else ' (the rest is kept for evaluation)'}."
+        )
+        if unit == "person":
+            most = max_records_per_person or 1
+            screen.say(f"At most {most} record{'s' * (most > 1)} of each person were used at each party.")
     if run.evaluation is not None:
         e = run.evaluation
         spread = f" ± {2 * e.auroc_stddev:.3f} from noise" if e.auroc_stddev else ""
@@ -289,7 +295,9 @@ def score(
     from ._score import PIECE_ROWS, score_blind, score_clear
 
     screen = Screen(as_json=json_output)
-    writable_target(output, "--output")
+    writable_target(output, "--output", sources=[model, input_file, key_file])
+    if bit_budget is not None and not blind:
+        raise ParameterError("--bit-budget goes with --blind", fix="add --blind, or leave it out")
     if packing not in PIECE_ROWS:
         raise ParameterError("--packing is unknown", got=repr(packing)[:80], rule="rows or columns")
     summary: dict[str, Any] = {"blind": blind}
@@ -342,7 +350,7 @@ def report(
     from blindsight.report import read_run, verdict, write_report
 
     screen = Screen(as_json=json_output)
-    writable_target(output, "--output")
+    writable_target(output, "--output", sources=[run / "run.json" if run.is_dir() else run])
     facts = read_run(run)
     write_report(facts, output)
     screen.say(f"Wrote {output} ({output.stat().st_size / 1000:.0f} kB, nothing in it is fetched).")
@@ -380,6 +388,9 @@ def ledger_show(home: HomeOption, key_file: KeyFileOption = None, json_output: J
         title = (
             f"{account.party}, per {account.unit}: epsilon {spent:.3f} of {budget.epsilon:g} at delta {budget.delta:g}"
         )
+        exact_sums = sum(charge.exact for charge in charges)
+        if exact_sums:
+            title += f"; and {exact_sums} exact sum{'s' * (exact_sums > 1)}, which no epsilon bounds"
         if not charges:
             screen.say(f"{title}; nothing was charged.\n")
             continue

@@ -239,10 +239,10 @@ def _summary(
         + ("equal the clear ones exactly" if difference == 0 else f"DIFFER from the clear ones by {difference}")
         + f"; {run.blind.bits_released:,} bits released."
     )
-    top = blind.writer.top
+    top = [(row, value) for row, value in blind.writer.top if value > blind.writer.threshold]
     rows = [asked.row(row, named=True) for row, _ in top]
     screen.table(
-        f"Highest of {run.blind.alerts} alerts among {run.blind.records:,} blind-scored payments (simulated)",
+        f"Highest {len(top)} of {run.blind.alerts} alerts among {run.blind.records:,} payments scored blind (simulated)",
         [("Row", "right"), ("Score", "right"), ("Amount EUR", "right"), ("Merchant", "left"), ("Country", "left"),
          ("Truth", "left")],
         [

@@ -55,8 +55,16 @@ def sealer_of(key_file: Path | None) -> Sealer | None:
     return None if key_file is None else Sealer.from_key_file(key_file)
 
 
-def writable_target(path: Path, option: str) -> Path:
-    """Refuse a target whose folder does not exist before hours of work, not after."""
+def writable_target(path: Path, option: str, *, sources: Iterable[Path | None] = ()) -> Path:
+    """Refuse, before hours of work, a target whose folder does not exist or that is one of the command's sources."""
+    for source in sources:
+        if source is not None and path.exists() and source.exists() and path.samefile(source):
+            raise ParameterError(
+                f"{option} would overwrite a file that this command reads",
+                got=str(path)[:300],
+                rule="records, models, keys and runs are never overwritten by what is made of them",
+                fix="choose another name",
+            )
     if path.is_dir() or not path.parent.is_dir():
         raise ParameterError(
             f"{option} cannot be written",

@@ -17,14 +17,14 @@ from blindsight.data import Records, Schema, records
 from blindsight.errors import DataError, NotFittedError, NotKeptError, ParameterError
 
 from ._queries import SumQuery, Total, TotalOf
-from ._scores import ScoreHistogram, score_edges
+from ._scores import ScoreHistogram, scaled_counts, score_edges
 
 __all__ = ["Detector"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-EXACT_SCORE_BINS = 1024
+EXACT_SCORE_BINS = 2048
 NOISY_SCORE_BINS = 128
 """A noisy histogram has fewer bins: the noise of a tail is that of all its bins together."""
 
@@ -88,7 +88,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         """Number of records below which noise of this variance drowns the totals."""
 
     def _validate(self) -> None:
-        if not 0 < self.contamination <= 0.5:
+        if not is_number(self.contamination) or not 0 < self.contamination <= 0.5:
             raise ParameterError(
                 "contamination is out of its domain",
                 got=repr(self.contamination),
@@ -139,6 +139,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         """Build encoder and circuit from a released total; the score histogram is still to come."""
         encoder, circuit, scale = self._build(schema, total)
         self.schema_ = schema
+        self.fit_parameters_ = self._fit_parameters()
         self.totals_ = np.asarray(total.values, dtype=np.int64)
         self.noise_variance_ = float(total.noise_variance)
         self.encoder_, self.circuit_, self.score_scale_ = encoder, circuit, float(scale)
@@ -203,8 +204,8 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         ParameterError
             The other model is of another kind, schema or parameters.
         """
-        self._check_fitted()
-        other._check_fitted()
+        self._check_parameters()
+        other._check_parameters()
         mine, theirs = self._fit_parameters(), other._fit_parameters()
         if type(self) is not type(other) or mine != theirs or self.schema_.digest() != other.schema_.digest():
             raise ParameterError(
@@ -213,7 +214,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
                 rule="same detector, same parameters, same schema",
                 fix="fit both with the same declared schema",
             )
-        old, scale = self.score_histogram_, self.score_scale_
+        old, scale, before = self.score_histogram_, self.score_scale_, (self.certificate_, other.certificate_)
         total = Total(values=self.totals_ + other.totals_, noise_variance=self.noise_variance_ + other.noise_variance_)
         self.absorb(self.schema_, total)
         edges = self._score_grid()
@@ -222,6 +223,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         self.score_histogram_ = ScoreHistogram(
             edges=edges, counts=a.counts + b.counts, noise_variance=a.noise_variance + b.noise_variance
         )
+        self.certificate_ = _superseded("merged with another model", before)
         return self
 
     def calibrate(self, X: Any) -> Self:
@@ -232,6 +234,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         return self
 
     def _update(self, X: Any, sign: int) -> Self:
+        self._check_parameters()
         fit_query = self.fit_query(self.schema_)
         change = local_total(fit_query, self.schema_, X)
         values = self.totals_ + sign * change.values
@@ -241,21 +244,27 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
                 rule="forget subtracts what fit or partial_fit added",
                 fix="give exactly the rows to forget, under the same schema",
             )
-        old, scale = self.score_histogram_, self.score_scale_
+        if sign < 0 and change.values.any() and not values.any():
+            raise DataError("Forgetting these records would leave nothing", fix="delete the model instead")
+        old, scale, before = self.score_histogram_, self.score_scale_, (self.certificate_,)
         old_scores = local_total(self.score_query(), self.schema_, X) if sign < 0 else None
         self.absorb(self.schema_, Total(values=values, noise_variance=self.noise_variance_))
         edges = self._score_grid()
         if old_scores is not None:
-            kept = ScoreHistogram(
-                edges=old.edges,
-                counts=np.maximum(old.counts - old_scores.values, 0),
-                noise_variance=old.noise_variance,
-            ).rebinned(edges, scale / self.score_scale_)
-            counts = kept.counts
+            left = old.counts - old_scores.values
+            if old.noise_variance == 0:
+                # after earlier updates a record may stand in another bin than it was counted in
+                left = scaled_counts(np.maximum(left, 0), round(self.n_records_))
+            counts = (
+                ScoreHistogram(edges=old.edges, counts=left, noise_variance=old.noise_variance)
+                .rebinned(edges, scale / self.score_scale_)
+                .counts
+            )
         else:
             new = local_total(self.score_query(), self.schema_, X)
             counts = old.rebinned(edges, scale / self.score_scale_).counts + new.values
         self.score_histogram_ = ScoreHistogram(edges=edges, counts=counts, noise_variance=old.noise_variance)
+        self.certificate_ = _superseded("updated with exact sums", before)
         return self
 
     def _plausible(self, values: Ints) -> bool:
@@ -298,8 +307,8 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         """
         from scipy.special import erf
 
-        mean, deviation = self.score_histogram_.moments() if hasattr(self, "score_histogram_") else (0.0, 1.0)
         scores = self.decision_function(X) / self.score_scale_
+        mean, deviation = self.score_histogram_.moments()
         anomalous = np.clip(erf((scores - mean) / (deviation * math.sqrt(2))), 0.0, 1.0)
         return np.column_stack([1.0 - anomalous, anomalous])
 
@@ -352,10 +361,39 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
                 fix="call fit, Federation.fit or blindsight.load first",
             )
 
+    def _check_parameters(self) -> None:
+        """Raise unless the fit's own parameters still stand: another ``bins`` is another model."""
+        self._check_fitted()
+        if self._fit_parameters() != self.fit_parameters_:
+            raise ParameterError(
+                f"The parameters of this {type(self).__name__} were changed after it was fitted",
+                got=repr(self._fit_parameters()),
+                rule=f"fitted with {self.fit_parameters_!r}; only contamination may change",
+                fix="set them back, or fit again",
+            )
+
     def unfitted_copy(self) -> Self:
         """Return a clone with the same parameters and no fitted state."""
         copy: Self = clone(self)
         return copy
+
+
+def _superseded(how: str, before: tuple[dict[str, Any] | None, ...]) -> dict[str, Any] | None:
+    """Certificate of a model that changed after its release; None where there was none."""
+    earlier = [certificate for certificate in before if certificate is not None]
+    if not earlier:
+        return None
+    return {
+        "differential_privacy": False,
+        "statement": f"This model was {how} after it was released; the earlier certificates cover the releases that "
+        "they name, not this model.",
+        "earlier": earlier,
+    }
+
+
+def is_number(value: object) -> bool:
+    """Whether a parameter is a real number: not a bool, not text."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 def local_total(query: SumQuery, schema: Schema, X: Any) -> Total:

@@ -9,9 +9,7 @@ import numpy.typing as npt
 
 from blindsight.errors import ParameterError
 
-from ._counts import consistent_counts
-
-__all__ = ["ScoreHistogram", "score_edges"]
+__all__ = ["ScoreHistogram", "scaled_counts", "score_edges"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -63,14 +61,17 @@ class ScoreHistogram:
     def tail(self) -> npt.NDArray[np.float64]:
         """Estimated number of records scoring at or above each edge, shape (k,), non-increasing.
 
-        Noisy counts are made consistent first (post-processing, no further release): otherwise the noise of the many
-        empty bins of the far tail would add up.
+        Noisy tails are made monotone by isotonic regression, which is post-processing and unbiased where the tail is
+        steep.
         """
-        counts = self.counts.astype(np.float64)
+        above: npt.NDArray[np.float64] = np.cumsum(self.counts[::-1], dtype=np.float64)[::-1][1:]
         if self.noise_variance > 0:
-            counts = consistent_counts(self.counts, max(self.n_records, 1.0))
-        above: npt.NDArray[np.float64] = np.cumsum(counts[::-1])[::-1][1:]
-        return np.minimum.accumulate(np.maximum(above, 0.0))
+            from scipy.optimize import isotonic_regression
+
+            bins_above = np.arange(above.size, 0, -1)
+            above = isotonic_regression(above, weights=1.0 / bins_above, increasing=False).x
+        clipped: npt.NDArray[np.float64] = np.clip(above, 0.0, self.n_records)
+        return clipped
 
     @property
     def n_records(self) -> float:
@@ -96,12 +97,15 @@ class ScoreHistogram:
         return np.concatenate([[self.edges[0]], (self.edges[1:] + self.edges[:-1]) / 2, [self.edges[-1]]])
 
     def threshold(self, contamination: float) -> float:
-        """Score above which a fraction ``contamination`` of the records lie; linear inside a bin.
+        """Score above which a fraction ``contamination`` of the records lie.
+
+        An exact histogram never flags more than asked: the threshold stands just below an edge, so that tied scores
+        stay together. A noisy one, whose bins are wide, is interpolated inside the bin.
 
         Returns
         -------
         float
-            In integer score units, never below the first edge.
+            In integer score units.
         """
         if not 0 < contamination <= 0.5:
             raise ParameterError("contamination is out of its domain", got=str(contamination), rule="0 < c <= 0.5")
@@ -112,6 +116,8 @@ class ScoreHistogram:
         if below.size == 0:
             return float(self.edges[-1])
         j = int(below[0])
+        if self.noise_variance == 0:
+            return float(self.edges[j]) - 0.5  # scores are integers: half a step below the first one flagged
         if j == 0:
             return float(self.edges[0])
         upper, lower = tail[j - 1], tail[j]
@@ -128,3 +134,15 @@ class ScoreHistogram:
             return float(middles[0]), 1.0
         mean = float(weights @ middles / total)
         return mean, max(float(np.sqrt(weights @ (middles - mean) ** 2 / total)), 1.0)
+
+
+def scaled_counts(counts: Ints, total: int) -> Ints:
+    """Scale nonnegative counts to add up to ``total``, by largest remainders; all zeros stay zero."""
+    present = int(counts.sum())
+    if present in (0, total):
+        return counts
+    exact = counts * (total / present)
+    scaled: Ints = np.floor(exact).astype(np.int64)
+    missing = total - int(scaled.sum())
+    scaled[np.argsort(scaled - exact, kind="stable")[:missing]] += 1
+    return scaled

@@ -7,15 +7,16 @@ Circuit: the inner product of the monomials of (1, x) with the integer precision
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import numpy.typing as npt
 
 from blindsight.circuits import InnerProduct, Monomials
 from blindsight.data import Records, Schema
-from blindsight.errors import ParameterError, SchemaError
+from blindsight.errors import BlindsightWarning, ParameterError, SchemaError
 
-from ._base import Detector
+from ._base import Detector, is_number
 from ._features import quantiser
 from ._queries import SumQuery, Total
 
@@ -77,9 +78,9 @@ class Mahalanobis(Detector):
 
     def _validate(self) -> None:
         super()._validate()
-        if not 0 < self.norm_clip <= 1:
+        if not is_number(self.norm_clip) or not 0 < self.norm_clip <= 1:
             raise ParameterError("norm_clip is out of its domain", got=repr(self.norm_clip), rule="0 < norm_clip <= 1")
-        if not 0 < self.eigenvalue_floor < 1:
+        if not is_number(self.eigenvalue_floor) or not 0 < self.eigenvalue_floor < 1:
             raise ParameterError(
                 "eigenvalue_floor is out of its domain",
                 got=repr(self.eigenvalue_floor),
@@ -97,29 +98,29 @@ class Mahalanobis(Detector):
                 )
         return quantiser(schema.features, levels=LEVELS, logs=True)
 
-    def radius(self, encoder: Monomials) -> float:
-        """Radius of the norm ball, in quantisation levels."""
-        return self.norm_clip * math.sqrt(encoder.n_features) * encoder.levels
+    def radius_squared(self, encoder: Monomials) -> int:
+        """Square of the norm ball's radius R, in squared quantisation levels; whole, so that no rounding enters."""
+        return math.floor(self.norm_clip**2 * encoder.n_features * encoder.levels**2)
 
     def fit_query(self, schema: Schema) -> SumQuery:
         """Scaled upper triangle of zz'; L2 sensitivity 5 * (levels**2 + R**2)."""
         self._validate()
         encoder = self.encoder(schema)
-        radius = self.radius(encoder)
+        radius_squared = self.radius_squared(encoder)
         upper = np.triu_indices(encoder.n_features + 1)
         factors = np.where(upper[0] == upper[1], DIAGONAL, MIXED)
 
         def add(accumulator: Ints, chunk: Records) -> None:
             # 16,384 products of 11-bit levels stay far below 2**53: the float64 matrix product is exact
             for start in range(0, len(chunk.X), 16_384):
-                x = clip_to_ball(encoder.quantise(chunk.X[start : start + 16_384]), radius)
+                x = clip_to_ball(encoder.quantise(chunk.X[start : start + 16_384]), radius_squared)
                 z = encoder.homogeneous(x).astype(np.float64)
                 accumulator += factors * (z.T @ z)[upper].astype(np.int64)
 
         return SumQuery(
             name="fit",
             length=encoder.length,
-            sensitivity_l2=DIAGONAL * (encoder.one**2 + radius**2),
+            sensitivity_l2=float(DIAGONAL * (encoder.one**2 + radius_squared)),
             max_abs=MIXED * encoder.max_abs,
             add=add,
         )
@@ -135,7 +136,7 @@ class Mahalanobis(Detector):
         mean = moments[0, 1:] / (encoder.one * n)
         covariance = moments[1:, 1:] / n - np.outer(mean, mean)
         # a symmetric noise matrix of entry deviation s has spectral norm about 2 s sqrt(d)
-        noise = 2.0 * math.sqrt(total.noise_variance * d) / (MIXED * n)
+        noise = 2.0 * math.sqrt(total.noise_variance * d) / (DIAGONAL * n)
         precision = _floored_inverse(covariance, self.eigenvalue_floor, noise)
         form = np.empty((d + 1, d + 1))
         form[1:, 1:] = precision
@@ -145,6 +146,16 @@ class Mahalanobis(Detector):
         mass = float(np.abs(weights).sum())
         limit = min(2.0**SCORE_BITS / encoder.max_abs, 2.0**WEIGHT_SUM_BITS) - weights.size
         scale = mass / limit
+        # rounding moves each weight by up to half a step; second moments say how much that moves a score
+        spread = np.abs(np.diag(moments)) / n
+        error = scale * float(np.sqrt(np.outer(spread, spread)[upper].sum() / 12.0))
+        if error > 0.2 * math.sqrt(2.0 * d):
+            warnings.warn(
+                f"Mahalanobis on {d} features: rounding the weights to integers moves scores by about {error:.1f}, of "
+                f"a spread of about {math.sqrt(2.0 * d):.1f} among ordinary records. Use ECOD, or fewer features.",
+                BlindsightWarning,
+                stacklevel=2,
+            )
         return encoder, InnerProduct(weights=np.rint(weights / scale).astype(np.int64)), scale
 
     def _first_score(self) -> tuple[int, int]:
@@ -172,15 +183,15 @@ class Mahalanobis(Detector):
         return bool((values[upper[0] == upper[1]] >= 0).all())
 
 
-def clip_to_ball(x: Ints, radius: float) -> Ints:
-    """Pull integer rows to the ball of the given radius; truncation towards zero keeps them inside."""
-    norms = np.sqrt(np.einsum("ij,ij->i", x, x).astype(np.float64))
-    outside = norms > radius
+def clip_to_ball(x: Ints, radius_squared: int) -> Ints:
+    """Pull integer rows into the ball; truncation towards zero keeps them inside."""
+    squares = np.einsum("ij,ij->i", x, x)
+    outside = squares > radius_squared
     if not outside.any():
         return x
     x = x.copy()
     # one part in 10**12 less, so that rounding in the division cannot carry a row over the rim
-    shrink = radius * (1.0 - 1e-12) / norms[outside]
+    shrink = (1.0 - 1e-12) * np.sqrt(radius_squared / squares[outside])
     x[outside] = np.trunc(x[outside] * shrink[:, None]).astype(np.int64)
     return x
 

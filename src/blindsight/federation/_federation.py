@@ -24,6 +24,7 @@ from blindsight.errors import (
     BlindsightWarning,
     DataError,
     ParameterError,
+    ReleaseError,
     SchemaError,
     SurvivorsError,
 )
@@ -269,6 +270,17 @@ class Federation:
         PolicyError, BudgetError, SurvivorsError, SchemaError
             Nothing is released; the message names the party and the rule.
         """
+        if not isinstance(detector, Detector):
+            raise ParameterError(
+                "fit needs a detector",
+                got=getattr(detector, "__name__", type(detector).__name__),
+                rule="an instance of ECOD, Mahalanobis or another Blindsight detector",
+                fix="federation.fit(bs.ECOD(), privacy=...)",
+            )
+        if detector.schema is not None and detector.schema.digest() != self.schema.digest():
+            raise SchemaError(
+                "The detector has another schema than the federation", fix="leave the detector's schema out"
+            )
         model: D = detector.unfitted_copy()
         model.schema = self.schema
         model._validate()
@@ -330,8 +342,20 @@ class Federation:
                     got=", ".join(unknown),
                     fix="give each party its own evaluation file",
                 )
+            missing = sorted(set(self.parties) - set(data))
+            if missing:
+                raise ParameterError(
+                    "evaluate was not given data for every party",
+                    got=f"none for {', '.join(missing)}",
+                    fix="give one table a party, or data=None",
+                )
             for name, table in data.items():
                 self.parties[name].set_data("evaluation", table)
+            try:
+                return self.evaluate(model, privacy=privacy)
+            finally:
+                for party in self.parties.values():
+                    party.set_data("evaluation", None)
         record = self._record("evaluate", detector_to_json(model), privacy)
         query = evaluation_query(model)
         step = self._step(
@@ -430,7 +454,7 @@ class Federation:
         except BlindsightError as error:
             # parties in this process have nothing to hide from their caller: say what is wrong with the records
             for party in self.parties.values():
-                if isinstance(party.last_error, DataError):
+                if isinstance(party.last_error, DataError | ReleaseError):
                     raise party.last_error from error
             raise
         record.steps.append(done)

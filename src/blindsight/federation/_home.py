@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 
 from blindsight.data import Schema
-from blindsight.errors import FormatError, ParameterError, StoreError
+from blindsight.errors import AuthenticationError, FormatError, ParameterError, PolicyError, StoreError
 from blindsight.keys import Identity, Sealer, create_key_file, write_atomic
 from blindsight.store import Store
 
@@ -80,6 +80,8 @@ def provision(
     unknown = sorted(set(evaluation) - set(data))
     if unknown:
         raise ParameterError("Evaluation data for an unknown party", got=", ".join(unknown))
+    for name in sorted(data):  # before anything is written: a folder that was made for others is left as it is
+        _check_folder(home / name, sorted(data), policy.get(name) if isinstance(policy, Mapping) else policy)
     sealer = Sealer.from_key_file(key_file) if key_file is not None else None
     participants = []
     for name in sorted(data):
@@ -91,13 +93,42 @@ def provision(
         own = policy.get(name) if isinstance(policy, Mapping) else policy
         _write_party_file(folder, name, Path(data[name]), evaluation.get(name))
         schema.write(folder / "schema.toml")
-        if own is not None or not (folder / "policy.toml").exists():
+        if not (folder / "policy.toml").exists():
             write_atomic(folder / "policy.toml", (own or Policy()).to_toml().encode())
         participants.append((name, open_identity(folder, sealer).public.raw))
     listing = msgspec.json.encode([[name, key.hex()] for name, key in participants])
     for name in data:
         write_atomic(home / name / "participants.json", listing)
     return participants
+
+
+def _check_folder(folder: Path, names: list[str], policy: Policy | None) -> None:
+    """Refuse a folder that belongs to another federation, or whose owner has another policy."""
+    if (folder / "participants.json").exists():
+        pinned = sorted(name for name, _ in _participants(folder))
+        if pinned != names:
+            raise AuthenticationError(
+                f"The folder of '{folder.name}' belongs to a federation of other parties",
+                got=", ".join(names),
+                rule=f"pinned there: {', '.join(pinned)}",
+                fix="check the spelling of the names, or use another home folder",
+            )
+    if policy is not None and (folder / "policy.toml").exists() and Policy.read(folder / "policy.toml") != policy:
+        raise PolicyError(
+            f"The party '{folder.name}' has a policy of its own, which differs from the one given",
+            rule="a policy is its data owner's: nothing replaces it",
+            fix=f"edit {folder.name}/policy.toml there, or leave the policy out",
+        )
+
+
+def _participants(folder: Path) -> list[tuple[str, bytes]]:
+    try:
+        listing = msgspec.json.decode((folder / "participants.json").read_bytes(), type=list[tuple[str, str]])
+        return [(name, bytes.fromhex(key)) for name, key in listing]
+    except (OSError, ValueError) as error:
+        raise FormatError(
+            f"participants.json of '{folder.name}' cannot be used", got=str(error)[:200], fix="restore it"
+        ) from error
 
 
 def _write_party_file(folder: Path, name: str, data: Path, evaluation: str | os.PathLike[str] | None) -> None:
@@ -122,8 +153,7 @@ def open_party(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[st
     sealer = Sealer.from_key_file(key_file) if key_file is not None else None
     try:
         settings = msgspec.convert(tomllib.loads((folder / "party.toml").read_text(encoding="utf-8")), _PartyFile)
-        listing = msgspec.json.decode((folder / "participants.json").read_bytes(), type=list[tuple[str, str]])
-        participants = [(name, bytes.fromhex(key)) for name, key in listing]
+        participants = _participants(folder)
     except (OSError, ValueError) as error:
         raise FormatError(
             f"The party's folder '{folder.name}' is incomplete",

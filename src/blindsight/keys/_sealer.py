@@ -113,7 +113,10 @@ class Sealer:
             )
         digits = data[len(KEY_FILE_MAGIC) : -1]
         if len(data) != limit or not data.startswith(KEY_FILE_MAGIC) or not data.endswith(b"\n"):
-            raise FormatError(f"{name!r} is not a key file", fix="make one with create_key_file")
+            raise FormatError(
+                f"{name!r} is not a key file",
+                fix="make one: python -c \"import blindsight; blindsight.keys.create_key_file('my.key')\"",
+            )
         try:
             secret = bytes.fromhex(digits.decode("ascii"))
         except ValueError:
