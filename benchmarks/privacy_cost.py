@@ -3,7 +3,8 @@
 All ADBench sets above 1,000 rows, trained on half of the normals, five seeds; the noise is drawn by the parties and
 passes through the masked sum. Of the total epsilon the fit has .6 (of rho), the threshold .2; .2 stays for evaluation.
 Ranges are inferred from the training rows and taken as declared: what a schema written by hand would say; a range that
-is learned is a release, which Blindsight refuses rather than charges for. Peer in the same run: the same detector with exact sums.
+is learned is a release, which Blindsight refuses rather than charges for. Peer in the same run: the same detector with
+exact sums.
 
     python benchmarks/privacy_cost.py [--seeds 5] [--detector ECOD]
 """

@@ -242,7 +242,7 @@ def _summary(
     top = [(row, value) for row, value in blind.writer.top if value > blind.writer.threshold]
     rows = [asked.row(row, named=True) for row, _ in top]
     screen.table(
-        f"Highest {len(top)} of {run.blind.alerts} alerts among {run.blind.records:,} payments scored blind (simulated)",
+        f"Top {len(top)} of {run.blind.alerts} alerts among {run.blind.records:,} payments, scored blind (simulated)",
         [("Row", "right"), ("Score", "right"), ("Amount EUR", "right"), ("Merchant", "left"), ("Country", "left"),
          ("Truth", "left")],
         [
