@@ -97,8 +97,11 @@ def test_whole_numbers_and_booleans_are_categories_by_their_text():
 
 def test_middle_is_on_the_columns_scale():
     assert AGE.middle == 60
-    # half way in log1p: (1 + middle)^2 = (1 + low)(1 + high)
-    assert (1 + PAY.middle) ** 2 == pytest.approx(1e6 + 1)
+    # half way where bins are spread: in log(1 + 1000 u) of the position u in the range
+    low, high = 3.0, 1e12
+    middle = Column(name="x", low=low, high=high, scale="log").middle
+    u = (middle - low) / (high - low)
+    assert math.log1p(1000 * u) == pytest.approx(math.log1p(1000) / 2)
 
 
 def test_declare_changes_nothing_but_the_word():

@@ -172,7 +172,8 @@ class Column:
         if self.low is None or self.high is None:
             raise SchemaError(f"Column '{self.name}' has no range, hence no middle")
         if self.scale == "log":
-            return math.expm1((math.log1p(self.low) + math.log1p(self.high)) / 2)
+            # half way on the scale that bins are spread on: log(1 + 1000 u) of the position u in the range
+            return self.low + (self.high - self.low) * math.expm1(math.log1p(1000.0) / 2) / 1000.0
         return self.low + (self.high - self.low) / 2
 
     def to_plain(self) -> dict[str, Any]:

@@ -30,8 +30,8 @@ class Schema:
     columns : sequence of Column
         At least one feature; at most one label and one person column; names are unique.
     ranges : {"declared", "learned"}
-        ``"learned"`` marks ranges or categories that were read from records. Differential privacy refuses or
-        charges for them, and a blind scorer says that its model is then not secret.
+        ``"learned"`` marks ranges or categories that were read from records. Differential privacy refuses
+        them, and a blind scorer says that its model is then not secret.
 
     Raises
     ------

@@ -47,10 +47,6 @@ class ExactTotals:
     def __init__(self, store: Store) -> None:
         self._table = store.table("exact")
 
-    def version(self, release_id: str) -> str | None:
-        """State of the data that a release was computed on; None if it was not."""
-        return next((total.version for total in self._read() if total.release_id == release_id), None)
-
     def check_version(self, dataset: str, version: str) -> None:
         """Refuse another exact total if the data changed since an earlier one.
 

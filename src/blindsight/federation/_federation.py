@@ -47,8 +47,6 @@ __all__ = ["Federation"]
 
 D = TypeVar("D", bound=Detector)
 
-DESCRIBE_SHARE = {"describe": 1.0}
-
 
 class Federation:
     """Several data owners who learn totals over all their records and nothing else of each other's.
@@ -64,7 +62,8 @@ class Federation:
     schema : Schema
     name : str
     threshold : int, optional
-        Parties needed to open a sum; floor(2n/3) + 1 by default, which tolerates 2t - n - 1 colluders.
+        Parties needed to open a sum; floor(2n/3) + 1 by default, which tolerates 2t - n - 1 colluders, and at the
+        least: parties refuse a lower one.
     timeout_s : float
         For each exchange; a party that takes longer has dropped out of that sum.
     progress : callable (step, phase), optional
@@ -86,13 +85,7 @@ class Federation:
         timeout_s: float = 600.0,
         progress: Callable[[str, str], None] | None = None,
     ) -> None:
-        if len(participants) < 3:
-            raise SurvivorsError(
-                "A federation needs at least three parties",
-                got=str(len(participants)),
-                rule="from the total of two, each reads the other's data",
-                fix="invite a third party",
-            )
+        _check_enough(len(participants))
         self.schema = schema
         self.name = name
         self.progress = progress
@@ -136,13 +129,7 @@ class Federation:
         **options
             As for the constructor: ``name``, ``threshold``, ``timeout_s``, ``progress``.
         """
-        if len(data) < 3:
-            raise SurvivorsError(
-                "A federation needs at least three parties",
-                got=str(len(data)),
-                rule="from the total of two, each reads the other's data",
-                fix="invite a third party",
-            )
+        _check_enough(len(data))
         parties = {}
         for name in sorted(data):
             own = policy.get(name) if isinstance(policy, Mapping) else policy
@@ -196,13 +183,7 @@ class Federation:
         **options
             As for the constructor.
         """
-        if len(data) < 3:
-            raise SurvivorsError(
-                "A federation needs at least three parties",
-                got=str(len(data)),
-                rule="from the total of two, each reads the other's data",
-                fix="invite a third party",
-            )
+        _check_enough(len(data))
         participants = provision(
             Path(home),
             data=data,
@@ -389,7 +370,7 @@ class Federation:
                 delta=privacy.delta,
                 unit=privacy.unit,
                 max_records_per_person=privacy.max_records_per_person,
-                shares=DESCRIBE_SHARE,
+                shares={"describe": 1.0},
                 colluders=privacy.colluders,
             )
         record = self._record("describe", None, privacy)
@@ -519,6 +500,16 @@ class Federation:
     def __repr__(self) -> str:
         names = ", ".join(f"{name} ({PublicIdentity(key).fingerprint})" for name, key in self._participants)
         return f"Federation({self.name!r}: {names})"
+
+
+def _check_enough(parties: int) -> None:
+    if parties < 3:
+        raise SurvivorsError(
+            "A federation needs at least three parties",
+            got=str(parties),
+            rule="from the total of two, each reads the other's data",
+            fix="invite a third party",
+        )
 
 
 def _event(value: dict[str, Any]) -> Event:
