@@ -73,6 +73,11 @@ def mutate(rng: np.random.Generator, message: bytes) -> bytes:
     return bytes(data)
 
 
+def says_what_and_why(error):
+    """A sentence on what is wrong, and the rule or the mend."""
+    return len(error.what.split()) >= 3 and bool(error.rule or error.fix)
+
+
 def test_mutated_requests(scene):
     scorer, owner, X, model = scene
     rng = np.random.default_rng(11)
@@ -88,8 +93,9 @@ def test_mutated_requests(scene):
                 scorer.score(reseal(owner, mutant))
                 answered += 1
         else:
-            with pytest.raises(ProtocolError):
+            with pytest.raises(ProtocolError) as refusal:
                 scorer.score(mutant)
+            assert says_what_and_why(refusal.value)
             assert scorer.bits_released() == before
     assert answered > 0  # reduced residues are residues: garbage in, garbage out
     assert np.array_equal(owner.open(scorer.score(owner.seal(X))), model.decision_function(X))
@@ -108,8 +114,9 @@ def test_mutated_answers(scene):
             with contextlib.suppress(ProtocolError):
                 opened += owner.open(reseal(owner, mutant)).dtype == np.float64
         else:
-            with pytest.raises(ProtocolError):
+            with pytest.raises(ProtocolError) as refusal:
                 owner.open(mutant)
+            assert says_what_and_why(refusal.value)
     assert opened > 0
     assert np.array_equal(owner.open(answer), model.decision_function(X))
 

@@ -144,9 +144,14 @@ def split_envelope(message: bytes, kind: Literal["sealed", "answer"], *, offer: 
         It is about another offer.
     """
     if not isinstance(message, bytes):
-        raise WireError("A message must be bytes", got=type(message).__name__)
+        raise WireError("A message must be bytes", got=type(message).__name__, rule="bytes, as they came")
     if not PREFIX.size + TAG_BYTES < len(message) <= MAX_MESSAGE_BYTES:
-        raise WireError("A message has an impossible length", got=f"{len(message)} bytes")
+        raise WireError(
+            "A message has an impossible length",
+            got=f"{len(message)} bytes",
+            rule=f"at most {MAX_MESSAGE_BYTES}, and at least a header and a MAC",
+            fix="it was cut short on the way: send it again",
+        )
     magic, length = PREFIX.unpack_from(message)
     start = PREFIX.size + length
     if magic != MAGIC or length > MAX_HEADER_BYTES or start + TAG_BYTES > len(message):
@@ -155,7 +160,12 @@ def split_envelope(message: bytes, kind: Literal["sealed", "answer"], *, offer: 
     try:
         header = _decoder.decode(encoded)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError("A message's header is malformed", got=str(error)[:200]) from error
+        raise WireError(
+            "A message's header is malformed",
+            got=str(error)[:200],
+            rule="docs/wire-blind.md, version 1",
+            fix="it was altered on the way: send it again",
+        ) from error
     if _encoder.encode(header) != encoded:
         raise WireError("A message's header is malformed", rule="the shortest encoding, fields in order")
     if header.kind != kind:

@@ -144,10 +144,17 @@ class Offer:
             )
             encoder = encoder_from_json(body.encoder)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BlindsightError) as error:
-            raise WireError("The offer is malformed", got=str(error)[:200]) from error
+            raise WireError(
+                "The offer is malformed",
+                got=str(error)[:200],
+                rule="docs/wire-blind.md, 'Offer', version 1",
+                fix="fetch it again from the model's holder",
+            ) from error
         if encoder.length != parameters.entries:
             raise WireError(
-                "The offer contradicts itself", got=f"{parameters.entries} entries, encoder of {encoder.length}"
+                "The offer contradicts itself",
+                got=f"{parameters.entries} entries, encoder of {encoder.length}",
+                rule="equal",
             )
         if not (math.isfinite(body.score_scale) and body.score_scale > 0):
             raise WireError("The offer's score scale is out of range", rule="finite and positive")

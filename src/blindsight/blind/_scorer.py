@@ -302,7 +302,11 @@ class Scorer:
             material = memoryview(stored) if stored is not None else registration
             public = bytes(material[:KEY_BYTES])
             if key_id_of(public, material[KEY_BYTES:]) != header.key:
-                raise AuthenticationError("A registration does not belong to its key id")
+                raise AuthenticationError(
+                    "A registration does not belong to its key id",
+                    rule="the key id is the hash of the registration",
+                    fix="seal again with register=True",
+                )
             session = Session(self._private, public, offer=self._digest, owner_public=public)
             open_envelope(session, header, sealed)
             if stored is None:
