@@ -77,7 +77,7 @@ def check(scores: np.ndarray, fitted: Any, X: np.ndarray) -> None:
         sys.exit("blind and clear scores differ")
 
 
-def columns(rng: np.random.Generator) -> tuple[float, Any, np.ndarray]:
+def columns(rng: np.random.Generator) -> tuple[float, float, Any, np.ndarray]:
     fitted = mahalanobis(rng)
     X = rng.normal(size=(ROWS, FEATURES))
     print(f"\nMahalanobis, {FEATURES} features, {ROWS} rows, columns")
@@ -106,7 +106,7 @@ def columns(rng: np.random.Generator) -> tuple[float, Any, np.ndarray]:
     print("  " + scorer.parameters.describe(answers=ROWS))
     clear_s = best(lambda: evaluate(fitted.encoder_, fitted.circuit_, X), 5)
     print(f"  NumPy in the clear {clear_s * 1e3:.2f} ms ({ROWS / clear_s:,.0f} rows/s)")
-    return score_s, fitted, X
+    return score_s, online_s, fitted, X
 
 
 def ckks_vector(fitted: Any, X: np.ndarray) -> tuple[float, float]:
@@ -198,6 +198,7 @@ def rows(rng: np.random.Generator) -> float:
             parts.append(np.diff(t) * 1e3)
         total = [float(p.sum()) for p in parts]
         seal, score, opened = np.min(parts, axis=0)
+        unprepared = best(lambda s=scorer, b=sealed: s.score(b), 5) * 1e3  # the prepared masks are used up
         per = scorer.parameters.rows_per_ciphertext
         batch = owner.seal(X)
         batch_s = best(lambda s=scorer, b=batch: s.score(b), 3)
@@ -207,39 +208,47 @@ def rows(rng: np.random.Generator) -> float:
         print(
             f"  seal {seal:.1f} + score {score:.1f} + open {opened:.1f} ms; all three: best {min(total):.1f}, "
             f"median {statistics.median(total):.1f} ms;  up {len(sealed):,} B, down {len(answer):,} B "
-            f"(up to {per} records)"
+            f"(up to {per} records); score without prepared masks {unprepared:.1f} ms"
         )
         print(f"  96 records: score {96 / batch_s:,.0f} rows/s;  NumPy in the clear, one record {clear_s * 1e3:.3f} ms")
         print("  " + scorer.parameters.describe(answers=1000))
-        record = record or min(total)
+        record = record or statistics.median(total)
     return record
 
 
-def main() -> None:
+def main() -> int:
     from threadpoolctl import threadpool_limits
 
     rng = np.random.default_rng(0)
     print(f"one thread; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with threadpool_limits(1):
         record_ms = rows(rng)
-        ours, fitted, X = columns(rng)
+        ours, online, fitted, X = columns(rng)
         plain_compute, plain_all = multiply_plain(fitted, X)
         ckks_compute, ckks_all = ckks_vector(fitted, X)
     print("\nPeers, the same inner product of 465 entries with 4,096 rows (product alone / bytes in to bytes out)")
     print(f"  SEAL multiply_plain     {plain_compute * 1e3:8.1f} / {plain_all * 1e3:8.1f} ms")
     print(f"  TenSEAL CKKSVector      {ckks_compute * 1e3:8.1f} / {ckks_all * 1e3:8.1f} ms")
     print(f"  Blindsight              {'':8s} / {ours * 1e3:8.1f} ms, masked, flooded, authenticated, exact")
+    print(f"    masks not prepared    {'':8s} / {online * 1e3:8.1f} ms")
     bars = [
         (f"{BAR_ROWS_PER_S:,} rows/s", ROWS / ours, BAR_ROWS_PER_S),
         (f"{BAR_CKKS:.0f} x CKKSVector, bytes to bytes", ckks_all / ours, BAR_CKKS),
         (f"{BAR_MULTIPLY_PLAIN:.0f} x multiply_plain, bytes to bytes", plain_all / ours, BAR_MULTIPLY_PLAIN),
-        (f"one ECOD record within {BAR_RECORD_MS:.0f} ms", BAR_RECORD_MS / record_ms, 1.0),
+        (f"one ECOD record within {BAR_RECORD_MS:.0f} ms, median: times faster", BAR_RECORD_MS / record_ms, 1.0),
     ]
-    print("\nBars")
-    for words, value, bar in bars:
-        print(f"  {'met   ' if value >= bar else 'MISSED'}  {words}: {value:,.1f}")
+    # masks do not depend on the request, so that preparing them beforehand is part of the design; it is work all the
+    # same, hence both figures
+    without = [ROWS / online, ckks_all / online, plain_all / online, None]
+    missed = 0
+    print("\nBars, with masks prepared beforehand (in brackets: all work counted)")
+    for (words, value, bar), counted in zip(bars, without, strict=True):
+        missed += value < bar
+        aside = "" if counted is None else f"  ({counted:,.1f}{', below the bar' if counted < bar else ''})"
+        print(f"  {'met   ' if value >= bar else 'MISSED'}  {words}: {value:,.1f}{aside}")
     print(f"load average {os.getloadavg()[0]:.1f}")
+    return int(missed > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
