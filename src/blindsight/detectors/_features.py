@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import numpy.typing as npt
 
 from blindsight.circuits import MAX_LENGTH, Monomials, OneHotBins, even_edges
-from blindsight.data import Column, Schema
+from blindsight.data import Column, Records, Schema
 from blindsight.errors import ParameterError
 
-__all__ = ["category_names", "one_hot_bins", "public_range", "quantiser"]
+from ._queries import SumQuery
+
+__all__ = ["category_names", "count_query", "one_hot_bins", "public_range", "quantiser"]
 
 
 def public_range(column: Column) -> tuple[float, float]:
@@ -39,6 +44,21 @@ def one_hot_bins(schema: Schema, bins: int) -> OneHotBins:
             inner = even_edges(*public_range(column), bins - 1, log=column.scale == "log")
         edges.append(tuple(float(edge) for edge in inner))
     return OneHotBins(edges=tuple(edges))
+
+
+def count_query(name: str, encoder: OneHotBins) -> SumQuery:
+    """Counts per feature and bin.
+
+    Privacy
+    -------
+    One record adds 1 to exactly one bin of each of the d features: L2 sensitivity sqrt(d), add or remove one record.
+    """
+
+    def add(accumulator: npt.NDArray[np.int64], chunk: Records) -> None:
+        for slots in encoder.slots(chunk.X).T:
+            accumulator += np.bincount(slots, minlength=encoder.length)
+
+    return SumQuery(name=name, length=encoder.length, sensitivity_l2=math.sqrt(encoder.n_features), max_abs=1, add=add)
 
 
 def quantiser(columns: tuple[Column, ...], *, levels: int, logs: bool) -> Monomials:

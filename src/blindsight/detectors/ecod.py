@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from blindsight.circuits import InnerProduct, OneHotBins
-from blindsight.data import Records, Schema
+from blindsight.data import Schema
 from blindsight.errors import ParameterError
 
 from ._base import Detector
 from ._counts import consistent_counts
-from ._features import one_hot_bins
+from ._features import count_query, one_hot_bins
 from ._queries import SumQuery, Total
 
 __all__ = ["ECOD"]
@@ -74,19 +74,7 @@ class ECOD(Detector):
     def fit_query(self, schema: Schema) -> SumQuery:
         """Counts per feature and bin; L2 sensitivity sqrt(d)."""
         self._validate()
-        encoder = self.encoder(schema)
-
-        def add(accumulator: Ints, chunk: Records) -> None:
-            for slots in encoder.slots(chunk.X).T:
-                accumulator += np.bincount(slots, minlength=encoder.length)
-
-        return SumQuery(
-            name="fit",
-            length=encoder.length,
-            sensitivity_l2=math.sqrt(encoder.n_features),
-            max_abs=1,
-            add=add,
-        )
+        return count_query("fit", self.encoder(schema))
 
     def _build(self, schema: Schema, total: Total) -> tuple[OneHotBins, InnerProduct, float]:
         encoder = self.encoder(schema)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blindsight.data import Records, Schema
-from blindsight.detectors import SumQuery, Total, category_names, one_hot_bins, public_range, quantiser
+from blindsight.detectors import SumQuery, Total, category_names, count_query, one_hot_bins, public_range, quantiser
 
 __all__ = ["ColumnDescription", "describe_column_totals", "describe_query"]
 
@@ -71,19 +71,7 @@ def describe_query(schema: Schema, part: str) -> SumQuery:
     one record.
     """
     if part == "histogram":
-        encoder = one_hot_bins(schema, HISTOGRAM_BINS)
-
-        def add_counts(accumulator: Ints, chunk: Records) -> None:
-            for slots in encoder.slots(chunk.X).T:
-                accumulator += np.bincount(slots, minlength=encoder.length)
-
-        return SumQuery(
-            name="describe/histogram",
-            length=encoder.length,
-            sensitivity_l2=math.sqrt(encoder.n_features),
-            max_abs=1,
-            add=add_counts,
-        )
+        return count_query("describe/histogram", one_hot_bins(schema, HISTOGRAM_BINS))
     numbers = _numbers(schema)
     grid = quantiser(tuple(schema.features[f] for f in numbers), levels=LEVELS, logs=False)
 
