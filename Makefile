@@ -27,12 +27,12 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "setting up (about two minutes) ..."
-	$(PIP) install -c constraints.txt -e '.[he,dev]'
+	@echo "setting up (about three minutes) ..."
+	$(PIP) install -c constraints.txt -e '.[he,deep,dev]'
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.bench: $(VENV)/.dev
-	$(PIP) install -c constraints.txt -e '.[he,dev,bench]'
+	$(PIP) install -c constraints.txt -e '.[he,deep,dev,bench]'
 	@touch $@
 
 demo: $(VENV)/.demo

@@ -19,33 +19,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .circuits import Encoder, InnerProduct, OneHotBins, encoder_from_json, encoder_to_json
 from .data import Schema
-from .detectors import Detector, ScoreHistogram, detector_from_json, detector_to_json
+from .detectors import Detector, State, detector_from_json, detector_to_json
 from .errors import BlindsightError, FormatError, StoreError
 from .keys import Sealer, is_sealed, write_atomic
 
 __all__ = ["dumps", "inspect", "load", "loads", "save"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAX_FILE_BYTES = 1 << 28
 MAX_HEADER_BYTES = 1 << 24
-TENSORS = {"score_counts", "score_edges", "totals", "weights"}
-FIELDS = {
-    "bias",
-    "certificate",
-    "detector",
-    "encoder",
-    "format",
-    "histogram_noise_variance",
-    "noise_variance",
-    "provenance",
-    "schema",
-    "score_scale",
-    "version",
-}
+MAX_TENSORS = 256
+FIELDS = {"certificate", "detector", "format", "provenance", "schema", "state", "version"}
+DTYPES = {"I64": "<i8", "F32": "<f4", "I8": "|i1"}
 CONTEXT = b"blindsight/model/1"
-MAX_NUMBER = 1e100
 MAX_COUNT = 1 << 60
 
 
@@ -64,35 +51,28 @@ def dumps(model: Detector) -> bytes:
     """
     from safetensors.numpy import save as save_tensors
 
-    model._check_parameters()
-    histogram = getattr(model, "score_histogram_", None)
+    state = model.dump()
     header = {
         "format": "blindsight-model",
         "version": FORMAT_VERSION,
         "detector": detector_to_json(model),
         "schema": model.schema_.to_json(),
-        "encoder": encoder_to_json(model.encoder_),
-        "bias": model.circuit_.bias,
-        "score_scale": model.score_scale_,
-        "noise_variance": model.noise_variance_,
-        "histogram_noise_variance": histogram.noise_variance if histogram is not None else 0.0,
+        "state": dict(state.values),
         "certificate": model.certificate_,
-        "provenance": getattr(model, "provenance_", None),
+        "provenance": model.provenance_,
     }
-    empty = np.zeros(0, dtype=np.int64)
-    tensors = {
-        "weights": np.array(model.circuit_.weights),
-        "totals": model.totals_,
-        "score_edges": histogram.edges if histogram is not None else empty,
-        "score_counts": histogram.counts if histogram is not None else empty,
-    }
+    tensors = {name: np.ascontiguousarray(array) for name, array in state.arrays.items()}
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return bytes(save_tensors(tensors, metadata={"blindsight": f"{_digest(text, tensors)} {text}"}))
 
 
-def _digest(text: str, tensors: Mapping[str, npt.NDArray[np.int64]]) -> str:
-    """SHA-256 over the header's text and all tensors, each with its length."""
-    parts = [text.encode(), *(tensors[name].astype("<i8").tobytes() for name in sorted(tensors))]
+def _digest(text: str, tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    """SHA-256 over the header's text and all tensors, each with its name and length."""
+    parts = [text.encode()]
+    for name in sorted(tensors):
+        array = tensors[name]
+        form = f"{name} {array.dtype.str} {array.shape}"
+        parts += [form.encode(), array.tobytes()]
     state = hashlib.sha256()
     for part in parts:
         state.update(struct.pack("<Q", len(part)) + part)
@@ -123,77 +103,49 @@ def loads(data: bytes, *, allowed: frozenset[str] | None = None) -> Detector:
 
 
 def _loads(data: bytes, allowed: frozenset[str] | None) -> Detector:
-    import safetensors
 
     header, text, digest = _header(data)
+    arrays = _tensors(data)
+    if _digest(text, arrays) != digest:
+        raise _malformed("the content does not have the SHA-256 that the file names")
+    if not isinstance(header["state"], dict):
+        raise _malformed("the state is not an object")
+    try:
+        schema = Schema.from_json(header["schema"])
+        model = detector_from_json(header["detector"], allowed=allowed)
+        model.load_state(schema, State(values=header["state"], arrays=arrays))
+    except BlindsightError as error:
+        raise _malformed(str(error)[:300]) from error
+    model.schema = schema
+    model.certificate_ = _plain_object(header["certificate"])
+    model.provenance_ = _plain_object(header["provenance"])
+    return model
+
+
+def _tensors(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """Read the tensor section: bounded in number, kind and value."""
+    import safetensors
+
     try:
         parts = dict(safetensors.deserialize(data))  # type: ignore[no-untyped-call]
     except Exception as error:  # the library's own error class differs between versions
         raise _malformed("the tensor section is malformed") from error
-    if set(parts) != TENSORS:
-        raise _malformed("the tensors are not " + ", ".join(sorted(TENSORS)))
-    arrays = {}
+    if len(parts) > MAX_TENSORS:
+        raise _malformed(f"{len(parts)} tensors")
+    arrays: dict[str, npt.NDArray[Any]] = {}
     for name, part in parts.items():
-        if part["dtype"] != "I64" or len(part["shape"]) != 1:
-            raise _malformed(f"tensor '{name}' is not a vector of int64")
-        array = np.frombuffer(bytes(part["data"]), dtype="<i8")
-        if array.size != part["shape"][0]:
+        if part["dtype"] not in DTYPES or len(part["shape"]) > 8 or len(name) > 200:
+            raise _malformed(f"tensor '{name[:60]}' is not of int64, float32 or int8")
+        array = np.frombuffer(bytes(part["data"]), dtype=DTYPES[part["dtype"]])
+        if array.size != math.prod(part["shape"]):
             raise _malformed(f"tensor '{name}' has another length than it says")
-        arrays[name] = array.astype(np.int64)
-    if _digest(text, arrays) != digest:
-        raise _malformed("the content does not have the SHA-256 that the file names")
-    for name in ("score_counts", "score_edges", "totals"):
-        if arrays[name].size and max(int(arrays[name].max()), -int(arrays[name].min())) > MAX_COUNT:
+        array = array.astype(array.dtype.newbyteorder("=")).reshape(part["shape"])
+        if array.dtype == np.float32 and not np.isfinite(array).all():
+            raise _malformed(f"tensor '{name}' is not finite")
+        if array.dtype == np.int64 and array.size and max(int(array.max()), -int(array.min())) > MAX_COUNT:
             raise _malformed(f"tensor '{name}' is out of range")
-
-    try:
-        schema = Schema.from_json(header["schema"])
-        model = detector_from_json(header["detector"], allowed=allowed)
-        encoder = encoder_from_json(header["encoder"])
-    except BlindsightError as error:
-        raise _malformed(str(error)[:300]) from error
-    bias = header["bias"]
-    if type(bias) is not int:
-        raise _malformed("bias is not an integer")
-    circuit = InnerProduct(weights=arrays["weights"], bias=bias)
-    circuit.check(encoder)
-    if not _same_form(encoder, model.encoder(schema)):
-        raise _malformed("the encoder does not follow from schema and detector")
-    if arrays["totals"].size != model.fit_query(schema).length:
-        raise _malformed("the totals have another length than the detector asks for")
-
-    model.schema_ = schema
-    model.fit_parameters_ = model._fit_parameters()
-    model.schema = schema
-    model.totals_ = arrays["totals"]
-    model.noise_variance_ = _finite(header["noise_variance"], low=0.0)
-    model.encoder_, model.circuit_ = encoder, circuit
-    model.score_scale_ = _finite(header["score_scale"], low=1.0 / MAX_NUMBER)
-    model.n_features_in_ = encoder.n_features
-    model.feature_names_in_ = np.array(schema.feature_names, dtype=object)
-    model.certificate_ = _plain_object(header["certificate"])
-    model.provenance_ = _plain_object(header["provenance"])
-    edges, counts = arrays["score_edges"], arrays["score_counts"]
-    if edges.size or counts.size:
-        if counts.size != edges.size + 1 or (np.diff(edges) <= 0).any():
-            raise _malformed("the score histogram is inconsistent")
-        noise = _finite(header["histogram_noise_variance"], low=0.0)
-        model.score_histogram_ = ScoreHistogram(edges=edges, counts=counts, noise_variance=noise)
-    return model
-
-
-def _same_form(encoder: Encoder, expected: Encoder) -> bool:
-    """Whether both are the same up to the last bits of edges, which may differ between platforms."""
-    if isinstance(encoder, OneHotBins):
-        return (
-            isinstance(expected, OneHotBins)
-            and encoder.sizes == expected.sizes
-            and all(
-                np.allclose(a, b, rtol=1e-9, atol=1e-9 * float(np.abs(b).max()))
-                for a, b in zip(encoder.edges, expected.edges, strict=True)
-            )
-        )
-    return encoder == expected
+        arrays[name] = array
+    return arrays
 
 
 def _header(data: bytes) -> tuple[dict[str, Any], str, str]:
@@ -222,12 +174,6 @@ def _header(data: bytes) -> tuple[dict[str, Any], str, str]:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} in the header")
-
-
-def _finite(value: object, *, low: float) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= MAX_NUMBER:  # type: ignore[arg-type,operator]
-        raise _malformed("a number in the header is not finite or out of range")
-    return float(value)  # type: ignore[arg-type]
 
 
 def _plain_object(value: object) -> dict[str, Any] | None:
@@ -288,15 +234,12 @@ def load(
 
 def inspect(model: Detector) -> dict[str, Any]:
     """What a file says about itself, as plain values for people and reports; no weight and no count."""
-    low, high = model.circuit_.bounds(model.encoder_)
     return {
         "detector": detector_to_json(model),
         "features": list(model.schema_.feature_names),
         "ranges": model.schema_.ranges,
         "schema_digest": model.schema_.digest(),
-        "encoding": "one-hot bins" if isinstance(model.encoder_, OneHotBins) else "monomials",
-        "encoding_length": model.encoder_.length,
-        "score_bits": max(abs(low), abs(high)).bit_length(),
+        **model.describe_state(),
         "records": round(model.n_records_),
         "certificate": model.certificate_,
         "provenance": getattr(model, "provenance_", None),

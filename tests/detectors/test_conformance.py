@@ -39,8 +39,8 @@ class Transductive(ECOD):
 class Rounded(Mahalanobis):
     """A fit that is no sum: totals forget their last bits."""
 
-    def absorb(self, schema: Schema, total: object) -> None:
-        super().absorb(schema, total)  # type: ignore[arg-type]
+    def _absorb(self, total: object) -> None:
+        super()._absorb(total)  # type: ignore[arg-type]
         self.totals_ = self.totals_ // 1000 * 1000
 
 

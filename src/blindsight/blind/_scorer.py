@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from blindsight.circuits import Encoder, InnerProduct, OneHotBins, encoder_to_json
+from blindsight.circuits import Encoder, InnerProduct, encoder_to_json
 from blindsight.errors import (
     AuthenticationError,
     BlindsightWarning,
@@ -166,13 +166,10 @@ class Scorer:
     def rows_to_extract(self) -> int:
         """Well-chosen exact scores after which an owner can compute every score itself.
 
-        One-hot bins: sum of (bins - 1), and 1. Monomials: all of them, (d + 1)(d + 2) / 2. No encryption changes this;
-        a budget below ``rows_to_extract`` records does.
+        One-hot blocks: sum of (slots - 1), and 1. Otherwise all entries. No encryption changes this; a budget below
+        ``rows_to_extract`` records does.
         """
-        encoder = self._offer.encoder
-        if isinstance(encoder, OneHotBins):
-            return encoder.length - encoder.n_features + 1
-        return encoder.length
+        return self._offer.encoder.freedom()
 
     def prepare(self, key_id: str, answers: int) -> None:
         """Compute masks for an owner's next answers while there is time; without this they are computed when needed.

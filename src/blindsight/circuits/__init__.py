@@ -5,9 +5,12 @@ the circuit is secret and runs where the model is. Whatever engine evaluates it 
 very integers that :func:`evaluate` returns.
 """
 
-from ._encoders import MAX_LENGTH, Encoder, Monomials, OneHotBins, encoder_from_json, encoder_to_json
+from ._bins import OneHotBins, bin_index
+from ._encoders import encoder_from_json, encoder_to_json
+from ._encoding import MAX_LENGTH, Encoder, OneHot
 from ._evaluate import evaluate
 from ._layers import InnerProduct
+from ._monomials import Monomials
 from ._spread import even_edges, spread
 
 __all__ = [
@@ -15,7 +18,9 @@ __all__ = [
     "Encoder",
     "InnerProduct",
     "Monomials",
+    "OneHot",
     "OneHotBins",
+    "bin_index",
     "encoder_from_json",
     "encoder_to_json",
     "evaluate",

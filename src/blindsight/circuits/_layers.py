@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from blindsight.errors import ParameterError
 
-from ._encoders import Encoder, OneHotBins
+from ._encoding import Encoder
 
 __all__ = ["InnerProduct"]
 
@@ -62,24 +62,11 @@ class InnerProduct:
     def bounds(self, encoder: Encoder) -> tuple[int, int]:
         """Smallest and largest score that any record at all can have under ``encoder``; inclusive.
 
-        For one-hot bins the bound is attained (exactly one slot per feature is 1). For monomials it is interval
-        arithmetic: squares lie in [0, c**2], mixed products in [-c**2, c**2].
+        See the encoder's ``reach``.
         """
         self.check(encoder)
-        if isinstance(encoder, OneHotBins):
-            blocks = np.split(self.weights, encoder.offsets[1:])
-            return (
-                self.bias + sum(int(block.min()) for block in blocks),
-                self.bias + sum(int(block.max()) for block in blocks),
-            )
-        i, j = np.triu_indices(encoder.n_features + 1)
-        top = encoder.max_abs
-        fixed = int(self.weights[0]) * encoder.one**2
-        square = self.weights[(i == j) & (i > 0)]
-        mixed = int(np.abs(self.weights[i != j]).sum())
-        low = self.bias + fixed + top * (int(square[square < 0].sum()) - mixed)
-        high = self.bias + fixed + top * (int(square[square > 0].sum()) + mixed)
-        return low, high
+        low, high = encoder.reach(self.weights)
+        return self.bias + low, self.bias + high
 
     def check(self, encoder: Encoder) -> None:
         """Raise ParameterError unless the encoder's length is this circuit's and no score can overflow int64."""

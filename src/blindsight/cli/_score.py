@@ -65,7 +65,6 @@ def score_clear(
 ) -> ClearScoring:
     """Score a file with a model that this process may see."""
     from blindsight import modelfile
-    from blindsight.circuits import evaluate
     from blindsight.data import records
 
     model = modelfile.load(model_path, sealer=sealer_of(key_file))
@@ -73,7 +72,7 @@ def score_clear(
     with ScoreWriter(output, model.threshold_) as writer:
         for chunk in records(model.schema_, input_path, for_scoring=True):
             started = time.perf_counter()
-            scores = evaluate(model.encoder_, model.circuit_, chunk.X) * model.score_scale_
+            scores = model._integer_scores(chunk.X) * model.score_scale_
             seconds += time.perf_counter() - started
             writer.add(scores)
             progress(f"{writer.rows:,} records", "scored")

@@ -1,4 +1,4 @@
-"""The contract of a detector whose fit is a sequence of private sums and whose score is a secret integer circuit."""
+"""The contract of a detector: a sequence of private sums makes it, and a record goes in where a score comes out."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import importlib
 import math
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, clone
 
-from blindsight.circuits import Encoder, InnerProduct, evaluate
 from blindsight.data import Records, Schema, records
-from blindsight.errors import DataError, NotFittedError, NotKeptError, ParameterError
+from blindsight.errors import NotFittedError, NotKeptError, ParameterError
 
-from ._queries import SumQuery, Total, TotalOf
-from ._scores import ScoreHistogram, scaled_counts, score_edges
+from ._queries import Local, Query, SumQuery, Total, TotalOf
+from ._scores import ScoreHistogram
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "State", "is_number", "local_total", "superseded"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -29,22 +30,36 @@ NOISY_SCORE_BINS = 128
 """A noisy histogram has fewer bins: the noise of a tail is that of all its bins together."""
 
 
-class Detector(BaseEstimator, ABC):  # type: ignore[misc]
-    """Base of every sum-based detector.
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a detector has become so far, as plain values: what a model file holds and a step carries to the parties.
 
-    A subclass states three things: what one record adds (:meth:`fit_query`), how a total becomes encoder, circuit and
-    score scale (:meth:`_build`), and where ordinary scores begin (:meth:`_first_score`). The rest is here: fitting
-    alone or through any sum, updating, scoring, thresholds.
+    Parameters
+    ----------
+    values : mapping
+        JSON values.
+    arrays : mapping of name to ndarray
+        int64, int8 or float32; finite.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+
+class Detector(BaseEstimator, ABC):  # type: ignore[misc]
+    """Base of every detector.
+
+    A detector is a state machine: :meth:`begin`, then :meth:`next_query` and :meth:`advance` in turn until there is
+    no further query. It is the same whether the sums are local (:meth:`fit`) or a federation's, and each state can be
+    dumped, sent to the parties, and loaded there, so that a party rebuilds the very query that it is asked.
 
     Attributes
     ----------
     schema_ : Schema
-    totals_ : ndarray, int64
-        The released sums: all that the data left in the model besides the score histogram.
     noise_variance_ : float
-        Variance of the noise on each coordinate of ``totals_``; 0 for exact sums.
-    encoder_, circuit_, score_scale_
-        ``decision_function = score_scale_ * (<encoder_(x), circuit_.weights> + circuit_.bias)``.
+        Variance of the noise on each coordinate of what was fitted; 0 for exact sums.
+    score_scale_ : float
+        ``decision_function`` is a whole number of these.
     score_histogram_ : ScoreHistogram
     n_features_in_, feature_names_in_
         As in scikit-learn.
@@ -59,33 +74,46 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
 
     contamination: float
     schema: Schema | None
+    score_scale_: float
 
     # -- what a subclass states ---------------------------------------------------------------------------------
 
     @abstractmethod
-    def encoder(self, schema: Schema) -> Encoder:
-        """Build the public encoder: a function of schema and parameters alone."""
+    def _next_fit_query(self) -> Query | None:
+        """Return the next sum that fitting needs, from the present state; None when the model can score."""
 
     @abstractmethod
-    def fit_query(self, schema: Schema) -> SumQuery:
-        """Return the sum that fitting needs: what one record adds and its bound."""
+    def _advance_fit(self, query: Query, total: Total) -> None:
+        """Take the total of ``query`` into the state."""
 
     @abstractmethod
-    def _build(self, schema: Schema, total: Total) -> tuple[Encoder, InnerProduct, float]:
-        """Turn a total into (encoder, circuit, score scale)."""
-
-    @abstractmethod
-    def _first_score(self) -> tuple[int, int]:
-        """Return (low, first) for the score grid: see :func:`score_edges`."""
+    def _score_grid(self) -> Ints:
+        """Public grid of the score histogram: see :func:`score_edges`. It depends on nothing but the released state."""
 
     @property
     @abstractmethod
     def n_records_(self) -> float:
-        """Number of records in the totals; an estimate when the totals are noisy."""
+        """Number of records fitted; an estimate when the totals are noisy."""
 
     @abstractmethod
     def noise_floor(self, noise_variance: float) -> int:
         """Number of records below which noise of this variance drowns the totals."""
+
+    @abstractmethod
+    def _dump(self) -> State:
+        """Everything fitted but schema, parameters, histogram, certificate and provenance."""
+
+    @abstractmethod
+    def _load(self, state: State) -> None:
+        """Take what :meth:`_dump` returned, from an untrusted file: TypeError, ValueError, KeyError or a
+        BlindsightError on anything that does not fit. ``schema_`` is there already."""
+
+    def _is_fitted(self) -> bool:
+        return self._can_score() and hasattr(self, "score_histogram_")
+
+    @abstractmethod
+    def _can_score(self) -> bool:
+        """Whether only the score histogram may be missing."""
 
     def _validate(self) -> None:
         if not is_number(self.contamination) or not 0 < self.contamination <= 0.5:
@@ -116,43 +144,59 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         DataError, SchemaError, ParameterError
         """
         schema = self.schema if self.schema is not None else Schema.infer(X)
-        return self.run(schema, lambda query: local_total(query, schema, X))
+        memory: dict[str, bytes] = {}
+        cache: dict[str, object] = {}
+        return self.run(schema, lambda query: local_total(query, schema, X, memory=memory, cache=cache))
 
     def run(self, schema: Schema, total_of: TotalOf) -> Self:
-        """Fit through any sum: ``total_of(query)`` is asked for the fit's total, then for the score histogram's.
+        """Fit through any sum: ``total_of(query)`` is asked for one total after the other.
 
         Parameters
         ----------
         schema : Schema
-        total_of : callable SumQuery -> Total
+        total_of : callable Query -> Total
         """
-        self._validate()
-        self.absorb(schema, total_of(self.fit_query(schema)))
-        query = self.score_query()
-        total = total_of(query)
-        self.score_histogram_ = ScoreHistogram(
-            edges=self._score_grid(), counts=total.values, noise_variance=total.noise_variance
-        )
+        self.begin(schema)
+        while (query := self.next_query()) is not None:
+            self.advance(query, total_of(query))
         return self
 
-    def absorb(self, schema: Schema, total: Total) -> None:
-        """Build encoder and circuit from a released total; the score histogram is still to come."""
-        encoder, circuit, scale = self._build(schema, total)
+    def begin(self, schema: Schema) -> None:
+        """Validate the parameters and forget whatever was fitted before."""
+        self._validate()
+        for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
+            delattr(self, name)
+        self._settle(schema)
+
+    def _settle(self, schema: Schema) -> None:
+        """Set what follows from schema and parameters alone."""
         self.schema_ = schema
         self.fit_parameters_ = self._fit_parameters()
-        self.totals_ = np.asarray(total.values, dtype=np.int64)
-        self.noise_variance_ = float(total.noise_variance)
-        self.encoder_, self.circuit_, self.score_scale_ = encoder, circuit, float(scale)
-        self.n_features_in_ = encoder.n_features
+        self.noise_variance_ = 0.0
+        self.n_features_in_ = schema.n_features
         self.feature_names_in_ = np.array(schema.feature_names, dtype=object)
         self.certificate_: dict[str, Any] | None = None
         self.provenance_: dict[str, Any] | None = None
 
-    def _score_grid(self) -> Ints:
-        low, first = self._first_score()
-        high = self.circuit_.bounds(self.encoder_)[1]
-        bins = EXACT_SCORE_BINS if self.noise_variance_ == 0 else NOISY_SCORE_BINS
-        return score_edges(low, first, high, bins)
+    @property
+    def is_blank(self) -> bool:
+        """Whether the state follows from schema and parameters alone, so that nothing need be sent."""
+        return not self._can_score()
+
+    def next_query(self) -> Query | None:
+        """Return the next sum, from the present state; None when fitted. The last one is the score histogram's."""
+        if not self._can_score():
+            return self._next_fit_query()
+        return None if hasattr(self, "score_histogram_") else self.score_query()
+
+    def advance(self, query: Query, total: Total) -> None:
+        """Take the total of :meth:`next_query` into the state."""
+        if not self._can_score():
+            self._advance_fit(query, total)
+            return
+        self.score_histogram_ = ScoreHistogram(
+            edges=self._score_grid(), counts=total.values, noise_variance=total.noise_variance
+        )
 
     def score_query(self) -> SumQuery:
         """Return the sum behind every threshold: a histogram of scores on a grid that the model fixes.
@@ -169,110 +213,77 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
 
         return SumQuery(name="threshold", length=edges.size + 1, sensitivity_l2=1.0, max_abs=1, add=add)
 
-    # -- updating ---------------------------------------------------------------------------------------------------
-
-    def partial_fit(self, X: Any, y: Any = None) -> Self:  # noqa: ARG002 (scikit-learn's signature)
-        """Add records to a fitted model; on an unfitted one, the same as :meth:`fit`.
-
-        The totals, hence the scores, are those of one fit on all records. The score histogram keeps the earlier
-        records' scores as they were; ``calibrate`` replaces it when that matters.
-        """
-        if not hasattr(self, "circuit_"):
-            return self.fit(X)
-        return self._update(X, +1)
-
-    def forget(self, X: Any) -> Self:
-        """Subtract records that were fitted before: erasure as a subtraction.
-
-        Raises
-        ------
-        DataError
-            These records cannot all have been fitted: a count would fall below zero.
-
-        Notes
-        -----
-        No privacy budget comes back, and copies of the earlier model still know the records.
-        """
-        self._check_fitted()
-        return self._update(X, -1)
-
-    def merge(self, other: Detector) -> Self:
-        """Add another model's totals: as if both had been fitted on all records together.
-
-        Raises
-        ------
-        ParameterError
-            The other model is of another kind, schema or parameters.
-        """
-        self._check_parameters()
-        other._check_parameters()
-        mine, theirs = self._fit_parameters(), other._fit_parameters()
-        if type(self) is not type(other) or mine != theirs or self.schema_.digest() != other.schema_.digest():
-            raise ParameterError(
-                "These models cannot be merged",
-                got=f"{type(self).__name__} and {type(other).__name__}",
-                rule="same detector, same parameters, same schema",
-                fix="fit both with the same declared schema",
-            )
-        old, scale, before = self.score_histogram_, self.score_scale_, (self.certificate_, other.certificate_)
-        total = Total(values=self.totals_ + other.totals_, noise_variance=self.noise_variance_ + other.noise_variance_)
-        self.absorb(self.schema_, total)
-        edges = self._score_grid()
-        a = old.rebinned(edges, scale / self.score_scale_)
-        b = other.score_histogram_.rebinned(edges, other.score_scale_ / self.score_scale_)
-        self.score_histogram_ = ScoreHistogram(
-            edges=edges, counts=a.counts + b.counts, noise_variance=a.noise_variance + b.noise_variance
-        )
-        self.certificate_ = _superseded("merged with another model", before)
-        return self
-
     def calibrate(self, X: Any) -> Self:
-        """Replace the score histogram by that of ``X`` under the present circuit, exactly and locally."""
+        """Replace the score histogram by that of ``X``, exactly and locally: a threshold of one's own."""
         self._check_fitted()
         total = local_total(self.score_query(), self.schema_, X)
         self.score_histogram_ = ScoreHistogram(edges=self._score_grid(), counts=total.values)
         return self
 
-    def _update(self, X: Any, sign: int) -> Self:
-        self._check_parameters()
-        fit_query = self.fit_query(self.schema_)
-        change = local_total(fit_query, self.schema_, X)
-        values = self.totals_ + sign * change.values
-        if sign < 0 and self.noise_variance_ == 0 and not self._plausible(values):
-            raise DataError(
-                "These records were not all fitted before",
-                rule="forget subtracts what fit or partial_fit added",
-                fix="give exactly the rows to forget, under the same schema",
-            )
-        if sign < 0 and change.values.any() and not values.any():
-            raise DataError("Forgetting these records would leave nothing", fix="delete the model instead")
-        old, scale, before = self.score_histogram_, self.score_scale_, (self.certificate_,)
-        old_scores = local_total(self.score_query(), self.schema_, X) if sign < 0 else None
-        self.absorb(self.schema_, Total(values=values, noise_variance=self.noise_variance_))
-        edges = self._score_grid()
-        if old_scores is not None:
-            left = old.counts - old_scores.values
-            if old.noise_variance == 0:
-                # after earlier updates a record may stand in another bin than it was counted in
-                left = scaled_counts(np.maximum(left, 0), round(self.n_records_))
-            counts = (
-                ScoreHistogram(edges=old.edges, counts=left, noise_variance=old.noise_variance)
-                .rebinned(edges, scale / self.score_scale_)
-                .counts
-            )
-        else:
-            new = local_total(self.score_query(), self.schema_, X)
-            counts = old.rebinned(edges, scale / self.score_scale_).counts + new.values
-        self.score_histogram_ = ScoreHistogram(edges=edges, counts=counts, noise_variance=old.noise_variance)
-        self.certificate_ = _superseded("updated with exact sums", before)
-        return self
+    # -- updating: sum-based detectors override these ---------------------------------------------------------------
 
-    def _plausible(self, values: Ints) -> bool:
-        return bool((values >= 0).all())
+    def partial_fit(self, X: Any, y: Any = None) -> Self:  # noqa: ARG002 (scikit-learn's signature)
+        """Fit an unfitted model; a fitted one of this kind cannot take further records exactly."""
+        if not self._is_fitted():
+            return self.fit(X)
+        raise self._not_a_sum("take further records")
+
+    def forget(self, X: Any) -> Self:  # noqa: ARG002
+        """Refused: what one record did to a model trained by rounds cannot be subtracted."""
+        self._check_fitted()
+        raise self._not_a_sum("forget records")
+
+    def merge(self, other: Detector) -> Self:  # noqa: ARG002
+        """Refused: two models trained by rounds do not add up."""
+        self._check_fitted()
+        raise self._not_a_sum("be merged")
+
+    def _not_a_sum(self, what: str) -> ParameterError:
+        return ParameterError(
+            f"A fitted {type(self).__name__} cannot {what}",
+            rule="only a model that is one sum over its records can",
+            fix="fit again on the records that shall count, or use ECOD, IForest or another sum-based detector",
+        )
 
     def _fit_parameters(self) -> dict[str, Any]:
         parameters: dict[str, Any] = self.get_params(deep=False)
         return {k: v for k, v in parameters.items() if k not in ("schema", "contamination")}
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def dump(self) -> State:
+        """The present state as plain values; the model file adds schema, parameters, certificate and provenance."""
+        self._check_parameters()
+        own = self._dump()
+        histogram = getattr(self, "score_histogram_", None)
+        if histogram is None:
+            return own
+        return State(
+            values={**own.values, "histogram_noise_variance": float(histogram.noise_variance)},
+            arrays={**own.arrays, "score_edges": histogram.edges, "score_counts": histogram.counts},
+        )
+
+    def load_state(self, schema: Schema, state: State) -> None:
+        """Take an untrusted state; TypeError, ValueError, KeyError or a BlindsightError on anything that does not
+        fit."""
+        self._settle(schema)
+        values, arrays = dict(state.values), dict(state.arrays)
+        edges, counts = arrays.pop("score_edges", None), arrays.pop("score_counts", None)
+        noise = values.pop("histogram_noise_variance", None)
+        self._load(State(values=values, arrays=arrays))
+        if edges is None and counts is None and noise is None:
+            return
+        if edges is None or counts is None or noise is None or not self._can_score():
+            raise ValueError("a part of the score histogram is missing")
+        if edges.dtype != np.int64 or counts.dtype != np.int64 or edges.ndim != 1 or counts.shape != (edges.size + 1,):
+            raise ValueError("the score histogram is inconsistent")
+        if edges.size == 0 or (np.diff(edges) <= 0).any():
+            raise ValueError("the score histogram is inconsistent")
+        self.score_histogram_ = ScoreHistogram(edges=edges, counts=counts, noise_variance=nonnegative(noise))
+
+    def describe_state(self) -> dict[str, Any]:
+        """What can be said of the fitted model in public: no weight and no count. Subclasses add to it."""
+        return {"encoding": "none", "encoding_length": 0, "score_bits": 63}
 
     # -- scoring -----------------------------------------------------------------------------------------------------
 
@@ -351,11 +362,12 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         # the one upward call: users expect the method, and the file format stands to the right of detectors
         importlib.import_module("blindsight.modelfile").save(self, path, sealer=sealer)
 
+    @abstractmethod
     def _integer_scores(self, X: Floats) -> Ints:
-        return evaluate(self.encoder_, self.circuit_, X)
+        """Scores of feature rows in units of ``score_scale_``, shape (n,), int64."""
 
     def _check_fitted(self) -> None:
-        if not hasattr(self, "circuit_"):
+        if not self._is_fitted():
             raise NotFittedError(
                 f"This {type(self).__name__} is not fitted",
                 fix="call fit, Federation.fit or blindsight.load first",
@@ -363,7 +375,8 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _check_parameters(self) -> None:
         """Raise unless the fit's own parameters still stand: another ``bins`` is another model."""
-        self._check_fitted()
+        if not hasattr(self, "schema_"):
+            self._check_fitted()
         if self._fit_parameters() != self.fit_parameters_:
             raise ParameterError(
                 f"The parameters of this {type(self).__name__} were changed after it was fitted",
@@ -378,7 +391,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         return copy
 
 
-def _superseded(how: str, before: tuple[dict[str, Any] | None, ...]) -> dict[str, Any] | None:
+def superseded(how: str, before: tuple[dict[str, Any] | None, ...]) -> dict[str, Any] | None:
     """Certificate of a model that changed after its release; None where there was none."""
     earlier = [certificate for certificate in before if certificate is not None]
     if not earlier:
@@ -396,10 +409,35 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
-def local_total(query: SumQuery, schema: Schema, X: Any) -> Total:
-    """Sum a query over one's own records, chunk by chunk, exactly."""
-    accumulator = np.zeros(query.length, dtype=np.int64)
-    # what lies outside the ranges is said once, when it is first read
-    for chunk in records(schema, X, warn=query.name == "fit"):
-        query.add(accumulator, chunk)
-    return Total(values=accumulator)
+MAX_NUMBER = 1e100
+
+
+def nonnegative(value: object, *, low: float = 0.0) -> float:
+    """Return an untrusted finite number of at least ``low``; ValueError otherwise."""
+    if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= MAX_NUMBER:  # type: ignore[arg-type,operator]
+        raise ValueError("a number is not finite or out of range")
+    return float(value)  # type: ignore[arg-type]
+
+
+def local_total(
+    query: Query,
+    schema: Schema,
+    X: Any,
+    *,
+    memory: dict[str, bytes] | None = None,
+    cache: dict[str, object] | None = None,
+) -> Total:
+    """Answer a query from one's own records, exactly: a sum chunk by chunk, or one round of training."""
+    if isinstance(query, SumQuery):
+        accumulator = np.zeros(query.length, dtype=np.int64)
+        # what lies outside the ranges is said once, when it is first read
+        for chunk in records(schema, X, warn=query.name == "fit"):
+            query.add(accumulator, chunk)
+        return Total(values=accumulator)
+    local = Local(
+        records=lambda: records(schema, X, warn=False),
+        memory={} if memory is None else memory,
+        cache={} if cache is None else cache,
+    )
+    values = query.update(local).values
+    return Total(values=values if query.masked else values[None, :])

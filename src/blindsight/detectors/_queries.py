@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from blindsight.data import Records
 from blindsight.errors import ParameterError
+from blindsight.privacy import SampledNoise
 
-__all__ = ["SumQuery", "Total", "TotalOf"]
+__all__ = ["Local", "Query", "SumQuery", "Total", "TotalOf", "Update", "UpdateQuery"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -23,7 +24,8 @@ class SumQuery:
     Parameters
     ----------
     name : str
-        Stable name of the step, e.g. ``"fit"``; part of the release id.
+        Stable name of the step, e.g. ``"fit"`` or ``"round/3"``; unique in a run, part of the release id.
+        ``"threshold"`` is the score histogram's.
     length : int
         Number of coordinates.
     sensitivity_l2 : float
@@ -32,6 +34,8 @@ class SumQuery:
         Largest absolute coordinate that one record adds. Grid units.
     add : callable (accumulator, records) -> None
         Adds a chunk's vectors, in place, to an int64 accumulator of shape (length,).
+    fraction : float
+        Part of its purpose's share of the privacy budget that this sum takes; the sums of one purpose take at most 1.
     """
 
     name: str
@@ -39,10 +43,108 @@ class SumQuery:
     sensitivity_l2: float
     max_abs: int
     add: Callable[[Ints, Records], None]
+    fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.length < 1 or not self.sensitivity_l2 > 0 or self.max_abs < 1:
-            raise ParameterError(f"The query '{self.name}' has no bound", rule="length, sensitivity and max_abs > 0")
+        if self.length < 1 or not self.sensitivity_l2 > 0 or self.max_abs < 1 or not 0 < self.fraction <= 1:
+            raise ParameterError(
+                f"The query '{self.name}' has no bound", rule="length, sensitivity, max_abs > 0; 0 < fraction <= 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local:
+    """What a party puts at the disposal of local training, besides the query; nothing of it leaves.
+
+    Parameters
+    ----------
+    records : callable () -> iterator of Records
+        Reads the party's records, chunk by chunk; call it again to read them again. ``person`` is there where the
+        schema has it.
+    memory : mutable mapping of str to bytes
+        This run's, at this party; kept from round to round, across restarts (control variates, say).
+    cache : dict
+        This run's, in this process alone: engines, tensors. Empty after a restart.
+    noise : SampledNoise or None
+        DP-SGD's parameters where record- or person-level privacy was asked for; else None.
+    """
+
+    records: Callable[[], Iterator[Records]]
+    memory: MutableMapping[str, bytes] = field(default_factory=dict)
+    cache: dict[str, object] = field(default_factory=dict)
+    noise: SampledNoise | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """One party's vector in a round, and what it tells about it.
+
+    Parameters
+    ----------
+    values : ndarray of shape (length,), int64
+        All zeros when the party has nothing to add (diverged, no records).
+    notice : str
+        Why it added nothing; "" otherwise. Told to the coordinator only where no privacy was asked for.
+    """
+
+    values: Ints
+    notice: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateQuery:
+    """One private sum over parties of what local training changed: one bounded integer vector a party.
+
+    Parameters
+    ----------
+    name : str
+        As for :class:`SumQuery`, e.g. ``"round/3"``.
+    length : int
+        Number of coordinates.
+    sensitivity_l2 : float
+        Largest L2 norm of one **party's** vector, grid units: the sensitivity for ``unit="party"``.
+    max_abs : int
+        Largest absolute coordinate of one party's vector.
+    update : callable Local -> Update
+        Trains and returns the party's vector; pure but for ``Local.memory``, ``Local.cache`` and randomness.
+    sampling_rate, steps, total_steps : float, int, int
+        DP-SGD as it will be executed under record- or person-level privacy: Poisson rate of each step, steps in this
+        round, steps in the whole run.
+    fraction : float
+        Part of the purpose's share that this **round** takes under party-level privacy; under DP-SGD, part that the
+        **whole run** takes.
+    parties : float
+        Fraction of the parties that a round asks, chosen at random by the coordinator.
+    masked : bool
+        False gives up masking: the coordinator reads every party's vector (robust aggregation). The policy of every
+        party must allow it.
+    """
+
+    name: str
+    length: int
+    sensitivity_l2: float
+    max_abs: int
+    update: Callable[[Local], Update]
+    sampling_rate: float
+    steps: int
+    total_steps: int
+    fraction: float = 1.0
+    parties: float = 1.0
+    masked: bool = True
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or not self.sensitivity_l2 > 0 or self.max_abs < 1 or not 0 < self.fraction <= 1:
+            raise ParameterError(
+                f"The query '{self.name}' has no bound", rule="length, sensitivity, max_abs > 0; 0 < fraction <= 1"
+            )
+        if not 0 < self.sampling_rate <= 1 or not 1 <= self.steps <= self.total_steps or not 0 < self.parties <= 1:
+            raise ParameterError(
+                f"The query '{self.name}' has an impossible schedule",
+                rule="0 < sampling_rate <= 1, 1 <= steps <= total_steps, 0 < parties <= 1",
+            )
+
+
+Query = SumQuery | UpdateQuery
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +154,19 @@ class Total:
     Parameters
     ----------
     values : ndarray of shape (length,), int64
-        The sum over all records, plus integer noise if any was asked for.
+        The sum over all records (or parties), plus integer noise if any was asked for. For a query that gives up
+        masking, shape (parties, length): one row a party.
     noise_variance : float
-        Variance of the noise on every coordinate; 0 for an exact sum. Grid units squared.
+        Variance of the noise on every coordinate; 0 for an exact sum, and where noise is inside the updates
+        (DP-SGD). Grid units squared.
+    parties : tuple of str
+        Who is in the total, sorted; empty for a local sum.
     """
 
     values: Ints
     noise_variance: float = 0.0
+    parties: tuple[str, ...] = ()
 
 
-TotalOf = Callable[[SumQuery], Total]
+TotalOf = Callable[[Query], Total]
 """How a detector gets its totals: a local sum for ``fit``, a private one in a federation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 from importlib.metadata import entry_points
@@ -10,6 +11,7 @@ from typing import Any
 from blindsight.errors import FormatError, ParameterError
 
 from ._base import Detector
+from ._training import Training
 from .ecod import ECOD
 from .mahalanobis import Mahalanobis
 
@@ -34,7 +36,7 @@ def known_detectors(*, allowed: frozenset[str] | None = None) -> dict[str, type[
 
 def detector_to_json(detector: Detector) -> dict[str, Any]:
     """Name and parameters, as plain JSON values; the schema travels on its own."""
-    parameters = {k: v for k, v in detector.get_params(deep=False).items() if k != "schema"}
+    parameters = {k: _to_plain(v) for k, v in detector.get_params(deep=False).items() if k != "schema"}
     return {"name": type(detector).name, "parameters": parameters}
 
 
@@ -64,12 +66,38 @@ def detector_from_json(value: object, *, allowed: frozenset[str] | None = None) 
     if not isinstance(parameters, dict) or not set(parameters) <= accepted:
         raise FormatError(f"Unknown parameter for {name}", rule="one of " + ", ".join(sorted(accepted)))
     for key, item in parameters.items():
-        plain = item is None or type(item) in (bool, int) or (isinstance(item, str) and len(item) <= 200)
-        if not plain and not (type(item) is float and math.isfinite(item)):
+        if key != "training" and not _is_plain(item):
             raise FormatError(f"Parameter '{key}' of {name} is not a plain finite value", got=type(item).__name__)
     try:
+        parameters = {key: _from_plain(key, item) for key, item in parameters.items()}
         detector = cls(**parameters)
         detector._validate()
     except TypeError as error:
         raise ParameterError(f"A parameter of {name} has the wrong type", rule="see the class's docstring") from error
     return detector
+
+
+MAX_ITEMS = 64
+
+
+def _is_plain(item: object) -> bool:
+    if isinstance(item, list):
+        return len(item) <= MAX_ITEMS and all(not isinstance(part, list) and _is_plain(part) for part in item)
+    if item is None or type(item) in (bool, int):
+        return True
+    return (isinstance(item, str) and len(item) <= 200) or (type(item) is float and math.isfinite(item))
+
+
+def _to_plain(value: object) -> object:
+    if isinstance(value, Training):
+        return {k: _to_plain(v) for k, v in dataclasses.asdict(value).items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_plain(key: str, item: Any) -> Any:
+    """Tuples travel as lists, and ``training`` as an object of plain values."""
+    if key == "training" and item is not None:
+        if not isinstance(item, dict) or not all(isinstance(k, str) and _is_plain(v) for k, v in item.items()):
+            raise FormatError("The training parameters are malformed", rule="an object of plain finite values")
+        return Training(**{k: _from_plain("", v) for k, v in item.items()})
+    return tuple(item) if isinstance(item, list) else item

@@ -15,10 +15,10 @@ from blindsight.circuits import InnerProduct, OneHotBins
 from blindsight.data import Schema
 from blindsight.errors import ParameterError
 
-from ._base import Detector
 from ._counts import consistent_counts
 from ._features import count_query, one_hot_bins
 from ._queries import SumQuery, Total
+from ._sums import SumDetector
 
 __all__ = ["ECOD"]
 
@@ -29,7 +29,7 @@ TABLE_UNIT = 2.0**-10
 """One table step, in nats. Rounding moves a score by less than d * 2**-11."""
 
 
-class ECOD(Detector):
+class ECOD(SumDetector):
     """Empirical-cumulative-distribution outlier detection (Li et al. 2022, TKDE) on public bins.
 
     Parameters

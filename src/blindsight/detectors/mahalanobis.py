@@ -16,9 +16,10 @@ from blindsight.circuits import InnerProduct, Monomials
 from blindsight.data import Records, Schema
 from blindsight.errors import BlindsightWarning, ParameterError, SchemaError
 
-from ._base import Detector, is_number
+from ._base import is_number
 from ._features import quantiser
 from ._queries import SumQuery, Total
+from ._sums import SumDetector
 
 __all__ = ["Mahalanobis"]
 
@@ -38,7 +39,7 @@ WEIGHT_SUM_BITS = 25
 """The weights' absolute sum stays below 2**25, so that float64 products with 27-bit residues are exact."""
 
 
-class Mahalanobis(Detector):
+class Mahalanobis(SumDetector):
     """Squared Mahalanobis distance on public quantised features.
 
     Parameters

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blindsight.data import Records
-from blindsight.detectors import Detector, SumQuery, Total, score_edges
+from blindsight.detectors import Detector, SumQuery, Total
 from blindsight.errors import BlindsightWarning, DataError
 
 __all__ = ["Evaluation", "evaluation_from_total", "evaluation_query"]
@@ -87,10 +87,8 @@ TAIL_SHARES = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07,
 
 
 def _edges(model: Detector) -> Ints:
-    low, first = model._first_score()
-    high = model.circuit_.bounds(model.encoder_)[1]
     if model.noise_variance_ == 0:
-        return score_edges(low, first, high, 512)
+        return model._score_grid()[3::4]
     histogram = model.score_histogram_  # released with the model, so that nothing more is spent on the grid
     places = np.interp(-TAIL_SHARES * histogram.n_records, -histogram.tail, histogram.edges)
     return np.unique(np.rint(places).astype(np.int64))

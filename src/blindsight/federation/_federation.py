@@ -17,7 +17,7 @@ from blindsight import modelfile
 from blindsight._version import __version__
 from blindsight.channels import Channel, MemoryChannel, ProcessChannel
 from blindsight.data import Schema
-from blindsight.detectors import Detector, SumQuery, Total, detector_to_json
+from blindsight.detectors import Detector, Query, Total, detector_to_json
 from blindsight.errors import (
     AuthenticationError,
     BlindsightError,
@@ -268,14 +268,13 @@ class Federation:
         description = detector_to_json(model)
         record = self._record("fit", description, privacy)
 
-        def total_of(query: SumQuery) -> Total:
-            threshold = query.name == "threshold"
+        def total_of(query: Query) -> Total:
             step = self._step(
                 record,
-                purpose="threshold" if threshold else "fit",
+                purpose="threshold" if query.name == "threshold" else "fit",
                 part=query.name,
                 detector=description,
-                model=modelfile.dumps(model) if threshold else None,
+                model=None if model.is_blank else modelfile.dumps(model),
                 privacy=privacy,
             )
             return self._sum(record, step, query)
@@ -421,7 +420,7 @@ class Federation:
             privacy=terms_of(privacy),
         )
 
-    def _sum(self, record: RunRecord, step: Step, query: SumQuery) -> Total:
+    def _sum(self, record: RunRecord, step: Step, query: Query) -> Total:
         record.trust = spec_of(step, query).trust
         try:
             total, done = private_total(

@@ -9,7 +9,7 @@ import msgspec
 
 from blindsight import modelfile
 from blindsight.data import Schema
-from blindsight.detectors import SumQuery, detector_from_json
+from blindsight.detectors import Detector, Query, detector_from_json, detector_to_json
 from blindsight.errors import SchemaError, WireError
 from blindsight.privacy import DifferentialPrivacy, Event, NoiseSource, exact_event
 from blindsight.securesum import Participant, SumSpec
@@ -24,7 +24,7 @@ BITS: Literal[64] = 64
 """Width of every sum here: the coordinator does not know how many rows a party has, so it cannot promise 32."""
 
 
-def query_of(step: Step, schema: Schema, *, allowed: frozenset[str]) -> SumQuery:
+def query_of(step: Step, schema: Schema, *, allowed: frozenset[str]) -> Query:
     """Rebuild the query that a step names.
 
     Raises
@@ -35,24 +35,42 @@ def query_of(step: Step, schema: Schema, *, allowed: frozenset[str]) -> SumQuery
         Its detector or model is malformed or not allowed.
     """
     match step.purpose, step.part:
-        case "fit", "fit" if step.detector is not None:
-            return detector_from_json(step.detector, allowed=allowed).fit_query(schema)
-        case ("threshold", "threshold") | ("evaluation", "evaluation") if step.model is not None:
-            model = modelfile.loads(step.model, allowed=allowed)
-            if type(model).name != detector_name(step):  # the policy has judged the name alone
+        case (("fit" | "threshold"), part) if step.detector is not None:
+            detector = _detector_of(step, schema, allowed)
+            query = detector.next_query()
+            if query is None or query.name != part or (part == "threshold") != (step.purpose == "threshold"):
                 raise WireError(
-                    "The step's model is of another detector than it names",
-                    got=f"{type(model).name}, named {detector_name(step)}",
+                    "The step asks for another sum than its detector does",
+                    got=f"{step.purpose}, {part}",
+                    rule=f"the next one is {query.name if query is not None else 'none: it is fitted'}",
                 )
-            if model.schema_.digest() != schema.digest():
-                raise SchemaError(
-                    "The model was fitted under another schema", fix="evaluate with the schema of the fit"
-                )
-            return model.score_query() if step.purpose == "threshold" else evaluation_query(model)
+            return query
+        case "evaluation", "evaluation" if step.detector is not None:
+            return evaluation_query(_detector_of(step, schema, allowed))
         case "describe", "describe/histogram" | "describe/moments":
             return describe_query(schema, step.part.removeprefix("describe/"))
         case _:
             raise WireError("A step describes no query", got=f"{step.purpose}, {step.part}")
+
+
+def _detector_of(step: Step, schema: Schema, allowed: frozenset[str]) -> Detector:
+    """The detector in the state that the step carries, or as it begins."""
+    described = detector_from_json(step.detector, allowed=allowed)
+    if step.model is None:
+        if step.purpose != "fit":
+            raise WireError("The step carries no model", got=step.purpose)
+        described.begin(schema)
+        return described
+    model = modelfile.loads(step.model, allowed=allowed)
+    # the policy has judged the description
+    if detector_to_json(model.set_params(contamination=described.contamination)) != detector_to_json(described):
+        raise WireError(
+            "The step's model is of another detector than it names",
+            got=f"{type(model).name}, named {detector_name(step)}",
+        )
+    if model.schema_.digest() != schema.digest():
+        raise SchemaError("The model was fitted under another schema", fix="evaluate with the schema of the fit")
+    return model
 
 
 def detector_name(step: Step) -> str | None:
@@ -63,7 +81,7 @@ def detector_name(step: Step) -> str | None:
     return name if isinstance(name, str) else ""
 
 
-def spec_of(step: Step, query: SumQuery) -> SumSpec:
+def spec_of(step: Step, query: Query) -> SumSpec:
     """The masked sum's specification; bound to everything that the step says by the hash in its step name."""
     n = len(step.participants)
     return SumSpec(
@@ -109,7 +127,7 @@ def terms_of(privacy: DifferentialPrivacy | None) -> Terms | None:
     )
 
 
-def event_of(step: Step, query: SumQuery, source: NoiseSource | None = None) -> Event:
+def event_of(step: Step, query: Query, source: NoiseSource | None = None) -> Event:
     """What the step costs: charged by every party before it draws noise.
 
     ``describe`` asks two sums, each for half of its share; its share is everything unless the caller said otherwise.
@@ -129,6 +147,6 @@ def event_of(step: Step, query: SumQuery, source: NoiseSource | None = None) -> 
         sensitivity_l2=query.sensitivity_l2,
         coordinates=query.length,
         threshold=spec.min_survivors,
-        fraction=0.5 if step.purpose == "describe" else 1.0,
+        fraction=0.5 if step.purpose == "describe" else query.fraction,
         source=source,
     )

@@ -9,6 +9,7 @@ from ._event import Event, Unit, exact_event, noisy_event
 from ._gaussian import distributed_rho, local_noise_variance, noise_variance, sum_divergence
 from ._ledger import Budget, Ledger, LedgerEntry
 from ._parameters import DifferentialPrivacy
+from ._sampled import SampledNoise
 from ._sampler import discrete_gaussian, noise_max_abs, sampler_delta, sampler_tv
 from ._source import NoiseSource
 
@@ -19,6 +20,7 @@ __all__ = [
     "Ledger",
     "LedgerEntry",
     "NoiseSource",
+    "SampledNoise",
     "Unit",
     "bound_contributions",
     "discrete_gaussian",

@@ -1,0 +1,80 @@
+"""How a detector is trained by rounds: one frozen value, the same at every party."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from blindsight.errors import ParameterError
+
+__all__ = ["Training"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Rounds of local training, and how the parties' updates become the next model.
+
+    Parameters
+    ----------
+    rounds : int in [1, 10000]
+        Sums of updates.
+    local_epochs : int in [1, 1000]
+        Passes over a party's records in each round.
+    sampling_rate : float in (0, 1]
+        Fraction of a party's records in one batch; an epoch is ``ceil(1 / sampling_rate)`` steps at every party,
+        whatever its size, so that nobody's number of records shows.
+    learning_rate : float
+        Of the local optimiser (SGD with momentum without privacy and for DP-SGD alike).
+    clip_norm : float
+        L2 bound on one party's whole update; the default defence against poisoning, and the sensitivity of
+        party-level privacy. Under DP-SGD also the bound on one record's gradient.
+    server : {"fedavg", "fedavgm", "fedadam", "fedyogi", "reptile"}
+        What the coordinator does with the averaged update (McMahan et al. 2017; Reddi et al. 2021; Nichol et al. 2018).
+    server_rate : float
+        Its learning rate.
+    proximal : float
+        FedProx's mu (Li et al. 2020); 0 for none.
+    scaffold : bool
+        Control variates (Karimireddy et al. 2020).
+    weighting : {"auto", "rows", "equal", "validation"}
+        How much a party counts. "auto": by rows without privacy, equal with it (a number of rows is a release).
+    parties : float in (0, 1]
+        Fraction of the parties asked in each round.
+    patience : int
+        Rounds without a better privately summed validation loss after which training stops; 0 never stops.
+        The sums of the losses are charged.
+    validation : float in [0, .5]
+        Fraction of each party's records kept for the validation loss.
+    augment : {"none", "jitter", "mixup"}
+        What a party with fewer than ``augment_below`` records trains on besides them.
+    augment_below : int
+    aggregation : {"mean", "median", "trimmed-mean", "krum"}
+        Only "mean" is a masked sum. The others show the coordinator every party's update, and every party's policy
+        must allow that by name.
+    trimmed : float in [0, .5)
+        Fraction of the parties that "trimmed-mean" and "krum" take to be hostile.
+    """
+
+    rounds: int = 30
+    local_epochs: int = 1
+    sampling_rate: float = 0.1
+    learning_rate: float = 0.05
+    clip_norm: float = 1.0
+    server: Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "reptile"] = "fedavg"
+    server_rate: float = 1.0
+    proximal: float = 0.0
+    scaffold: bool = False
+    weighting: Literal["auto", "rows", "equal", "validation"] = "auto"
+    parties: float = 1.0
+    patience: int = 0
+    validation: float = 0.1
+    augment: Literal["none", "jitter", "mixup"] = "none"
+    augment_below: int = 500
+    aggregation: Literal["mean", "median", "trimmed-mean", "krum"] = "mean"
+    trimmed: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("rounds", 1, 10_000), ("local_epochs", 1, 1000), ("patience", 0, 10_000)):
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise ParameterError(f"{name} is out of its domain", got=repr(value)[:60], rule=f"{low} to {high}")
