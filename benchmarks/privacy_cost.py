@@ -6,7 +6,11 @@ Ranges are inferred from the training rows and taken as declared: what a schema 
 is learned is a release, which Blindsight refuses rather than charges for. Peer in the same run: the same detector with
 exact sums.
 
-    python benchmarks/privacy_cost.py [--seeds 5] [--detector ECOD]
+Sets above 50,000 rows are cut to as many,
+drawn by the seed. AutoEncoder trains by DP-SGD, where every party draws its own noise: nobody else need be trusted with
+it, and the average of three parties has more of it than a central fit would.
+
+    python benchmarks/privacy_cost.py [--seeds 5] [--detectors ECOD IForest]
 """
 
 from __future__ import annotations
@@ -21,45 +25,65 @@ from sklearn.metrics import roc_auc_score
 
 from _adbench import load, sets, split
 
-EPSILONS = (None, 10.0, 3.0, 1.0, 0.5)
+EPSILONS = (None, 8.0, 3.0, 1.0, 0.5)
+DETECTORS = ("ECOD", "IForest", "LODA", "Mahalanobis", "AutoEncoder")
+BARS = {"ECOD": (0.01, 0.03), "IForest": (0.01, 1.0)}
+"""Largest mean loss at epsilon 1 and .5."""
 
 
 def one(path, detector, seed):
     import blindsight as bs
 
     warnings.simplefilter("ignore")
+    import torch
+
+    torch.set_num_threads(1)
     X, y = load(path)
+    if len(X) > MOST_ROWS:
+        rows = np.random.default_rng(seed).permutation(len(X))[:MOST_ROWS]
+        X, y = X[rows], y[rows]
     part = split(X, y, "normals", seed)
     schema = bs.Schema.infer(part.train).declare()
     silos = np.array_split(np.random.default_rng(seed).permutation(len(part.train)), 3)
     data = {f"party-{i}": part.train[rows] for i, rows in enumerate(silos)}
-    policy = bs.Policy(allow_exact_sums=True, maximum_epsilon=500)
+    policy = bs.Policy(allow_exact_sums=True, maximum_epsilon=500, detectors=(detector,))
     result = []
     for epsilon in EPSILONS:
         privacy = None if epsilon is None else bs.DifferentialPrivacy(epsilon=epsilon, delta=1e-6)
-        # the norm ball is for the noise; exact sums clip nothing
-        make = {
-            "ECOD": lambda: bs.ECOD(),
-            "Mahalanobis": lambda exact=privacy is None: bs.Mahalanobis(norm_clip=1.0 if exact else NORM_CLIP),
-        }[detector]
         with bs.Federation.embedded(data, schema=schema, policy=policy) as federation:
-            model = federation.fit(make(), privacy=privacy)
+            model = federation.fit(make(detector, seed, privacy is None), privacy=privacy)
         result.append(roc_auc_score(part.labels, model.decision_function(part.test)))
     return path.stem, len(part.train), X.shape[1], result
 
 
 NORM_CLIP = 0.5
+MOST_ROWS = 50_000
+
+
+def make(detector, seed, exact):
+    """Build a detector with the settings that its kind of noise asks for."""
+    import blindsight as bs
+
+    if detector == "Mahalanobis":  # the norm ball is for the noise; exact sums clip nothing
+        return bs.Mahalanobis(norm_clip=1.0 if exact else NORM_CLIP)
+    if detector == "AutoEncoder":
+        return bs.AutoEncoder(seed=seed, training=bs.Training(**DP_SGD))
+    return getattr(bs, detector)(**({"seed": seed} if detector in ("IForest", "LODA") else {}))
+
+
+DP_SGD = {"rounds": 10, "local_epochs": 1, "sampling_rate": 0.1}
 
 
 def main() -> int:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--seeds", type=int, default=5)
-    arguments.add_argument("--detector", choices=("ECOD", "Mahalanobis"))
+    arguments.add_argument("--detectors", nargs="+", choices=DETECTORS, default=DETECTORS)
     options = arguments.parse_args()
     missed = False
-    for detector in (options.detector,) if options.detector else ("ECOD", "Mahalanobis"):
+    for detector in options.detectors:
         # moments of more than 300 features are longer than any of these sets has rows
-        paths = [path for path in sets(1_000) if detector == "ECOD" or load(path)[0].shape[1] <= 300]
+        wide = 300 if detector == "Mahalanobis" else 100 if detector == "AutoEncoder" else 10_000
+        paths = [path for path in sets(1_000) if load(path)[0].shape[1] <= wide]
         rows = Parallel(n_jobs=2)(delayed(one)(path, detector, seed) for path in paths for seed in range(options.seeds))
         print(f"{detector}: AUROC by total epsilon (delta 1e-6, unit record), mean of {options.seeds} seeds")
         print(f"{'set':18s}{'rows':>8s}{'d':>6s}" + "".join(f"{e or 'inf':>8}" for e in EPSILONS))
@@ -71,9 +95,10 @@ def main() -> int:
         print(f"{'mean':32s}" + "".join(f"{value:8.4f}" for value in table.mean(axis=0)))
         losses = (table[:, :1] - table).mean(axis=0)
         print(f"{'mean loss':32s}" + "".join(f"{value:8.4f}" for value in losses))
-        if detector == "ECOD":
-            met = losses[3] <= 0.01 and losses[4] <= 0.03
-            print(f"bar, mean loss at most .01 at epsilon 1 and .03 at .5: {'met' if met else 'MISSED'}")
+        if detector in BARS:
+            one_bar, half_bar = BARS[detector]
+            met = losses[3] <= one_bar and losses[4] <= half_bar
+            print(f"bar, mean loss at most {one_bar} at epsilon 1: {'met' if met else 'MISSED'}")
             missed |= not met
         print()
     return int(missed)

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 import blindsight as bs
 from blindsight import modelfile
 from blindsight.circuits import encoder_to_json
-from blindsight.data import Schema, records
-from blindsight.detectors import ECOD, Detector, Mahalanobis
+from blindsight.data import Column, Schema, records
+from blindsight.detectors import ECOD, Detector, Mahalanobis, State, local_total
 from blindsight.errors import AuthenticationError, FormatError, NotFittedError, StoreError
 from blindsight.keys import Sealer, create_key_file
 from sample_tables import make_table
@@ -186,8 +186,10 @@ def test_wrong_tensors_are_refused(model: Detector, name: str, change: object) -
 
 def test_missing_and_extra_tensors_are_refused(model: Detector) -> None:
     _, header, tensors = split(modelfile.dumps(model))
-    refused(join(header, {**tensors, "rows": np.zeros(3, dtype=np.int64)}), contains="tensors")
-    refused(join(header, {k: v for k, v in tensors.items() if k != "totals"}), contains="tensors")
+    refused(join(header, {**tensors, "rows": np.zeros(3, dtype=np.int64)}), contains="unknown or missing")
+    refused(join(header, {k: v for k, v in tensors.items() if k != "totals"}), contains="unknown or missing")
+    for name in ("score_edges", "score_counts"):
+        refused(join(header, {k: v for k, v in tensors.items() if k != name}), contains="histogram")
 
 
 def test_edges_that_do_not_increase_are_refused(model: Detector) -> None:
@@ -199,14 +201,29 @@ def test_edges_that_do_not_increase_are_refused(model: Detector) -> None:
     refused(join(header, {**tensors, "score_edges": wrapped}))
 
 
+STATE_FIELDS = {"bias", "encoder", "histogram_noise_variance", "noise_variance", "score_scale"}
+
+
+def replaced(header: dict, field: str, value: object) -> dict:
+    """The header with one field replaced, its own or the state's."""
+    if field in STATE_FIELDS:
+        return {**header, "state": {**header["state"], field: value}}
+    return {**header, field: value}
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("format", "other-model"),
-        ("version", 2),
+        ("version", 1),
+        ("version", 3),
+        ("version", "2"),
         ("version", 0),
-        ("version", "1"),
+        ("version", 2.5),
         ("version", None),
+        ("state", None),
+        ("state", {}),
+        ("state", []),
         ("bias", 0.5),
         ("bias", True),
         ("bias", 2**41),
@@ -239,15 +256,16 @@ def test_wrong_header_fields_are_refused(model: Detector, field: str, value: obj
     _, header, tensors = split(modelfile.dumps(model))
     if value == {"name": "ECOD", "parameters": {"bins": 8}} and isinstance(model, Mahalanobis):
         value = {"name": "ECOD", "parameters": {"bins": 64}}
-    refused(join({**header, field: value}, tensors))
+    refused(join(replaced(header, field, value), tensors))
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
 @pytest.mark.parametrize("field", ["score_scale", "noise_variance"])
 def test_nan_in_the_header_is_refused(model: Detector, field: str, constant: str) -> None:
     _, header, tensors = split(modelfile.dumps(model))
-    text = json.dumps({**header, field: "@"}, sort_keys=True).replace('"@"', constant)
+    text = json.dumps(replaced(header, field, "@"), sort_keys=True, separators=(",", ":")).replace('"@"', constant)
     refused(join(None, tensors, text=text), contains=constant.lstrip("-"))
+    refused(join(None, tensors, text=text.replace(constant, "1e999")))
 
 
 def test_unknown_and_missing_header_fields_are_refused(model: Detector) -> None:
@@ -255,27 +273,142 @@ def test_unknown_and_missing_header_fields_are_refused(model: Detector) -> None:
     refused(join({**header, "training_rows": [1]}, tensors), contains="fields")
     for field in header:
         refused(join({k: v for k, v in header.items() if k != field}, tensors))
+    refused(join({**header, "state": {**header["state"], "rows": [1]}}, tensors), contains="unknown or missing")
+    for field in header["state"]:
+        refused(join({**header, "state": {k: v for k, v in header["state"].items() if k != field}}, tensors))
+
+
+def test_a_header_that_is_not_canonical_is_refused(model: Detector) -> None:
+    """Two readers of the same bytes must see the same model."""
+    _, header, tensors = split(modelfile.dumps(model))
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"))
+    twice = text.replace('"version":2', '"version":2,"version":2')
+    for other in (twice, text + " ", json.dumps(header, sort_keys=True), json.dumps(header, separators=(",", ":"))):
+        if other != text:
+            refused(join(None, tensors, text=other), contains="canonically")
+
+
+def test_other_metadata_are_refused(model: Detector) -> None:
+    from safetensors.numpy import save
+
+    outer, _, tensors = split(modelfile.dumps(model))
+    own = outer["__metadata__"]["blindsight"]
+    assert modelfile.loads(bytes(save(tensors, metadata={"blindsight": own}))).threshold_ == model.threshold_
+    refused(bytes(save(tensors, metadata={"blindsight": own, "comment": "x"})), contains="metadata")
+
+
+def test_the_digest_covers_names_types_and_shapes() -> None:
+    a = np.arange(4, dtype=np.int64)
+    forms = [
+        {"a": a},
+        {"b": a},
+        {"a": a.reshape(2, 2)},
+        {"a": a.view(np.int8)},
+        {"a": a.view(np.float32)},
+        {"a": a[:2], "aa": a[2:]},
+        {"a": a, "b": a[:0]},
+        {"a": a + 1},
+    ]
+    assert len({modelfile._digest("{}", form) for form in forms}) == len(forms)
+    assert modelfile._digest("{}", {"a": a, "b": a}) == modelfile._digest("{}", {"b": a, "a": a})
+    assert modelfile._digest("{}", {"a": a}) == modelfile._digest("{}", {"a": a.astype(">i8").astype("<i8")})
+
+
+class Stateful(ECOD):
+    """Holds whatever a test puts into its state."""
+
+    name = "ECOD"
+
+    def _dump(self) -> State:
+        state = super()._dump()
+        return State(values={**state.values, **self.values}, arrays={**state.arrays, **self.arrays})
+
+
+@pytest.mark.parametrize(
+    ("values", "arrays"),
+    [
+        ({}, {"float64": np.zeros(2)}),
+        ({}, {"nan": np.full(2, np.nan, dtype=np.float32)}),
+        ({}, {"objects": np.array([{}], dtype=object)}),
+        ({}, {"": np.zeros(2, dtype=np.int64)}),
+        ({}, {"x" * 201: np.zeros(2, dtype=np.int64)}),
+        ({}, {"huge": np.array([2**61])}),
+        ({}, {f"t{i}": np.zeros(1, dtype=np.int8) for i in range(257)}),
+    ],
+    ids=["float64", "nan", "object", "unnamed", "long name", "huge", "many"],
+)
+def test_a_state_that_would_not_be_read_is_not_written(values: dict, arrays: dict, number_schema: Schema) -> None:
+    model = Stateful(schema=number_schema).fit(make_table(20, 1))
+    model.values, model.arrays = {}, {}
+    modelfile.loads(modelfile.dumps(model))
+    model.values, model.arrays = values, arrays
+    with pytest.raises(FormatError):
+        modelfile.dumps(model)
+
+
+def test_every_state_of_a_fit_comes_back(number_schema: Schema) -> None:
+    """What a step carries to the parties: the next query is the same there."""
+    model = ECOD()
+    model.begin(number_schema)
+    names = []
+    while True:
+        again = modelfile.loads(modelfile.dumps(model))
+        query, other = model.next_query(), again.next_query()
+        if query is None or other is None:
+            assert query is other
+            break
+        assert (query.name, query.length, query.sensitivity_l2) == (other.name, other.length, other.sensitivity_l2)
+        names.append(query.name)
+        model.advance(query, local_total(query, number_schema, make_table(50, 1)))
+    assert names == ["fit", "threshold"]
+
+
+VECTOR = Path(__file__).parents[1] / "docs" / "wire-formats.md"
+
+
+def test_the_documented_vector_is_what_is_written() -> None:
+    """docs/wire-formats.md prints one whole file in hexadecimal: ECOD after its first sum, as a step carries it."""
+    text = VECTOR.read_text(encoding="utf-8")
+    section = text[text.index("## Model file") :]
+    block = section[section.index("```hex") + len("```hex") :]
+    documented = bytes.fromhex(block[: block.index("```")])
+    assert documented == modelfile.dumps(vector_model())
+    query, expected = modelfile.loads(documented).next_query(), vector_model().next_query()
+    assert query is not None
+    assert expected is not None
+    assert (query.name, query.length) == ("threshold", expected.length)
+
+
+def vector_model() -> Detector:
+    schema = Schema((Column(name="x", low=0.0, high=1.0),))
+    model = ECOD(bins=4)
+    model.begin(schema)
+    query = model.next_query()
+    assert query is not None
+    model.advance(query, local_total(query, schema, {"x": [0.1, 0.5, 0.6, 0.9]}))
+    return model
 
 
 def test_another_version_names_the_fix(model: Detector) -> None:
     _, header, tensors = split(modelfile.dumps(model))
-    with pytest.raises(FormatError, match=r"another version.*Got: 7.*Rule: version 1.*Fix: upgrade"):
+    with pytest.raises(FormatError, match=r"another version.*Got: 7.*Rule: version 2.*Fix: upgrade"):
         modelfile.loads(join({**header, "version": 7}, tensors))
 
 
 def test_an_encoder_of_another_form_is_refused(number_schema: Schema) -> None:
     """Same length, other features: it would score other columns, or fail on the first record."""
     _, header, tensors = split(modelfile.dumps(fitted("ECOD", number_schema)))
-    edges = header["encoder"]["edges"]
+    edges = header["state"]["encoder"]["edges"]
     shifted = {"kind": "one_hot_bins", "edges": [edges[0][:-1], [*edges[1], 1e9], edges[2]]}
     fewer = {"kind": "one_hot_bins", "edges": [[*edges[0], *(e + 1e6 for e in edges[1]), 1e8], edges[2]]}
     moved = {"kind": "one_hot_bins", "edges": [edges[0], edges[1], [e + 1 for e in edges[2]]]}
     for encoder in (shifted, fewer, moved):
-        refused(join({**header, "encoder": encoder}, tensors), contains="encoder")
+        refused(join(replaced(header, "encoder", encoder), tensors), contains="encoder")
     _, header, tensors = split(modelfile.dumps(fitted("Mahalanobis", number_schema)))
-    wide = {**header["encoder"], "highs": [1e3, 1e4, 1e5]}
-    for encoder in (wide, {**header["encoder"], "levels": 126}):
-        refused(join({**header, "encoder": encoder}, tensors), contains="encoder")
+    own = header["state"]["encoder"]
+    wide = {**own, "highs": [1e3, 1e4, 1e5]}
+    for encoder in (wide, {**own, "levels": 126}):
+        refused(join(replaced(header, "encoder", encoder), tensors), contains="encoder")
 
 
 def test_edges_in_another_last_bit_are_accepted(number_schema: Schema) -> None:
@@ -283,7 +416,7 @@ def test_edges_in_another_last_bit_are_accepted(number_schema: Schema) -> None:
     _, header, tensors = split(modelfile.dumps(model))
     value = encoder_to_json(model.encoder_)
     value["edges"][0] = [float(np.nextafter(e, 200)) for e in value["edges"][0]]
-    loaded = modelfile.loads(join({**header, "encoder": value}, tensors))
+    loaded = modelfile.loads(join(replaced(header, "encoder", value), tensors))
     assert loaded.encoder_ != model.encoder_
 
 

@@ -14,25 +14,48 @@ from ._version import __version__
 if TYPE_CHECKING:
     from . import blind, errors, keys
     from .data import Schema, load_hospitals, read_table, simulate_card_payments
-    from .detectors import ECOD, Detector, Mahalanobis, ScoreHistogram
+    from .detectors import (
+        COPOD,
+        ECOD,
+        HBOS,
+        LODA,
+        OCSVM,
+        PCA,
+        Detector,
+        IForest,
+        Mahalanobis,
+        RandomFeatures,
+        ScoreHistogram,
+        TableStudent,
+        VotingForest,
+    )
     from .errors import BlindsightError, BlindsightWarning
     from .federation import Evaluation, Federation, Party, Policy
     from .modelfile import inspect, load
     from .privacy import DifferentialPrivacy
 
 __all__ = [
+    "COPOD",
     "ECOD",
+    "HBOS",
+    "LODA",
+    "OCSVM",
+    "PCA",
     "BlindsightError",
     "BlindsightWarning",
     "Detector",
     "DifferentialPrivacy",
     "Evaluation",
     "Federation",
+    "IForest",
     "Mahalanobis",
     "Party",
     "Policy",
+    "RandomFeatures",
     "Schema",
     "ScoreHistogram",
+    "TableStudent",
+    "VotingForest",
     "__version__",
     "blind",
     "errors",
@@ -50,16 +73,25 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 _HOMES = {
     "BlindsightError": "errors",
     "BlindsightWarning": "errors",
+    "COPOD": "detectors",
     "Detector": "detectors",
     "DifferentialPrivacy": "privacy",
     "ECOD": "detectors",
     "Evaluation": "federation",
     "Federation": "federation",
+    "HBOS": "detectors",
+    "IForest": "detectors",
+    "LODA": "detectors",
     "Mahalanobis": "detectors",
+    "OCSVM": "detectors",
+    "PCA": "detectors",
     "Party": "federation",
     "Policy": "federation",
+    "RandomFeatures": "detectors",
     "Schema": "data",
     "ScoreHistogram": "detectors",
+    "TableStudent": "detectors",
+    "VotingForest": "detectors",
     "inspect": "modelfile",
     "load": "modelfile",
     "load_hospitals": "data",

@@ -1,8 +1,8 @@
 """Save, load, inspect: one safetensors file with a JSON header, nothing executable, no training row.
 
-The header is one metadata entry, ``blindsight``, holding a SHA-256, a blank, and canonical JSON; the tensors are
-``weights``, ``totals``, ``score_edges`` and ``score_counts``, all int64. The SHA-256 covers JSON and tensors: it finds
-damage, not forgery (sealing finds that). docs/wire-formats.md has the byte layout.
+The header is one metadata entry, ``blindsight``, holding a SHA-256, a blank, and canonical JSON; the tensors are what
+the detector's state holds: int64, float32 or int8. The SHA-256 covers the JSON and every tensor's name, type, shape and
+content: it finds damage, not forgery (sealing finds that). docs/wire-formats.md has the byte layout and a test vector.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ MAX_HEADER_BYTES = 1 << 24
 MAX_TENSORS = 256
 FIELDS = {"certificate", "detector", "format", "provenance", "schema", "state", "version"}
 DTYPES = {"I64": "<i8", "F32": "<f4", "I8": "|i1"}
+KINDS = {np.dtype(layout).name: kind for kind, layout in DTYPES.items()}
+MAX_AXES = 8
+MAX_NAME = 200
 CONTEXT = b"blindsight/model/1"
 MAX_COUNT = 1 << 60
 
@@ -42,12 +45,19 @@ def dumps(model: Detector) -> bytes:
     Parameters
     ----------
     model : Detector
-        Fitted. A model whose score histogram is not there yet (in the middle of a federated fit) is written with an
-        empty one.
+        Fitted, or in the middle of a federated fit: begun, with some of its totals taken.
 
     Returns
     -------
     bytes
+        The same for the same state.
+
+    Raises
+    ------
+    NotFittedError
+        Nothing was begun.
+    FormatError
+        The detector's state does not fit a model file: too many tensors, another type, too large, not finite.
     """
     from safetensors.numpy import save as save_tensors
 
@@ -62,17 +72,25 @@ def dumps(model: Detector) -> bytes:
         "provenance": model.provenance_,
     }
     tensors = {name: np.ascontiguousarray(array) for name, array in state.arrays.items()}
-    text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    _check_tensors(tensors)
+    text = _canonical(header)
+    if len(text) + 200 * len(tensors) > MAX_HEADER_BYTES // 2:  # quotes double when it is put into the outer header
+        raise _malformed(f"a header of {len(text):,} bytes")
     return bytes(save_tensors(tensors, metadata={"blindsight": f"{_digest(text, tensors)} {text}"}))
 
 
+def _canonical(header: object) -> str:
+    """The one way in which a header is written: keys sorted, no blanks, ASCII; ValueError for NaN and infinity."""
+    return json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def _digest(text: str, tensors: Mapping[str, npt.NDArray[Any]]) -> str:
-    """SHA-256 over the header's text and all tensors, each with its name and length."""
+    """SHA-256 over the header's text and all tensors, each with its name, type and shape."""
     parts = [text.encode()]
     for name in sorted(tensors):
         array = tensors[name]
-        form = f"{name} {array.dtype.str} {array.shape}"
-        parts += [form.encode(), array.tobytes()]
+        form = f"{name} {KINDS[array.dtype.name]} {','.join(map(str, array.shape))}"
+        parts += [form.encode(), array.astype(array.dtype.newbyteorder("<")).tobytes()]
     state = hashlib.sha256()
     for part in parts:
         state.update(struct.pack("<Q", len(part)) + part)
@@ -103,7 +121,6 @@ def loads(data: bytes, *, allowed: frozenset[str] | None = None) -> Detector:
 
 
 def _loads(data: bytes, allowed: frozenset[str] | None) -> Detector:
-
     header, text, digest = _header(data)
     arrays = _tensors(data)
     if _digest(text, arrays) != digest:
@@ -134,18 +151,27 @@ def _tensors(data: bytes) -> dict[str, npt.NDArray[Any]]:
         raise _malformed(f"{len(parts)} tensors")
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, part in parts.items():
-        if part["dtype"] not in DTYPES or len(part["shape"]) > 8 or len(name) > 200:
+        if part["dtype"] not in DTYPES:
             raise _malformed(f"tensor '{name[:60]}' is not of int64, float32 or int8")
         array = np.frombuffer(bytes(part["data"]), dtype=DTYPES[part["dtype"]])
         if array.size != math.prod(part["shape"]):
-            raise _malformed(f"tensor '{name}' has another length than it says")
-        array = array.astype(array.dtype.newbyteorder("=")).reshape(part["shape"])
-        if array.dtype == np.float32 and not np.isfinite(array).all():
-            raise _malformed(f"tensor '{name}' is not finite")
-        if array.dtype == np.int64 and array.size and max(int(array.max()), -int(array.min())) > MAX_COUNT:
-            raise _malformed(f"tensor '{name}' is out of range")
-        arrays[name] = array
+            raise _malformed(f"tensor '{name[:60]}' has another length than it says")
+        arrays[name] = array.astype(array.dtype.newbyteorder("=")).reshape(part["shape"])
+    _check_tensors(arrays)
     return arrays
+
+
+def _check_tensors(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Refuse what no state may hold; asked when writing and when reading."""
+    if len(arrays) > MAX_TENSORS or sum(array.nbytes for array in arrays.values()) > MAX_FILE_BYTES - MAX_HEADER_BYTES:
+        raise _malformed(f"{len(arrays)} tensors, or more than a file may hold")
+    for name, array in arrays.items():
+        if array.dtype.name not in KINDS or array.ndim > MAX_AXES or not 0 < len(name) <= MAX_NAME:
+            raise _malformed(f"tensor '{name[:60]}' is not of int64, float32 or int8")
+        if array.dtype == np.float32 and not np.isfinite(array).all():
+            raise _malformed(f"tensor '{name[:60]}' is not finite")
+        if array.dtype == np.int64 and array.size and max(int(array.max()), -int(array.min())) > MAX_COUNT:
+            raise _malformed(f"tensor '{name[:60]}' is out of range")
 
 
 def _header(data: bytes) -> tuple[dict[str, Any], str, str]:
@@ -155,8 +181,10 @@ def _header(data: bytes) -> tuple[dict[str, Any], str, str]:
     (size,) = struct.unpack_from("<Q", data)
     if size > min(MAX_HEADER_BYTES, len(data) - 8):
         raise _malformed("the header's length is beyond the file or 16 MiB")
-    outer = json.loads(data[8 : 8 + size].decode("utf-8"))
-    digest, _, text = str(outer["__metadata__"]["blindsight"]).partition(" ")
+    metadata = json.loads(data[8 : 8 + size].decode("utf-8"))["__metadata__"]
+    if not isinstance(metadata, dict) or set(metadata) != {"blindsight"}:
+        raise _malformed("the metadata hold another entry than 'blindsight'")
+    digest, _, text = str(metadata["blindsight"]).partition(" ")
     header = json.loads(text, parse_constant=_refuse_constant)
     if not isinstance(header, dict) or header.get("format") != "blindsight-model":
         raise _malformed("this is not a Blindsight model")
@@ -169,6 +197,8 @@ def _header(data: bytes) -> tuple[dict[str, Any], str, str]:
         )
     if set(header) != FIELDS:
         raise _malformed("header fields are missing or unknown")
+    if _canonical(header) != text:  # a field given twice, say, would read otherwise elsewhere
+        raise _malformed("the header is not written canonically")
     return header, text, digest
 
 

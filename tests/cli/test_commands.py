@@ -7,22 +7,27 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import polars as pl
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from blindsight import errors
+from blindsight import errors, load
+from blindsight.cli._choose import choose_detector, read_settings
 from blindsight.cli._doctor import examine
 from blindsight.cli._exits import command, exit_code_of, safe_after
 from blindsight.data import Schema
+from blindsight.detectors import known_detectors
+from blindsight.errors import ParameterError
+from sample_tables import MIXED_SCHEMA, NUMBER_SCHEMA, make_table
 
 from .conftest import REPOSITORY, invoke, start
 
 COMMANDS = [
     ["demo"], ["schema", "draft"], ["schema", "check"], ["fit"], ["score"], ["report"], ["ledger", "show"],
-    ["ledger", "verify"], ["doctor"],
+    ["ledger", "verify"], ["doctor"], ["detectors"], ["compare"],
 ]  # fmt: skip
 
 
@@ -133,7 +138,7 @@ def test_ctrl_c_on_a_real_process(fitted, tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stderr is not None
-    assert process.stderr.readline().startswith("Fitting ecod at 3 parties")
+    assert process.stderr.readline().startswith("Fitting ECOD at 3 parties")
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
@@ -221,3 +226,134 @@ def test_doctor_reports_what_breaks(tmp_path, monkeypatch):
 
 def test_the_repository_is_where_we_think():
     assert (REPOSITORY / "pyproject.toml").is_file()
+
+
+# -- detectors, compare -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def banks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("banks")
+    NUMBER_SCHEMA.write(folder / "schema.toml")
+    columns = ["age", "amount", "balance", "fraud"]
+    for place, name in enumerate(["a", "b", "c"]):
+        make_table(300, place).select(columns).write_csv(folder / f"{name}.csv")
+    make_table(800, 9).select(columns).write_csv(folder / "test.csv")
+    (folder / "policy.toml").write_text(
+        'allow_exact_sums = true\nmaximum_epsilon = 7.0\ndetectors = ["ECOD", "HBOS", "Mahalanobis"]\n'
+    )
+    return folder
+
+
+def parties(folder: Path) -> list[str]:
+    return [word for name in "abc" for word in ("--party", f"{name}={folder / name}.csv")]
+
+
+def test_detectors_are_listed_with_what_they_cost(banks: Path) -> None:
+    done = invoke("detectors", "--schema", banks / "schema.toml", "--epsilon", 1, "--json")
+    assert done.code == 0, done.err
+    entries = {entry["name"]: entry for entry in done.value["detectors"]}
+    assert set(entries) == set(known_detectors())
+    assert entries["ECOD"]["kind"] == "one sum"
+    assert entries["ECOD"]["sums"] == 2
+    assert entries["ECOD"]["bytes_per_sum"] == 8 * 3 * 64
+    assert entries["ECOD"]["blind"].startswith("BFV")
+    assert entries["AutoEncoder"]["kind"] == "rounds"
+    assert entries["AutoEncoder"]["extra"] == "deep"
+    assert entries["AutoEncoder"]["blind"] == "refused"
+    assert "over 30 rounds" in entries["AutoEncoder"]["epsilon"]
+    shown = invoke("detectors")
+    assert shown.code == 0
+    assert all(name in shown.out for name in known_detectors())
+
+
+def test_what_a_schema_rules_out_is_said(tmp_path: Path) -> None:
+    MIXED_SCHEMA.write(tmp_path / "schema.toml")
+    done = invoke("detectors", "--schema", tmp_path / "schema.toml")
+    assert done.code == 0, done.err
+    assert "Mahalanobis: " in done.out
+    assert "country" in done.out
+
+
+@pytest.mark.parametrize("suffix", ["html", "png"])
+def test_detectors_are_compared_on_one_file(banks: Path, tmp_path: Path, suffix: str) -> None:
+    output = tmp_path / f"compared.{suffix}"
+    done = invoke(
+        "compare", "--schema", banks / "schema.toml", "--detectors", "ecod,HBOS,mahalanobis", "--set", "hbos.bins=8",
+        "--input", banks / "a.csv", "--test", banks / "test.csv", "--output", output, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert [entry["name"] for entry in done.value["detectors"]] == ["ECOD", "HBOS", "Mahalanobis"]
+    for entry in done.value["detectors"]:
+        assert 0.5 < entry["auroc_low"] < entry["auroc"] < entry["auroc_high"] <= 1
+        assert entry["epsilon"] is None
+    assert done.value["epsilon_total"] is None
+    content = output.read_bytes()
+    if suffix == "png":
+        assert content.startswith(b"\x89PNG")
+    else:
+        assert b"<svg" in content
+        assert b"<script" not in content
+        assert b"Mahalanobis" in content
+
+
+def test_comparing_over_a_federation_says_what_all_of_it_cost(banks: Path, tmp_path: Path) -> None:
+    command = ["compare", "--schema", banks / "schema.toml", "--detectors", "ecod,hbos", *parties(banks)]
+    command += ["--evaluate", f"a={banks / 'test.csv'}", "--policy", banks / "policy.toml", "--home", tmp_path / "run"]
+    done = invoke(*command, "--epsilon", 4, "--json")
+    assert done.code == 0, done.err
+    alone = [entry["epsilon"] for entry in done.value["detectors"]]
+    assert all(0 < epsilon <= 4 for epsilon in alone)
+    assert max(alone) < done.value["epsilon_total"] <= sum(alone) + 1e-9
+    assert all(entry["bytes_total"] > 0 and entry["sums"] == 3 for entry in done.value["detectors"])
+    ledger = invoke("ledger", "show", "--home", tmp_path / "run", "--json")
+    spent = [account["spent"] for account in ledger.value["accounts"] if account["releases"]]
+    assert spent == pytest.approx([done.value["epsilon_total"]] * 3, rel=1e-3)
+    refused = invoke(*command, "--epsilon", 4)
+    assert refused.code == 3, "beyond every party's budget"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--detectors", "ecod"], "Say whose records"),
+        (["--detectors", "ecod,ECOD", "--input", "{a}"], "--detectors cannot be read"),
+        (["--detectors", "fraud", "--input", "{a}"], "--detector is unknown"),
+        (["--detectors", "ecod", "--input", "{a}", "--set", "hbos.bins=3"], "--set names no detector"),
+        (["--detectors", "ecod", "--input", "{a}", "--set", "ecod.bin=3"], "has no parameter 'bin'"),
+        (["--detectors", "ecod", "--input", "{a}", "--set", "ecod.bins=3"], "bins is out of its domain"),
+        (["--detectors", "ecod", "--input", "{a}", "--output", "x.pdf"], "of an unknown kind"),
+    ],
+)
+def test_wrong_comparisons_are_usage_errors(banks: Path, arguments: list[str], told: str) -> None:
+    filled = [argument.format(a=banks / "a.csv") for argument in arguments]
+    done = invoke("compare", "--schema", banks / "schema.toml", *filled)
+    assert done.code == 2
+    assert told in done.err
+
+
+def test_fit_takes_plain_parameters_of_any_detector(banks: Path, tmp_path: Path) -> None:
+    command = ["fit", "--schema", banks / "schema.toml", *parties(banks), "--policy", banks / "policy.toml"]
+    command += ["--home", tmp_path / "run", "--output", tmp_path / "m", "--exact"]
+    done = invoke(*command, "--detector", "hbos", "--set", "bins=12", "--json")
+    assert done.code == 0, done.err
+    model = load(tmp_path / "m")
+    assert type(model).name == "HBOS"
+    assert model.get_params()["bins"] == 12
+    for wrong, told in (
+        (["--set", "bins"], "--set cannot be read"),
+        (["--set", "bins=1", "--set", "bins=2"], "twice"),
+        (["--set", "training.rounds=2"], "has no parameter 'training.rounds'"),
+    ):
+        refused = invoke(*command, "--detector", "hbos", *wrong)
+        assert refused.code == 2
+        assert told in refused.err
+
+
+def test_parts_of_training_are_set_by_name() -> None:
+    detector = choose_detector("autoencoder", read_settings(["training.rounds=3", "hidden=[4,2]"]), contamination=0.1)
+    parameters = detector.get_params(deep=False)
+    assert parameters["training"].rounds == 3
+    assert tuple(parameters["hidden"]) == (4, 2)
+    with pytest.raises(ParameterError, match=r"There is no 'training\.round'"):
+        choose_detector("autoencoder", {"training.round": 3}, contamination=0.1)

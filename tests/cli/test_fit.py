@@ -115,8 +115,8 @@ def test_a_budget_that_does_not_carry_is_refused(fitted, tmp_path):
     [
         (["--epsilon", "1", "--exact"], "both --epsilon and --exact"),
         ([], "neither --epsilon nor --exact"),
-        (["--epsilon", "1", "--unit", "household"], "record or person"),
-        (["--epsilon", "1", "--detector", "oracle"], "ecod, mahalanobis"),
+        (["--epsilon", "1", "--unit", "household"], "record, person or party"),
+        (["--epsilon", "1", "--detector", "oracle"], "blindsight detectors lists them"),
         (["--epsilon", "-1"], "epsilon"),
         (["--epsilon", "1", "--party", "nowhere"], "--party NAME=PATH"),
         (["--epsilon", "1", "--party", "x=/nowhere/x.csv"], "does not exist"),

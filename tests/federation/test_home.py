@@ -129,12 +129,12 @@ def test_an_overflowing_vector_is_refused_before_it_is_sent(
     federation = embedded(tables(4, rows=10), number_schema)
     victim = federation.parties["bank-03"]
     huge = np.full(3 * 64, 2**62, dtype=np.int64)
-    honest = _party.own_vector
+    honest = _party.own_sum
 
     def overflowing(schema: Schema, source: object, *rest: object) -> object:
         return huge.copy() if source is victim._sources["training"] else honest(schema, source, *rest)
 
-    monkeypatch.setattr(_party, "own_vector", overflowing)
+    monkeypatch.setattr(_party, "own_sum", overflowing)
     channel = faulty(federation)
     federation.fit(ECOD(), privacy=None)
     first = federation.history[0].steps[0]

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import struct
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from blindsight import modelfile
 from blindsight.data import Schema
-from blindsight.detectors import ECOD, Mahalanobis
+from blindsight.detectors import ECOD, Detector, Mahalanobis
 from blindsight.errors import BlindsightWarning, DataError, ParameterError
-from blindsight.federation import Policy
-from sample_tables import make_table
+from blindsight.federation import Evaluation, Federation, Policy
+from blindsight.federation._bootstrap import spread_of
+from blindsight.federation._breakdown import kept_breakdowns
+from blindsight.federation._curves import curves_of
+from blindsight.federation._evaluation import evaluation_query
+from sample_tables import NUMBER_SCHEMA, make_table
 
-from ._drive import dp, embedded, stacked, tables
+from ._drive import dp, embedded, faulty, stacked, tables
 
 FLOOR = "ignore:The federation has about"
 
@@ -151,3 +161,168 @@ def test_one_record_in_all_is_fitted(number_schema: Schema) -> None:
         model = embedded(data, number_schema).fit(detector, privacy=None)
         assert np.isfinite(model.decision_function(make_table(10, 3))).all()
         assert np.isfinite(model.threshold_)
+
+
+# -- curves, thresholds, intervals, whose records --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured() -> tuple[Federation, Detector, Evaluation, dict[str, pl.DataFrame]]:
+    federation = embedded(tables(4, rows=400), NUMBER_SCHEMA)
+    model = federation.fit(ECOD(), privacy=None)
+    held = {name: make_table(700, 900 + i) for i, name in enumerate(federation.parties)}
+    return federation, model, federation.evaluate(model, data=held, privacy=None), held
+
+
+def test_curves_are_scikit_learns(measured: tuple) -> None:
+    _, model, evaluation, held = measured
+    rows = stacked(held)
+    labels, scores = rows["fraud"].to_numpy(), model.decision_function(rows)
+    assert np.isinf(evaluation.thresholds[[0, -1]]).all()
+    for (fpr, tpr), (recall, precision), score in zip(
+        evaluation.roc[1:-1:20], evaluation.precision_recall[1:-1:20], evaluation.thresholds[1:-1:20], strict=True
+    ):
+        flagged = scores > score - model.score_scale_ / 2  # a score on an edge lies above it
+        assert fpr == pytest.approx(flagged[labels == 0].mean(), abs=1e-9)
+        assert tpr == pytest.approx(flagged[labels == 1].mean(), abs=1e-9)
+        assert recall == tpr
+        if flagged.any():
+            assert precision == pytest.approx(labels[flagged].mean(), abs=1e-9)
+
+
+@pytest.mark.parametrize("fpr", [0.01, 0.05, 0.2])
+def test_a_threshold_for_a_false_positive_rate(measured: tuple, fpr: float) -> None:
+    _, model, evaluation, held = measured
+    rows = stacked(held)
+    normal = model.decision_function(rows)[rows["fraud"].to_numpy() == 0]
+    threshold = evaluation.threshold_for(fpr=fpr)
+    assert np.mean(normal >= threshold) <= fpr
+    assert np.mean(normal >= threshold) > 0.6 * fpr, "and not far below it"
+    contamination = evaluation.contamination_for(model, fpr=fpr)
+    moved = modelfile.loads(modelfile.dumps(model)).set_params(contamination=contamination)
+    assert np.mean(normal > moved.threshold_) == pytest.approx(fpr, rel=0.35)
+
+
+def test_a_rate_that_the_records_cannot_tell_is_warned_of(measured: tuple) -> None:
+    _, _, evaluation, _ = measured
+    with pytest.warns(BlindsightWarning, match="cannot be set precisely"):
+        evaluation.threshold_for(fpr=1e-4)
+    for bad in (0.0, 1.0, -0.1, "1%", None):
+        with pytest.raises(ParameterError, match="fpr is out of its domain"):
+            evaluation.threshold_for(fpr=bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("shift", "anomalous", "stddev"), [(1.0, 100, 5.0), (2.0, 100, 5.0), (2.0, 40, 5.0), (2.0, 100, 0.0)]
+)
+def test_intervals_cover_the_true_auroc(shift: float, anomalous: int, stddev: float) -> None:
+    """Simulated releases of Gaussian scores, whose AUROC is known: at least 90% of the 95% intervals hold it."""
+    generator = np.random.default_rng(5)
+    shares = np.array([0.5, 0.25, 0.1, 0.05, 0.02, 0.01]) if stddev else np.linspace(0.995, 0.005, 100)
+    edges = np.unique(np.rint(norm.isf(shares) * 1000).astype(np.int64))
+    truth = norm.cdf(shift / np.sqrt(2))
+    inside, widths = 0, []
+    for _ in range(60):
+        drawn = [generator.normal(0, 1000, 2000), generator.normal(shift * 1000, 1000, anomalous)]
+        counts = [np.bincount(np.searchsorted(edges, scores), minlength=edges.size + 1) for scores in drawn]
+        noisy = [np.rint(c + generator.normal(0, stddev, c.size)).astype(np.float64) for c in counts]
+        curves = curves_of(edges, *noisy, stddev**2, 2000.0)
+        estimate, half = curves.measures()["auroc"], spread_of(curves)["auroc"]
+        inside += estimate - half <= truth <= estimate + half
+        widths.append(half)
+    assert inside >= 54
+    assert np.median(widths) < (0.25 if anomalous < 100 else 0.12), "an interval of everything says nothing"
+
+
+def test_intervals_are_in_range_and_hold_the_estimate(measured: tuple) -> None:
+    _, _, evaluation, _ = measured
+    assert set(evaluation.intervals) == {
+        "auroc",
+        "average_precision",
+        "false_positive_rate",
+        "false_negative_rate",
+    }
+    for name, (low, high) in evaluation.intervals.items():
+        assert 0 <= low <= getattr(evaluation, name) <= high <= 1
+    json.dumps(evaluation.to_json())
+
+
+def test_every_party_keeps_its_own_figures(measured: tuple) -> None:
+    federation, model, evaluation, held = measured
+    assert set(evaluation.breakdown) == set(held)
+    for name, own in evaluation.breakdown.items():
+        labels, scores = held[name]["fraud"].to_numpy(), model.decision_function(held[name])
+        assert own.party == name
+        assert own.left_party is False
+        assert (own.records, own.anomalous) == (700, labels.sum())
+        assert own.auroc == pytest.approx(roc_auc_score(labels, scores))
+        assert own.false_positive_rate == pytest.approx((scores > model.threshold_)[labels == 0].mean())
+        assert np.mean(scores > own.own_threshold) <= model.contamination
+        assert np.mean(scores > own.own_threshold) > model.contamination - 0.02
+        (kept,) = [b for b in kept_breakdowns(federation.parties[name]._store) if b.run == own.run]
+        assert kept == own
+    assert "breakdown" not in evaluation.to_json()
+
+
+def test_no_message_holds_a_partys_own_figures(number_schema: Schema) -> None:
+    federation = embedded(tables(4, rows=100), number_schema)
+    model = federation.fit(ECOD(), privacy=None)
+    channel = faulty(federation)
+    evaluation = federation.evaluate(model, privacy=None)
+    sent = b"".join(answer for answers in channel.answers for answer in answers.values())
+    assert len(evaluation.breakdown) == 4
+    for own in evaluation.breakdown.values():
+        for value in (own.auroc, own.own_threshold):
+            assert struct.pack("<d", value) not in sent
+            assert struct.pack(">d", value) not in sent
+            assert repr(value).encode() not in sent
+
+
+def test_a_party_of_one_class_has_no_auroc_of_its_own(number_schema: Schema) -> None:
+    data = tables(3, rows=60)
+    data["bank-00"] = data["bank-00"].with_columns(pl.lit(0, dtype=pl.Int64).alias("fraud"))
+    federation = embedded(data, number_schema)
+    evaluation = federation.evaluate(federation.fit(ECOD(), privacy=None), privacy=None)
+    own = evaluation.breakdown["bank-00"]
+    assert own.auroc is None
+    assert own.false_negative_rate is None
+    assert own.false_positive_rate is not None
+    assert evaluation.measurable
+
+
+def test_a_validation_set_of_ones_own_asks_no_party(measured: tuple) -> None:
+    federation, model, _, _ = measured
+    table = make_table(600, 77)
+    runs = len(federation.history)
+    evaluation = federation.evaluate(model, validation=table)
+    assert evaluation.source == "validation set"
+    assert evaluation.noise_stddev == 0
+    assert evaluation.certificate is None
+    assert not evaluation.breakdown
+    assert len(federation.history) == runs
+    truth = roc_auc_score(table["fraud"].to_numpy(), model.decision_function(table))
+    assert evaluation.auroc == pytest.approx(truth, abs=0.005)
+    with pytest.raises(ParameterError, match="neither the parties' data nor a budget"):
+        federation.evaluate(model, validation=table, privacy=dp())
+    with pytest.raises(ParameterError, match="Say how private"):
+        federation.evaluate(model)
+
+
+def test_under_noise_few_bins_are_asked_for(measured: tuple) -> None:
+    _, model, _, _ = measured
+    assert evaluation_query(model, private=True).length <= 2 * 8
+    assert evaluation_query(model, private=False).length > 100
+    assert evaluation_query(model).length == evaluation_query(model, private=False).length
+
+
+def test_curves_are_drawn_and_shown(measured: tuple, tmp_path: Path) -> None:
+    federation, _, evaluation, held = measured
+    evaluation.plot().savefig(tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 5000
+    for shown in (evaluation._repr_html_(), federation._repr_html_()):
+        assert "<script" not in shown
+        assert "http" not in shown
+        for value in held["bank-00"]["balance"].to_list()[:50]:
+            assert repr(value) not in shown
+    assert evaluation._repr_html_().count("<svg") == 2
+    assert "bank-03" in federation._repr_html_()

@@ -121,7 +121,7 @@ CHANGES = [
     {"colluders": 3},
     {"colluders": -1},
     {"unit": "person"},
-    {"unit": "party"},
+    {"unit": "household"},
     {"max_records_per_person": 5},
     {"purpose": "fun"},
     {"mechanism": "exact-sum"},

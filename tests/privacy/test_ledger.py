@@ -180,7 +180,7 @@ def test_release_ids(ledger, release_id):
         ledger.record_output(release_id, b"")
 
 
-@pytest.mark.parametrize("kwargs", [{"epsilon": 0.0}, {"delta": 2.0}, {"unit": "party"}], ids=str)
+@pytest.mark.parametrize("kwargs", [{"epsilon": 0.0}, {"delta": 2.0}, {"unit": "household"}], ids=str)
 def test_budget_domain(kwargs):
     with pytest.raises(ParameterError):
         Budget(**{"epsilon": 1.0, "delta": 1e-6, **kwargs})

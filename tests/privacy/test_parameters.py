@@ -62,7 +62,7 @@ def test_many_fractions_of_a_share_stay_within_it():
         {"epsilon": True},
         {"delta": 0.0},
         {"delta": 1.0},
-        {"unit": "party"},
+        {"unit": "household"},
         {"max_records_per_person": 3},
         {"unit": "person", "max_records_per_person": 0},
         {"unit": "person", "max_records_per_person": True},

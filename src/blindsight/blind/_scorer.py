@@ -106,6 +106,13 @@ class Scorer:
         admit: Collection[str] | None = None,
         max_owners: int = 10_000,
     ) -> None:
+        if hasattr(model, "parameters_"):
+            raise CapacityError(
+                f"{type(model).__name__} cannot be scored blind",
+                got="a network of several layers",
+                rule="a blind score is one inner product of a public encoding with secret weights",
+                fix="teach its scores to a table, TableStudent, and offer that; or score where the model is",
+            )
         if not hasattr(model, "circuit_"):
             raise NotFittedError(
                 "The model to score with is not fitted", fix="fit it, or load a saved one with blindsight.load"

@@ -9,21 +9,30 @@ from ._bins import OneHotBins, bin_index
 from ._encoders import encoder_from_json, encoder_to_json
 from ._encoding import MAX_LENGTH, Encoder, OneHot
 from ._evaluate import evaluate
+from ._fourier import RandomFourier
 from ._layers import InnerProduct
 from ._monomials import Monomials
-from ._spread import even_edges, spread
+from ._projections import ProjectedBins
+from ._spread import even_edges, spread, unspread
+from ._trees import MAX_DEPTH, TreeLeaves, Trees
 
 __all__ = [
+    "MAX_DEPTH",
     "MAX_LENGTH",
     "Encoder",
     "InnerProduct",
     "Monomials",
     "OneHot",
     "OneHotBins",
+    "ProjectedBins",
+    "RandomFourier",
+    "TreeLeaves",
+    "Trees",
     "bin_index",
     "encoder_from_json",
     "encoder_to_json",
     "evaluate",
     "even_edges",
     "spread",
+    "unspread",
 ]

@@ -8,11 +8,14 @@ from blindsight.errors import FormatError, ParameterError
 
 from ._bins import OneHotBins
 from ._encoding import Encoder
+from ._fourier import RandomFourier
 from ._monomials import Monomials
+from ._projections import ProjectedBins
+from ._trees import TreeLeaves
 
 __all__ = ["encoder_from_json", "encoder_to_json"]
 
-_KINDS: dict[str, type[Encoder]] = {cls.kind: cls for cls in (OneHotBins, Monomials)}
+_KINDS: dict[str, type[Encoder]] = {cls.kind: cls for cls in (OneHotBins, Monomials, RandomFourier, ProjectedBins, TreeLeaves)}
 
 
 def encoder_to_json(encoder: Encoder) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["even_edges", "spread"]
+__all__ = ["even_edges", "spread", "unspread"]
 
 LOG_RATIO = 1000.0
 """A logarithmic column resolves about a thousandth of its range next to the lower end."""
@@ -27,10 +27,15 @@ def spread(x: Floats, low: float, high: float, *, log: bool) -> Floats:
 
 def even_edges(low: float, high: float, count: int, *, log: bool) -> Floats:
     """Edges from ``low`` to ``high``, evenly spaced under :func:`spread`; shape (count,), strictly increasing."""
-    position: Floats = np.linspace(0.0, 1.0, count)
-    if log:
-        position = np.expm1(position * np.log1p(LOG_RATIO)) / LOG_RATIO
-    edges = low + position * (high - low)
+    edges = unspread(np.linspace(0.0, 1.0, count), low, high, log=log)
     edges[-1] = high
     distinct: Floats = np.unique(edges)
     return distinct
+
+
+def unspread(position: Floats, low: float, high: float, *, log: bool) -> Floats:
+    """Return the values whose :func:`spread` the positions are."""
+    if log:
+        position = np.expm1(position * np.log1p(LOG_RATIO)) / LOG_RATIO
+    values: Floats = low + position * (high - low)
+    return values

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from blindsight.federation import Evaluation, Policy, RunRecord
     from blindsight.privacy import DifferentialPrivacy
 
-__all__ = ["Fitting", "fit_parties", "run_file"]
+__all__ = ["Fitting", "fit_parties", "run_file", "total_epsilon"]
 
 SEPARATION = (
     "In this run every party was a process of its own on one machine, given only its own file; between organisations "
@@ -186,7 +186,7 @@ def _privacy(fitting: Fitting) -> Privacy | None:
     events = [step.event for record in fitting.history for step in record.steps]
     return Privacy(
         epsilon_asked=certificate["epsilon_asked"],
-        epsilon_spent=_epsilon(events, certificate["delta"]),
+        epsilon_spent=total_epsilon(events, certificate["delta"]),
         delta=certificate["delta"],
         unit=certificate["unit"],
         max_records_per_person=certificate["max_records_per_person"],
@@ -194,7 +194,8 @@ def _privacy(fitting: Fitting) -> Privacy | None:
     )
 
 
-def _epsilon(events: list[dict[str, Any]], delta: float) -> float:
+def total_epsilon(events: list[dict[str, Any]], delta: float) -> float:
+    """Epsilon of all events together, as ledgers hold them."""
     import json
 
     from blindsight.privacy import Event, epsilon_of

@@ -11,20 +11,35 @@ from ._column import Column
 from ._draft import draft
 from ._hospitals import load_hospitals
 from ._records import ClippingReport, Records, read_table, records
+from ._rolling import RollingState, moment, rolling_features
 from ._samples import write_sample
 from ._schema import Schema
+from ._window_table import gather, joined, series_key, window_table
+from ._windows import Segments, Windows, normalise_series, segments, windows
 
 __all__ = [
     "ClippingReport",
     "Column",
     "Finding",
     "Records",
+    "RollingState",
     "Schema",
+    "Segments",
+    "Windows",
     "check",
     "draft",
+    "gather",
+    "joined",
     "load_hospitals",
+    "moment",
+    "normalise_series",
     "read_table",
     "records",
+    "rolling_features",
+    "segments",
+    "series_key",
     "simulate_card_payments",
+    "window_table",
+    "windows",
     "write_sample",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 from blindsight.errors import DataError
 
 from ._column import Column
-from ._decode import Tally, decode_feature, decode_label, decode_person
+from ._decode import Tally, decode_feature, decode_key, decode_label, decode_time
 from ._records import CHUNK_ROWS, CHUNK_VALUES, close_name
 from ._schema import Schema
 from ._tables import Table, open_table
@@ -101,18 +101,18 @@ class _Seen:
     low: float = np.inf
     high: float = -np.inf
     labels: Counter[int] = field(default_factory=Counter)
-    persons: Counter[Any] = field(default_factory=Counter)
+    keys: Counter[Any] = field(default_factory=Counter)
 
 
 def _present(schema: Schema, table: Table, found: _Findings) -> list[Column]:
-    read = [column for column in schema.columns if column.role in ("feature", "label", "person")]
+    read = [column for column in schema.columns if column.role in ("feature", "label", "person", "entity", "time")]
     if table.is_positional:
         return list(schema.features)
     for column in read:
         if column.name not in table.names:
             close = close_name(column.name, table.names)
             meant = f"; is '{close}' meant?" if close else ""
-            level: Literal["error", "note"] = "note" if column.role == "label" else "error"
+            level: Literal["error", "note"] = "error" if column.role in ("feature", "person") else "note"
             found.add(level, column.name, f"Column '{column.name}' ({column.role}) is missing{meant}")
     known = {column.name for column in schema.columns}
     extra = [name for name in table.names if name not in known]
@@ -150,9 +150,14 @@ def _look(column: Column, data: Any, row0: int, table: Table, seen: _Seen) -> No
         values, counts = np.unique(decode_label(column, data, row0, is_text=table.is_text), return_counts=True)
         seen.labels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         return
-    if column.role == "person":
-        values, counts = np.unique(decode_person(column, data, row0, is_text=table.is_text), return_counts=True)
-        seen.persons.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    if column.role == "time":
+        times = decode_time(column, data, row0, is_text=table.is_text)
+        if len(times):
+            seen.low, seen.high = min(seen.low, float(times.min())), max(seen.high, float(times.max()))
+        return
+    if column.role in ("person", "entity"):
+        values, counts = np.unique(decode_key(column, data, row0, is_text=table.is_text), return_counts=True)
+        seen.keys.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
         return
     out = np.empty(len(data))
     tally = decode_feature(column, data, out, row0, is_text=table.is_text, is_code=table.is_code)
@@ -173,9 +178,13 @@ def _conclude(column: Column, seen: _Seen, rows: int, found: _Findings) -> None:
             only = "anomalies" if anomalies else "normal records"
             found.add("warning", name, f"Label '{name}' has one class: {rows} {only}; nothing can be evaluated")
         return
-    if column.role == "person":
-        most = max(seen.persons.values())
-        found.add("note", name, f"{len(seen.persons)} persons in {rows} rows; most records of one: {most}")
+    if column.role == "time":
+        found.add("note", name, f"Time '{name}' runs over {seen.high - seen.low:g} (seconds, where it is a date)")
+        return
+    if column.role in ("person", "entity"):
+        what = {"person": "persons", "entity": "entities"}[column.role]
+        most = max(seen.keys.values())
+        found.add("note", name, f"{len(seen.keys)} {what} in {rows} rows; most records of one: {most}")
         return
     if tally.infinite:
         message = f"Column '{name}' has {tally.infinite} infinite values, first in row {tally.first}"

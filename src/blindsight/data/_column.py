@@ -12,7 +12,7 @@ from blindsight.errors import SchemaError
 
 __all__ = ["MAX_CATEGORIES", "MAX_TEXT", "Column", "Role", "check_text", "show"]
 
-Role = Literal["feature", "identifier", "person", "quasi-identifier", "sensitive", "label", "time", "ignore"]
+Role = Literal["feature", "identifier", "person", "entity", "quasi-identifier", "sensitive", "label", "time", "ignore"]
 Type = Literal["number", "category", "text"]
 Scale = Literal["linear", "log"]
 
@@ -30,13 +30,15 @@ class Column:
     ----------
     name : str
         The column's name in tables and files; at most 128 printable characters.
-    role : {"feature", "identifier", "person", "quasi-identifier", "sensitive", "label", "time", "ignore"}
+    role : {"feature", "identifier", "person", "entity", "quasi-identifier", "sensitive", "label", "time", "ignore"}
         Detectors read features. ``person`` names whose record it is (``unit="person"`` counts by it),
-        ``label`` is 0 for normal and 1 for anomaly and serves evaluation only. The other roles are never read
-        for training or scoring; they tell the reader, and later work, what the column is.
+        ``entity`` what the record is about (a host, a terminal, a machine) and ``time`` when it was made: together
+        they order records into series. ``label`` is 0 for normal and 1 for anomaly and serves evaluation only. The
+        other roles are never read for training or scoring; they tell the reader, and later work, what the column is.
     type : {"number", "category", "text"}
-        Features are numbers or categories. A person is a number (whole) or text. A label is a number (0 or 1)
-        or a category with exactly two values.
+        Features are numbers or categories. A person or an entity is a number (whole) or text. A label is a number
+        (0 or 1) or a category with exactly two values. A time is a number (as it stands: seconds, steps) or text (ISO
+        8601, or the table's own date type: seconds since 1970).
     unit : str, optional
         Unit of measurement, for people ("mmHg"); not interpreted.
     low, high : float, optional
@@ -89,6 +91,7 @@ class Column:
         allowed = {
             "feature": ("number", "category"),
             "person": ("number", "text"),
+            "entity": ("number", "text"),
             "label": ("number", "category"),
         }
         if self.role in allowed and self.type not in allowed[self.role]:

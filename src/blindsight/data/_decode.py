@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
     from ._tables import ColumnData
 
-__all__ = ["MISSING_WORDS", "Tally", "decode_feature", "decode_label", "decode_number", "decode_person", "read_floats"]
+__all__ = [
+    "MISSING_WORDS",
+    "Tally",
+    "decode_feature",
+    "decode_key",
+    "decode_label",
+    "decode_number",
+    "decode_time",
+    "read_floats",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -256,8 +265,14 @@ def decode_label(column: Column, data: ColumnData, row0: int, *, is_text: bool) 
     return out.astype(np.int8)
 
 
-def decode_person(column: Column, data: ColumnData, row0: int, *, is_text: bool) -> npt.NDArray[Any]:
-    """Return whose record each row is, shape (n,): int64 for type "number", text for type "text".
+_KEYS = {
+    "person": ("Person", "every record belongs to somebody, so that each person's share can be bounded"),
+    "entity": ("Entity", "every record is about something, so that series stay apart"),
+}
+
+
+def decode_key(column: Column, data: ColumnData, row0: int, *, is_text: bool) -> npt.NDArray[Any]:
+    """Return a person or entity column, shape (n,): int64 for type "number", text for type "text".
 
     Raises
     ------
@@ -266,6 +281,7 @@ def decode_person(column: Column, data: ColumnData, row0: int, *, is_text: bool)
     """
     import polars as pl
 
+    what, why = _KEYS[column.role]
     series = pl.Series(data) if isinstance(data, np.ndarray) else data
     if is_text and column.type == "number":
         series = series.str.strip_chars().cast(pl.Int64, strict=False)
@@ -273,9 +289,9 @@ def decode_person(column: Column, data: ColumnData, row0: int, *, is_text: bool)
     empty = words.is_null() | (words == "").fill_null(False)
     if empty.any():
         raise DataError(
-            f"Person '{column.name}' is missing or unusable in row {row0 + (empty.arg_max() or 0)}",
+            f"{what} '{column.name}' is missing or unusable in row {row0 + (empty.arg_max() or 0)}",
             got=show(data[empty.arg_max() or 0]),
-            rule="every record belongs to somebody, so that each person's share can be bounded",
+            rule=why,
             fix="fill the column in, or drop the rows",
         )
     if column.type == "number":
@@ -283,7 +299,7 @@ def decode_person(column: Column, data: ColumnData, row0: int, *, is_text: bool)
         if whole.null_count():
             row = whole.is_null().arg_max() or 0
             raise DataError(
-                f"Person '{column.name}' is not a whole number in row {row0 + row}",
+                f"{what} '{column.name}' is not a whole number in row {row0 + row}",
                 got=show(words[row]),
                 rule="the schema says type = 'number', within 64 bits",
                 fix="set type = 'text' in the schema",
@@ -292,7 +308,54 @@ def decode_person(column: Column, data: ColumnData, row0: int, *, is_text: bool)
     longest = words.str.len_chars()
     if (longest > MAX_TEXT).any():
         raise DataError(
-            f"Person '{column.name}' is too long in row {row0 + ((longest > MAX_TEXT).arg_max() or 0)}",
+            f"{what} '{column.name}' is too long in row {row0 + ((longest > MAX_TEXT).arg_max() or 0)}",
             rule=f"at most {MAX_TEXT} characters",
         )
     return words.to_numpy().astype(str)
+
+
+def decode_time(column: Column, data: ColumnData, row0: int, *, is_text: bool) -> Floats:
+    """Return when each record was made, shape (n,), float64: seconds since 1970, or a number as it stands.
+
+    Raises
+    ------
+    DataError
+        A value is missing, infinite, or neither a number nor a date.
+    """
+    import polars as pl
+
+    series = pl.Series(data) if isinstance(data, np.ndarray) and data.dtype.kind in "mMOUS" else data
+    if isinstance(series, pl.Series) and series.dtype == pl.String and column.type != "number":
+        series = _dates(series.str.strip_chars())
+    if isinstance(series, pl.Series) and series.dtype.is_temporal():
+        if series.dtype == pl.Date:
+            series = series.cast(pl.Datetime("us"))
+        unit = {"ns": 1e9, "us": 1e6, "ms": 1e3}[getattr(series.dtype, "time_unit", None) or "ns"]  # a pl.Time has ns
+        out: Floats = series.to_physical().cast(pl.Float64).fill_null(float("nan")).to_numpy() / unit
+    else:
+        out = np.array(read_floats(column, series, row0, is_text=is_text), dtype=np.float64)
+    bad = ~np.isfinite(out)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise DataError(
+            f"Time '{column.name}' is missing or unreadable in row {row0 + row}",
+            got=show(data[row]) if isinstance(data[row], str | float | int) else str(data[row])[:60],
+            rule="a number, or a date and time as in 2026-05-31T13:45:00",
+            fix="correct the value or drop the row; or set role = 'ignore' where no order in time is needed",
+        )
+    return out
+
+
+def _dates(words: pl.Series) -> pl.Series:
+    """Parse text as ISO 8601 dates, or as numbers where every word is one; null where neither works."""
+    import polars as pl
+
+    numbers = words.cast(pl.Float64, strict=False)
+    if not numbers.null_count():
+        return numbers
+    iso = words.str.replace("T", " ", literal=True)
+    for pattern in ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.fZ", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"):
+        parsed = iso.str.to_datetime(pattern, time_unit="us", strict=False)
+        if parsed.null_count() < len(parsed):
+            return parsed
+    return words.str.to_date("%Y-%m-%d", strict=False)

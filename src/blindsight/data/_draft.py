@@ -20,8 +20,8 @@ _HEADER = f"""\
 #
 # Fill in every low and high, and every list of categories, from what the column means: what could such a
 # record hold, anywhere? Not from these records: this file is shared, and a minimum read from data is a leak.
-# role:    feature, label (0 normal, 1 anomaly), person (whose record it is), identifier, quasi-identifier,
-#          sensitive, time, ignore
+# role:    feature, label (0 normal, 1 anomaly), person (whose record it is), entity (what it is about: host,
+#          terminal), time (when), identifier, quasi-identifier, sensitive, ignore
 # missing: "refuse" (default), "middle" of the range, a number, or a category
 # scale:   "linear" (default) or "log", for amounts and counts with a long tail
 version = {VERSION}

@@ -62,7 +62,7 @@ def infer_columns(sample: object, *, roles: dict[str, Role], label: str | None) 
 def _column(name: str, data: ColumnData, role: Role | None, *, is_text: bool) -> Column:
     kind = kind_of(data, is_text=is_text)
     if role not in (None, "feature", "label"):
-        as_number = (kind == "number" and role != "person") or kind == "whole"
+        as_number = (kind == "number" and role not in ("person", "entity")) or kind == "whole"
         return Column(name=name, role=role or "feature", type="number" if as_number else "text")
     if role == "label":
         if kind == "text":

@@ -6,7 +6,7 @@ import difflib
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from blindsight.errors import BlindsightWarning, DataError, ParameterError
 
 from ._column import Column, show
-from ._decode import Tally, decode_feature, decode_label, decode_person
+from ._decode import Tally, decode_feature, decode_key, decode_label, decode_time
 from ._schema import Schema
 from ._tables import Table, open_table
 
@@ -76,6 +76,11 @@ class Records:
         Whose record it is; None where the schema or an array has no person column, and when scoring.
     label : ndarray of shape (n,), int8, or None
         0 normal, 1 anomaly; None where there is no label column, and when scoring.
+    time : ndarray of shape (n,), float64, or None
+        When each record was made: seconds since 1970 for dates, numbers as they stand. None where the schema has no
+        time column (or several), where the table lacks it, and when scoring without series.
+    entity : ndarray of shape (n,), int64 or str, or None
+        What each record is about; the values of several entity columns are joined into one text. None as for `time`.
     row0 : int
         Number of the chunk's first row in its source.
     report : ClippingReport
@@ -85,12 +90,25 @@ class Records:
     X: npt.NDArray[np.float64]
     person: npt.NDArray[Any] | None = None
     label: npt.NDArray[np.int8] | None = None
+    time: npt.NDArray[np.float64] | None = None
+    entity: npt.NDArray[Any] | None = None
     row0: int = 0
     report: ClippingReport = field(default_factory=ClippingReport)
 
     def __len__(self) -> int:
         """Return the number of rows n."""
         return len(self.X)
+
+    def only(self, keep: npt.NDArray[np.bool_]) -> Records:
+        """Return the chosen rows, shape (n,) of bool, with all that is known of them; the report stays the chunk's."""
+        return replace(
+            self,
+            X=self.X[keep],
+            person=None if self.person is None else self.person[keep],
+            label=None if self.label is None else self.label[keep],
+            time=None if self.time is None else self.time[keep],
+            entity=None if self.entity is None else self.entity[keep],
+        )
 
     def __repr__(self) -> str:
         """Return the shape only: records are private."""
@@ -103,6 +121,7 @@ def records(
     *,
     chunk_rows: int = CHUNK_ROWS,
     for_scoring: bool = False,
+    with_series: bool | None = None,
     require_label: bool = False,
     warn: bool = True,
 ) -> Iterator[Records]:
@@ -121,6 +140,8 @@ def records(
         MiB.
     for_scoring : bool
         Read features only; person and label are None.
+    with_series : bool, optional
+        Whether to read time, entity and person columns, where the table has them; as default, unless scoring.
     require_label : bool
         Refuse a source without the schema's label column. Otherwise its labels are None.
     warn : bool
@@ -147,6 +168,9 @@ def records(
         raise ParameterError("chunk_rows is out of its domain", got=show(chunk_rows), rule="a whole number, 1 or more")
     table = open_table(source, schema.feature_names)
     wanted = _wanted(schema, table, for_scoring=for_scoring, require_label=require_label)
+    if not for_scoring if with_series is None else with_series:
+        series = (schema.time, *schema.entities, schema.person if for_scoring else None)
+        wanted += [column for column in series if column is not None and column.name in table.names]
     chunk_rows = max(1, min(chunk_rows, CHUNK_VALUES // schema.n_features))
     return _read(schema, table, wanted, chunk_rows, warn=warn)
 
@@ -211,16 +235,19 @@ def _decode(schema: Schema, table: Table, wanted: Sequence[Column], chunk: Mappi
     rows = len(chunk[wanted[0].name])
     X = np.empty((rows, schema.n_features), order="F")  # column by column in, column by column out to the bins
     outside, undeclared, filled = {}, {}, {}
-    person = label = None
+    person = label = time = None
+    entities = []
     position = 0
     for column in wanted:
         data = chunk[column.name]
         if column.role == "person":
-            person = decode_person(column, data, row0, is_text=table.is_text)
-            person.flags.writeable = False
+            person = decode_key(column, data, row0, is_text=table.is_text)
+        elif column.role == "entity":
+            entities.append(decode_key(column, data, row0, is_text=table.is_text))
+        elif column.role == "time":
+            time = decode_time(column, data, row0, is_text=table.is_text)
         elif column.role == "label":
             label = decode_label(column, data, row0, is_text=table.is_text)
-            label.flags.writeable = False
         else:
             out = X[:, position]
             position += 1
@@ -232,9 +259,22 @@ def _decode(schema: Schema, table: Table, wanted: Sequence[Column], chunk: Mappi
                 undeclared[column.name] = tally.undeclared
             if tally.missing:
                 filled[column.name] = tally.missing
-    X.flags.writeable = False
+    entity = _joined(entities)
+    for array in (X, person, label, time, entity):
+        if array is not None:
+            array.flags.writeable = False
     report = ClippingReport(rows=rows, outside=outside, undeclared=undeclared, filled=filled)
-    return Records(X=X, person=person, label=label, row0=row0, report=report)
+    return Records(X=X, person=person, label=label, time=time, entity=entity, row0=row0, report=report)
+
+
+def _joined(keys: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any] | None:
+    """One key a row out of several columns; names are printable, so that the separator is in none of them."""
+    if len(keys) < 2:
+        return keys[0] if keys else None
+    joined = keys[0].astype(str)
+    for other in keys[1:]:
+        joined = np.char.add(np.char.add(joined, "\x1f"), other.astype(str))
+    return joined
 
 
 def refuse(column: Column, tally: Tally, row0: int) -> None:

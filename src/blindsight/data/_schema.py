@@ -93,6 +93,17 @@ class Schema:
         """The column that says whose record it is, if there is one."""
         return next((column for column in self.columns if column.role == "person"), None)
 
+    @property
+    def entities(self) -> tuple[Column, ...]:
+        """The columns that say what a record is about (host, terminal, machine): one series per combination."""
+        return tuple(column for column in self.columns if column.role == "entity")
+
+    @property
+    def time(self) -> Column | None:
+        """The column that orders a series' records; None where there is none, or several and the choice is open."""
+        times = [column for column in self.columns if column.role == "time"]
+        return times[0] if len(times) == 1 else None
+
     def declare(self) -> Schema:
         """Return the same schema marked as declared, on the caller's word that its ranges are public.
 

@@ -8,7 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,11 @@ from blindsight.errors import NotFittedError, NotKeptError, ParameterError
 
 from ._queries import Local, Query, SumQuery, Total, TotalOf
 from ._scores import ScoreHistogram
+
+if TYPE_CHECKING:
+    from blindsight.data import RollingState
+
+    from ._stream import Stream
 
 __all__ = ["Detector", "State", "is_number", "local_total", "superseded"]
 
@@ -123,6 +128,9 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
                 rule="0 < contamination <= 0.5",
                 fix="give the fraction of records you can afford to look at, e.g. 0.02",
             )
+
+    def _under_privacy(self) -> None:
+        """Settle what differential privacy needs where the parameters leave it open; before :meth:`begin`."""
 
     # -- fitting --------------------------------------------------------------------------------------------------
 
@@ -356,6 +364,18 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
             rule="a model holds no number of a single training record",
             fix="call model.predict(X)",
         )
+
+    def stream(self, rolling: RollingState | None = None) -> Stream:
+        """Score one record at a time, on its owner's machine: the same integers as :meth:`decision_function`.
+
+        Parameters
+        ----------
+        rolling : RollingState, optional
+            Adds rolling features to each record first.
+        """
+        from ._stream import Stream
+
+        return Stream(self, rolling)
 
     def save(self, path: str | os.PathLike[str], *, sealer: Any = None) -> None:
         """Write the model to a file, sealed at rest when a ``keys.Sealer`` is given. See ``blindsight.modelfile``."""

@@ -111,8 +111,8 @@ class UpdateQuery:
         DP-SGD as it will be executed under record- or person-level privacy: Poisson rate of each step, steps in this
         round, steps in the whole run.
     fraction : float
-        Part of the purpose's share that this **round** takes under party-level privacy; under DP-SGD, part that the
-        **whole run** takes.
+        Part of the purpose's share that the updates of the **whole run** take; under party-level privacy a round takes
+        ``steps / total_steps`` of it.
     parties : float
         Fraction of the parties that a round asks, chosen at random by the coordinator.
     masked : bool

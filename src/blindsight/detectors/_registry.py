@@ -11,9 +11,24 @@ from typing import Any
 from blindsight.errors import FormatError, ParameterError
 
 from ._base import Detector
+from ._brought import brought_modules
 from ._training import Training
+from .autoencoder import AutoEncoder
+from .conv import ConvAutoEncoder
+from .copod import COPOD
+from .deepsvdd import DeepSVDD
 from .ecod import ECOD
+from .hbos import HBOS
+from .iforest import IForest
+from .loda import LODA
+from .lstm import LSTMAutoEncoder
 from .mahalanobis import Mahalanobis
+from .ocsvm import OCSVM
+from .pca import PCA
+from .randomfeatures import RandomFeatures
+from .student import TableStudent
+from .transformer import TransformerAutoEncoder
+from .votingforest import VotingForest
 
 __all__ = ["detector_from_json", "detector_to_json", "known_detectors"]
 
@@ -25,12 +40,34 @@ def known_detectors(*, allowed: frozenset[str] | None = None) -> dict[str, type[
 
     An entry point is code from an installed package: it is loaded only when its name is allowed.
     """
-    found: dict[str, type[Detector]] = {cls.name: cls for cls in (ECOD, Mahalanobis)}
+    found: dict[str, type[Detector]] = {
+        cls.name: cls
+        for cls in (
+            AutoEncoder,
+            COPOD,
+            ConvAutoEncoder,
+            DeepSVDD,
+            ECOD,
+            HBOS,
+            IForest,
+            LODA,
+            LSTMAutoEncoder,
+            Mahalanobis,
+            OCSVM,
+            PCA,
+            RandomFeatures,
+            TableStudent,
+            TransformerAutoEncoder,
+            VotingForest,
+        )
+    }
     for entry in entry_points(group=ENTRY_POINT_GROUP) if allowed else ():
         if allowed and entry.name in allowed and entry.name not in found:
             cls = entry.load()
             if isinstance(cls, type) and issubclass(cls, Detector):
                 found[entry.name] = cls
+    if allowed:
+        found = {**brought_modules(allowed - set(found)), **found}
     return found
 
 

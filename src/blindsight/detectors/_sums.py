@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +15,7 @@ from blindsight.errors import DataError, ParameterError
 
 from ._base import Detector, State, local_total, nonnegative, superseded
 from ._circuit import CircuitDetector
-from ._preparation import Preparation, preparation_query
+from ._preparation import SHARE, Preparation, preparation_query
 from ._queries import Query, SumQuery, Total
 from ._scores import ScoreHistogram, scaled_counts
 
@@ -69,7 +70,8 @@ class SumDetector(CircuitDetector):
     def _next_fit_query(self) -> Query | None:
         if self._learns_scales() and self.preparation_ is None:
             return preparation_query(self.schema_)
-        return self.fit_query(self.schema_)
+        query = self.fit_query(self.schema_)
+        return query if self.preparation_ is None else replace(query, fraction=query.fraction * (1.0 - SHARE))
 
     def _advance_fit(self, query: Query, total: Total) -> None:
         if query.name == "prepare":
@@ -106,7 +108,7 @@ class SumDetector(CircuitDetector):
     def _load(self, state: State) -> None:
         values, arrays = dict(state.values), dict(state.arrays)
         counts = arrays.pop("preparation", None)
-        if self._learns_scales() != (counts is not None):
+        if self._learns_scales() != (counts is not None) and (counts is not None or arrays):
             raise ValueError("the preparation does not fit the detector's parameters")
         if counts is not None:
             noise = nonnegative(values.pop("preparation_noise_variance"))
@@ -164,6 +166,8 @@ class SumDetector(CircuitDetector):
         mine, theirs = self._fit_parameters(), other._fit_parameters()
         if type(self) is not type(other) or mine != theirs or self.schema_.digest() != other.schema_.digest():
             raise self._unlike(other)
+        if self.preparation_ is not None or other.preparation_ is not None:
+            raise self._unlike(other)  # totals over other edges or scales do not add up
         old, scale, before = self.score_histogram_, self.score_scale_, (self.certificate_, other.certificate_)
         total = Total(values=self.totals_ + other.totals_, noise_variance=self.noise_variance_ + other.noise_variance_)
         self._absorb(total)

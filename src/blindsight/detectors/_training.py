@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from blindsight.errors import ParameterError
@@ -74,7 +74,69 @@ class Training:
     trimmed: float = 0.2
 
     def __post_init__(self) -> None:
-        for name, low, high in (("rounds", 1, 10_000), ("local_epochs", 1, 1000), ("patience", 0, 10_000)):
+        for name, low, high in (
+            ("rounds", 1, 10_000),
+            ("local_epochs", 1, 1000),
+            ("patience", 0, 10_000),
+            ("augment_below", 0, 1 << 40),
+        ):
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise ParameterError(f"{name} is out of its domain", got=repr(value)[:60], rule=f"{low} to {high}")
+        for name, least, most, open_end in (
+            ("sampling_rate", 1e-6, 1.0, False),
+            ("learning_rate", 1e-9, 1e3, False),
+            ("clip_norm", 1e-6, 1e6, False),
+            ("server_rate", 1e-9, 1e3, False),
+            ("proximal", 0.0, 1e6, False),
+            ("parties", 1e-6, 1.0, False),
+            ("validation", 0.0, 0.5, False),
+            ("trimmed", 0.0, 0.5, True),
+        ):
+            value = getattr(self, name)
+            fine = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+            if not fine or (open_end and value == most):
+                rule = f"{least:g} to {most:g}" + (", less than that" if open_end else "")
+                raise ParameterError(f"{name} is out of its domain", got=repr(value)[:60], rule=rule)
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ParameterError(
+                    f"{name} is out of its domain",
+                    got=repr(getattr(self, name))[:60],
+                    rule="one of " + ", ".join(choices),
+                )
+        if type(self.scaffold) is not bool:
+            raise ParameterError("scaffold is not true or false", got=repr(self.scaffold)[:60])
+        needs_validation = self.patience > 0 or self.weighting == "validation"
+        if needs_validation and self.validation == 0:
+            raise ParameterError(
+                "Nothing is held out to validate on",
+                got="validation = 0",
+                rule="patience and weighting by validation need held-out records",
+                fix="validation=0.1",
+            )
+
+    def under_privacy(self) -> Training:
+        """Return the training as it is under differential privacy of any unit: "auto" means equal weights.
+
+        Raises
+        ------
+        ParameterError
+            Weights by rows or validation were asked for: a party's weight would be one more release.
+        """
+        if self.weighting in ("rows", "validation"):
+            raise ParameterError(
+                "A party's weight would be released without noise",
+                got=f'weighting="{self.weighting}" under differential privacy',
+                rule="weights by rows or validation are sums over records",
+                fix='use weighting="auto" or "equal"',
+            )
+        return replace(self, weighting="equal")
+
+
+CHOICES = {
+    "server": ("fedavg", "fedavgm", "fedadam", "fedyogi", "reptile"),
+    "weighting": ("auto", "rows", "equal", "validation"),
+    "augment": ("none", "jitter", "mixup"),
+    "aggregation": ("mean", "median", "trimmed-mean", "krum"),
+}

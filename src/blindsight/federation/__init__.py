@@ -1,5 +1,6 @@
 """Who does what in a run: steps, parties with their policies, the coordinator, and what is read off the totals."""
 
+from ._breakdown import Breakdown, evaluate_locally
 from ._evaluation import Evaluation
 from ._federation import Federation
 from ._home import open_party, provision
@@ -9,6 +10,7 @@ from ._run import RunRecord, StepRecord
 from ._statistics import ColumnDescription
 
 __all__ = [
+    "Breakdown",
     "ColumnDescription",
     "Evaluation",
     "Federation",
@@ -16,6 +18,7 @@ __all__ = [
     "Policy",
     "RunRecord",
     "StepRecord",
+    "evaluate_locally",
     "open_party",
     "provision",
 ]

@@ -1,31 +1,45 @@
-"""Drive one private sum over a channel: five exchanges, whoever answers."""
+"""Drive one private sum over a channel: five exchanges, whoever answers; one where masking was given up."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
+import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
 
 from blindsight.channels import Channel
-from blindsight.detectors import SumQuery, Total
-from blindsight.errors import BlindsightError, ParameterError, ProtocolError, RefusedError, SurvivorsError
-from blindsight.privacy import Event
+from blindsight.detectors import Query, Total, UpdateQuery
+from blindsight.errors import (
+    BlindsightError,
+    ParameterError,
+    ProtocolError,
+    RefusedError,
+    SurvivorsError,
+    WireError,
+)
+from blindsight.privacy import Event, noise_max_abs
 from blindsight.securesum import Phase, SumServer
 
 from ._run import StepRecord
-from ._steps import event_of, spec_of
+from ._steps import event_of, is_masked, spec_of
 from ._wire import Begin, Continue, Refusal, Reply, Step, decode_reply, encode
 
 __all__ = ["private_total"]
 
 log = logging.getLogger(__name__)
 
+Ints = npt.NDArray[np.int64]
+
 
 def private_total(
     channel: Channel,
     step: Step,
-    query: SumQuery,
+    query: Query,
     *,
     timeout_s: float,
     only: frozenset[str] | None = None,
@@ -38,8 +52,8 @@ def private_total(
     channel : Channel
     step : Step
         Sent to every participant, who rebuilds the query from it.
-    query : SumQuery
-        Only its name, length and sensitivity are used here.
+    query : Query
+        Only its name, length, bounds and schedule are used here.
     timeout_s : float
         For each of the five exchanges.
     only : frozenset of str, optional
@@ -56,75 +70,187 @@ def private_total(
         A party's policy or budget refused before anything was computed; or too few survive.
     BlindsightError
         A party refused for another reason before anything was computed.
+
+    Privacy
+    -------
+    With ``query.parties`` below 1 a random part of the parties is asked, at least the threshold. Each party's ledger
+    is charged for the rounds that it takes part in, in full: no amplification by sampling is claimed, because the
+    coordinator, from whom the noise protects, draws the sample and sees it, and so do the parties.
     """
     started = time.monotonic()
     sent, received = channel.traffic.sent_bytes, channel.traffic.received_bytes
-    spec = spec_of(step, query)
     event = event_of(step, query)
-    server = SumServer(spec)
-    reasons: dict[str, str] = {}
-    while server.phase is not Phase.DONE:
-        phase = server.phase
-        if progress is not None:
-            progress(step.step, phase.label)
-        if phase is Phase.ADVERTISE:
-            requests = dict.fromkeys(spec.names, encode(Begin(step)))
-        else:
-            requests = {name: encode(Continue(step.release_id, body)) for name, body in server.requests().items()}
-        if only is not None:
-            requests = {name: request for name, request in requests.items() if name in only}
-        for name, data in channel.exchange(requests, timeout_s).items():
+    run = _Exchanges(channel, step, query, timeout_s, progress)
+    if is_masked(query):
+        values, survivors, dropped = _masked(run, only)
+    else:
+        values, survivors, dropped = _in_the_clear(run, event)
+    record = StepRecord(
+        step=step.step,
+        purpose=step.purpose,
+        length=query.length,
+        participants=[name for name, _ in step.participants],
+        survivors=survivors,
+        dropped=dropped,
+        sent_bytes=channel.traffic.sent_bytes - sent,
+        received_bytes=channel.traffic.received_bytes - received,
+        seconds=time.monotonic() - started,
+        event=event_json(event),
+        asked=sorted(run.asked),
+        notices=run.notices,
+    )
+    # every survivor's noise is in the total, those beyond the threshold included
+    variance = event.local_variance * (len(survivors) if is_masked(query) else 1)
+    return Total(values=values, noise_variance=variance, parties=tuple(survivors)), record
+
+
+class _Exchanges:
+    """What one sum's exchanges with the parties have in common."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        step: Step,
+        query: Query,
+        timeout_s: float,
+        progress: Callable[[str, str], None] | None,
+    ) -> None:
+        self.channel, self.step, self.query, self.timeout_s, self.progress = channel, step, query, timeout_s, progress
+        self.asked: set[str] = set()
+        self.reasons: dict[str, str] = {}
+        self.notices: dict[str, str] = {}
+
+    def ask(self, requests: Mapping[str, bytes], phase: str, *, may_stop: bool) -> dict[str, bytes]:
+        """One exchange: the bodies of those who answered properly; why the others did not is kept."""
+        if self.progress is not None:
+            self.progress(self.step.step, phase)
+        self.asked |= set(requests)
+        bodies: dict[str, bytes] = {}
+        for name, data in self.channel.exchange(requests, self.timeout_s).items():
             if name not in requests:
                 continue
             try:
                 answer = decode_reply(data)
             except ProtocolError as error:
-                reasons[name] = str(error)
+                self.reasons[name] = str(error)
                 continue
             if isinstance(answer, Reply):
-                server.receive(name, answer.body)
+                bodies[name] = answer.body
+                if answer.notice and self.step.privacy is None and isinstance(self.query, UpdateQuery):
+                    self.notices[name] = "".join(c if c.isprintable() else " " for c in answer.notice)
             elif isinstance(answer, Refusal):
                 refusal = answer.error(name)
                 log.warning("%s", refusal)
-                reasons[name] = str(refusal)
-                if phase is Phase.ADVERTISE:
+                self.reasons[name] = str(refusal)
+                if may_stop:
                     # nothing has been computed or charged yet: the whole run can stop here
                     raise refusal
             else:
-                reasons[name] = "answered with a greeting"
-        absent = sorted((only or frozenset()) & set(server.waiting)) if phase <= Phase.MASK else []
+                self.reasons[name] = "answered with a greeting"
+        return bodies
+
+    def sample(self, least: int) -> tuple[list[str], list[str]]:
+        """Whom to ask, and who may take the place of those who do not answer, in random order."""
+        names = [name for name, _ in self.step.participants]
+        part = self.query.parties if isinstance(self.query, UpdateQuery) else 1.0
+        if part >= 1.0:
+            return names, []
+        secrets.SystemRandom().shuffle(names)
+        size = max(least, math.ceil(part * len(names)))
+        return sorted(names[:size]), names[size:]
+
+
+def _masked(run: _Exchanges, only: frozenset[str] | None) -> tuple[Ints, list[str], dict[str, str]]:
+    step, query = run.step, run.query
+    spec = spec_of(step, query)
+    server = SumServer(spec)
+    chosen, reserve = run.sample(spec.min_survivors)
+    if only is not None:
+        chosen = [name for name in chosen if name in only]
+    begin = encode(Begin(step))
+    for name, body in run.ask(dict.fromkeys(chosen, begin), Phase.ADVERTISE.label, may_stop=True).items():
+        server.receive(name, body)
+    while reserve and (missing := len(set(chosen) & set(server.waiting))):
+        more, reserve = reserve[:missing], reserve[missing:]
+        for name, body in run.ask(dict.fromkeys(more, begin), Phase.ADVERTISE.label, may_stop=True).items():
+            server.receive(name, body)
+        chosen = more
+    while True:
+        absent = sorted((only or frozenset()) & set(server.waiting)) if server.phase <= Phase.MASK else []
         if absent:
             raise _with_reasons(
                 SurvivorsError(
                     "This exact total would be over other parties than an earlier one",
-                    got=f"{', '.join(absent)} did not answer ({phase.label})",
+                    got=f"{', '.join(absent)} did not answer ({server.phase.label})",
                     rule="exact totals over different sets of parties can be solved for single parties",
                     fix="run again when the same parties take part, or ask for differential privacy",
                 ),
-                reasons,
+                run.reasons,
             )
         try:
             server.close_phase()
         except BlindsightError as error:
-            raise _with_reasons(error, reasons) from error
-    survivors = list(server.survivors)
-    # every survivor's noise is in the total, those beyond the threshold included
-    variance = event.local_variance * len(survivors)
-    record = StepRecord(
-        step=step.step,
-        purpose=step.purpose,
-        length=query.length,
-        participants=list(spec.names),
-        survivors=survivors,
-        dropped={
-            name: f"{gone.phase.label}: {reasons.get(name, gone.reason)}" for name, gone in server.dropped.items()
-        },
-        sent_bytes=channel.traffic.sent_bytes - sent,
-        received_bytes=channel.traffic.received_bytes - received,
-        seconds=time.monotonic() - started,
-        event=event_json(event),
-    )
-    return Total(values=server.result(), noise_variance=variance), record
+            raise _with_reasons(error, run.reasons) from error
+        if server.phase is Phase.DONE:
+            break
+        requests = {name: encode(Continue(step.release_id, body)) for name, body in server.requests().items()}
+        if only is not None:
+            requests = {name: request for name, request in requests.items() if name in only}
+        for name, body in run.ask(requests, server.phase.label, may_stop=False).items():
+            server.receive(name, body)
+    dropped = {
+        name: f"{gone.phase.label}: {run.reasons.get(name, gone.reason)}"
+        for name, gone in server.dropped.items()
+        if name in run.asked or _asks_all(query)
+    }
+    return server.result(), list(server.survivors), dropped
+
+
+def _asks_all(query: Query) -> bool:
+    """Whether a party that was not asked is missing."""
+    return not isinstance(query, UpdateQuery) or query.parties >= 1.0
+
+
+def _in_the_clear(run: _Exchanges, event: Event) -> tuple[Ints, list[str], dict[str, str]]:
+    """One exchange: every party's vector, checked against the bound that the query states and refused by name."""
+    step, query = run.step, run.query
+    least = max(step.threshold, 3)
+    chosen, reserve = run.sample(least)
+    begin = encode(Begin(step))
+    rows: dict[str, Ints] = {}
+    dropped: dict[str, str] = {}
+    label = Phase.MASK.label
+    while chosen:
+        for name, body in run.ask(dict.fromkeys(chosen, begin), label, may_stop=not rows).items():
+            try:
+                rows[name] = _row(query, event, body)
+            except WireError as error:
+                run.reasons[name] = f"{name}: {error}"
+                log.warning("%s is left out of %s: %s", name, query.name, error)
+        missing = [name for name in chosen if name not in rows]
+        dropped |= {name: f"{label}: {run.reasons.get(name, 'did not answer')}" for name in missing}
+        chosen, reserve = reserve[: len(missing)], reserve[len(missing) :]
+    if len(rows) < least:
+        raise _with_reasons(
+            SurvivorsError(
+                "Too few parties remain", got=f"{len(rows)} of {len(step.participants)}", rule=f"at least {least}"
+            ),
+            run.reasons,
+        )
+    survivors = sorted(rows)
+    return np.stack([rows[name] for name in survivors]), survivors, dropped
+
+
+def _row(query: Query, event: Event, body: bytes) -> Ints:
+    """Read one party's vector from untrusted bytes."""
+    if len(body) != 8 * query.length:
+        raise WireError("An update has another length", got=f"{len(body)} bytes", rule=f"{8 * query.length}")
+    values = np.frombuffer(body, dtype="<i8").astype(np.int64)
+    allowed = query.max_abs + (noise_max_abs(event.local_variance) if event.local_variance > 0 else 0)
+    largest = max(int(values.max()), -int(values.min()))
+    if largest > allowed:
+        raise WireError("An update is beyond its bound", got=str(largest), rule=f"at most {allowed} in a coordinate")
+    return values
 
 
 def event_json(event: Event) -> dict[str, object]:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from blindsight.data import Records
 from blindsight.detectors import Detector, SumQuery, Total
-from blindsight.errors import BlindsightWarning, DataError
+from blindsight.errors import BlindsightWarning, DataError, ParameterError
+
+from ._bootstrap import spread_of
+from ._curves import Curves, curves_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ._breakdown import Breakdown
 
 __all__ = ["Evaluation", "evaluation_from_total", "evaluation_query"]
 
@@ -27,7 +36,7 @@ class Evaluation:
     Parameters
     ----------
     auroc, average_precision : float
-        Areas under the ROC and precision-recall curves; ties inside a bin count half.
+        Areas under the ROC and precision-recall curves; inside a bin both rates grow evenly.
     false_positive_rate, false_negative_rate : float
         At the model's ``threshold_``.
     threshold : float
@@ -35,13 +44,31 @@ class Evaluation:
         Records of each kind, as released.
     roc : ndarray of shape (k, 2), float64
         False and true positive rate at every grid edge, from (0, 0) to (1, 1).
+    precision_recall : ndarray of shape (k, 2), float64
+        Recall and precision at the same edges; precision is 1 where nothing is flagged.
+    thresholds : ndarray of shape (k,), float64
+        Scores above which a record counts as flagged at each of these points; from infinity to -infinity.
     auroc_stddev, false_positive_rate_stddev, false_negative_rate_stddev : float
-        What the noise alone makes uncertain, at most .5; 0 for exact sums. The chance that lies in a finite number
-        of records comes on top.
+        What the noise alone makes uncertain, at most .5; 0 for exact sums.
+    intervals : mapping of measure to (low, high)
+        95% confidence intervals of ``auroc``, ``average_precision``, ``false_positive_rate`` and
+        ``false_negative_rate``: noise, and the chance that lies in a finite number of records, together. See Notes.
     noise_stddev : float
         Standard deviation of the noise on each count; 0 for exact sums.
+    source : {"parties", "validation set"}
+        Whose records: everybody's, by private sums; or a set that the coordinator holds, read exactly and locally.
     certificate : dict
         Privacy of this release.
+    breakdown : mapping of party name to Breakdown
+        Each party's own figures. Empty unless the parties are in this process: they are computed and kept at each
+        party and never leave it.
+
+    Notes
+    -----
+    Intervals are the estimate plus and minus Student's t times the standard error of a parametric bootstrap: 200
+    histograms drawn from the released ones (multinomial sampling, then the release's own noise), each measured like
+    the released ones (Efron and Tibshirani 1993, section 6.5). Post-processing: no privacy is spent. Records count as
+    independent; several of one person or series make the true uncertainty larger.
     """
 
     auroc: float
@@ -52,19 +79,88 @@ class Evaluation:
     normal: float
     anomalous: float
     roc: Floats
+    precision_recall: Floats
+    thresholds: Floats
     auroc_stddev: float
     false_positive_rate_stddev: float
     false_negative_rate_stddev: float
     noise_stddev: float
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    source: Literal["parties", "validation set"] = "parties"
     certificate: dict[str, Any] | None = field(default=None, repr=False)
+    breakdown: Mapping[str, Breakdown] = field(default_factory=dict, repr=False)
 
     @property
     def measurable(self) -> bool:
         """Whether ``auroc`` means something: the noise leaves it known to within .1 (one standard deviation)."""
         return self.auroc_stddev <= 0.1
 
+    def threshold_for(self, *, fpr: float) -> float:
+        """Score above which a fraction ``fpr`` of the normal records lies.
+
+        Exact sums never give more than asked for: the threshold stands at an edge of the grid. Noisy ones are
+        interpolated between edges.
+
+        Parameters
+        ----------
+        fpr : float in (0, 1)
+            Target false positive rate.
+
+        Returns
+        -------
+        float
+            In units of ``decision_function``.
+
+        Warns
+        -----
+        BlindsightWarning
+            The records are too few, or the noise is too large, to tell this rate from half or twice as much.
+        """
+        if not isinstance(fpr, float) or not 0 < fpr < 1:
+            raise ParameterError("fpr is out of its domain", got=repr(fpr)[:60], rule="0 < fpr < 1", fix="fpr=0.01")
+        if self.normal * fpr < 10 or self.false_positive_rate_stddev > fpr / 2:
+            warnings.warn(
+                f"A false positive rate of {fpr:g} cannot be set precisely: {self.normal:,.0f} normal records"
+                + (f", and noise of ±{self.false_positive_rate_stddev:.2g} on the rate" if self.noise_stddev else "")
+                + ". Evaluate on more records, or with more of the budget.",
+                BlindsightWarning,
+                stacklevel=2,
+            )
+        rates, scores = self.roc[1:-1, 0], self.thresholds[1:-1]
+        if self.noise_stddev == 0:
+            return float(scores[max(int(np.searchsorted(rates, fpr, side="right")) - 1, 0)])
+        return float(np.interp(fpr, rates, scores))
+
+    def contamination_for(self, model: Detector, *, fpr: float) -> float:
+        """``contamination`` that puts the model's ``threshold_`` where :meth:`threshold_for` says.
+
+        ``model.set_params(contamination=evaluation.contamination_for(model, fpr=.01))``: the threshold then travels
+        with the model file. Nothing is spent: it is read off the released score histogram.
+
+        Returns
+        -------
+        float in (0, .5]
+        """
+        score = self.threshold_for(fpr=fpr) / model.score_scale_
+        histogram = model.score_histogram_
+        total = max(histogram.n_records, 1.0)
+        above = float(np.interp(score, histogram.edges, histogram.tail))
+        return float(np.clip(above / total, 0.5 / total, 0.5))
+
+    def plot(self) -> Figure:
+        """Draw the ROC and the precision-recall curve; needs matplotlib.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            ``figure.savefig("roc.png")``; in a notebook it shows itself.
+        """
+        from ._plot import plot_curves
+
+        return plot_curves(self)
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for run records and reports."""
+        """Plain values, for run records and reports; the parties' own breakdowns are left out."""
         return {
             "auroc": self.auroc,
             "average_precision": self.average_precision,
@@ -74,34 +170,56 @@ class Evaluation:
             "normal": self.normal,
             "anomalous": self.anomalous,
             "roc": [[float(a), float(b)] for a, b in self.roc],
+            "precision_recall": [[float(a), float(b)] for a, b in self.precision_recall],
             "auroc_stddev": self.auroc_stddev,
             "false_positive_rate_stddev": self.false_positive_rate_stddev,
             "false_negative_rate_stddev": self.false_negative_rate_stddev,
+            "intervals": {name: list(interval) for name, interval in self.intervals.items()},
             "noise_stddev": self.noise_stddev,
+            "source": self.source,
             "certificate": self.certificate,
         }
 
+    def _repr_html_(self) -> str:
+        from ._plot import evaluation_html
 
-TAIL_SHARES = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02, 0.01, 0.005])
-"""Edges for noisy histograms stand where these shares of the fitted records score higher: few bins, little noise."""
+        return evaluation_html(self)
 
 
-def _edges(model: Detector) -> Ints:
-    if model.noise_variance_ == 0:
-        return model._score_grid()[3::4]
+TAIL_SHARES = (0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
+"""Edges for noisy histograms stand where these shares of the fitted records score higher.
+
+Few bins, and none in the lower half: every bin adds its noise to the AUROC, weighted by how far its rank is from that
+of the anomalies (measured in benchmarks/evaluation_noise.py).
+"""
+
+
+def _edges(model: Detector, *, private: bool) -> Ints:
+    if not private and model.score_histogram_.noise_variance == 0:
+        grid = model._score_grid()
+        return grid[3::4] if grid.size > 8 else grid
     histogram = model.score_histogram_  # released with the model, so that nothing more is spent on the grid
-    places = np.interp(-TAIL_SHARES * histogram.n_records, -histogram.tail, histogram.edges)
+    own = model.contamination  # an edge where alerts begin: their rates are then counted, not interpolated
+    shares = np.array(sorted([own, *(share for share in TAIL_SHARES if not 0.7 < share / own < 1.4)], reverse=True))
+    places = np.interp(-shares * histogram.n_records, -histogram.tail, histogram.edges)
     return np.unique(np.rint(places).astype(np.int64))
 
 
-def evaluation_query(model: Detector) -> SumQuery:
+def evaluation_query(model: Detector, *, private: bool | None = None) -> SumQuery:
     """Two histograms of scores, normal then anomalous, on a grid that the model fixes.
+
+    Parameters
+    ----------
+    model : Detector
+    private : bool, optional
+        Whether noise will be added, so that few bins are better than many; by default, whether the model's own
+        histogram has noise.
 
     Privacy
     -------
     One record adds 1 to one bin of one of the two: L2 sensitivity 1 (add or remove one record).
     """
-    edges = _edges(model)
+    edges = _edges(model, private=_is_noisy(model) if private is None else private)
 
     def add(accumulator: Ints, chunk: Records) -> None:
         if chunk.label is None:
@@ -116,22 +234,29 @@ def evaluation_query(model: Detector) -> SumQuery:
     return SumQuery(name="evaluation", length=2 * (edges.size + 1), sensitivity_l2=1.0, max_abs=1, add=add)
 
 
-def evaluation_from_total(model: Detector, total: Total, certificate: dict[str, Any] | None) -> Evaluation:
+def _is_noisy(model: Detector) -> bool:
+    return model.score_histogram_.noise_variance > 0
+
+
+def evaluation_from_total(
+    model: Detector,
+    total: Total,
+    certificate: dict[str, Any] | None,
+    *,
+    source: Literal["parties", "validation set"] = "parties",
+    breakdown: Mapping[str, Breakdown] | None = None,
+) -> Evaluation:
     """Read AUROC, AP and error rates off the released histograms."""
-    edges = _edges(model)
-    normal, anomalous = (counts.astype(np.float64) for counts in np.split(total.values, 2))
     variance = total.noise_variance
-    n, false_positive = _rates(normal, variance)
-    a, true_positive = _rates(anomalous, variance)
-    # AUROC = mean over anomalous records of the share of normal ones below, from the counts as released (unbiased
-    # above and below the line); the stddev is its first-order propagation of the noise on both
-    below = (np.cumsum(normal) - normal / 2) / n
-    above = (np.cumsum(anomalous[::-1])[::-1] - anomalous / 2) / a
-    area = float(np.clip(anomalous @ below / a, 0.0, 1.0))
-    spread = variance * (np.sum((below - area) ** 2) / a**2 + np.sum((above - area) ** 2) / n**2)
+    edges = _edges(model, private=variance > 0 or _is_noisy(model))
+    normal, anomalous = (counts.astype(np.float64) for counts in np.split(total.values, 2))
+    at = model.threshold_ / model.score_scale_
+    curves = curves_of(edges, normal, anomalous, variance, at)
+    auroc_stddev = _noise_on_auroc(curves, normal, anomalous, variance)
+    values, intervals = curves.measures(), {}
     if min(normal.sum(), anomalous.sum()) <= 0:
         # nothing to rank against: say so, rather than print the 0 or 1 that the formula gives
-        area, spread = 0.5, 0.25
+        values["auroc"], auroc_stddev = 0.5, 0.5
         warnings.warn(
             f"The evaluation data hold {'one class only' if variance == 0 else 'too few of one class for the noise'}: "
             f"{max(normal.sum(), 0):,.0f} normal and {max(anomalous.sum(), 0):,.0f} anomalous records, as released. "
@@ -139,40 +264,37 @@ def evaluation_from_total(model: Detector, total: Total, certificate: dict[str, 
             BlindsightWarning,
             stacklevel=3,
         )
-    flagged = n * false_positive + a * true_positive
-    precision = np.divide(a * true_positive, flagged, out=np.ones_like(flagged), where=flagged > 0)
-    average_precision = float(np.sum(np.diff(true_positive) * precision[1:]))
-    at = model.threshold_ / model.score_scale_
-    middle = np.concatenate([[edges[0] - 1.0], edges.astype(np.float64), [edges[-1] + 1.0]])[::-1]
-    fpr = float(np.interp(-at, -middle, false_positive))
-    tpr = float(np.interp(-at, -middle, true_positive))
+    else:
+        errors = spread_of(curves)
+        intervals = {
+            name: (max(value - errors[name], 0.0), min(value + errors[name], 1.0)) for name, value in values.items()
+        }
     bins_above = int(np.sum(edges >= at)) + 1
+    noise = math.sqrt(variance * bins_above)
     return Evaluation(
-        auroc=area,
-        average_precision=average_precision,
-        false_positive_rate=fpr,
-        false_negative_rate=1.0 - tpr,
+        **values,
         threshold=model.threshold_,
         normal=max(float(normal.sum()), 0.0),
         anomalous=max(float(anomalous.sum()), 0.0),
-        roc=np.column_stack([false_positive, true_positive]),
-        auroc_stddev=min(math.sqrt(spread), 0.5),
-        false_positive_rate_stddev=min(math.sqrt(variance * bins_above) / n, 0.5),
-        false_negative_rate_stddev=min(math.sqrt(variance * bins_above) / a, 0.5),
+        roc=np.column_stack([curves.false_positive, curves.true_positive]),
+        precision_recall=np.column_stack([curves.true_positive, curves.precision]),
+        thresholds=np.concatenate([[math.inf], edges[::-1] * model.score_scale_, [-math.inf]]),
+        auroc_stddev=min(auroc_stddev, 0.5),
+        false_positive_rate_stddev=min(noise / curves.normal, 0.5),
+        false_negative_rate_stddev=min(noise / curves.anomalous, 0.5),
+        intervals=intervals,
         noise_stddev=math.sqrt(variance),
+        source=source,
         certificate=certificate,
+        breakdown=breakdown or {},
     )
 
 
-def _rates(counts: Floats, variance: float) -> tuple[float, Floats]:
-    """Number of records (at least what noise could fake), and the share above each edge, 0 and 1 at the ends.
-
-    Noisy tails are made monotone by isotonic regression, which is post-processing.
-    """
-    total = max(float(counts.sum()), math.sqrt(variance * counts.size), 1.0)
-    tail = np.cumsum(counts[::-1])[:-1]
-    if variance > 0:
-        from scipy.optimize import isotonic_regression
-
-        tail = isotonic_regression(tail, weights=1.0 / np.arange(1, tail.size + 1)).x
-    return total, np.concatenate([[0.0], np.clip(tail / total, 0.0, 1.0), [1.0]])
+def _noise_on_auroc(curves: Curves, normal: Floats, anomalous: Floats, variance: float) -> float:
+    """First-order propagation of the counts' noise: AUROC is the mean, over anomalous records, of the share of normal
+    ones below."""
+    below = (np.cumsum(normal) - normal / 2) / curves.normal
+    above = (np.cumsum(anomalous[::-1])[::-1] - anomalous / 2) / curves.anomalous
+    area = curves.measures()["auroc"]
+    spread = np.sum((below - area) ** 2) / curves.anomalous**2 + np.sum((above - area) ** 2) / curves.normal**2
+    return math.sqrt(variance * float(spread))

@@ -8,9 +8,10 @@ import secrets
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any, Self, TypeVar
 
 from blindsight import modelfile
@@ -29,18 +30,21 @@ from blindsight.errors import (
     SurvivorsError,
 )
 from blindsight.keys import Identity, PublicIdentity, Sealer
-from blindsight.privacy import DifferentialPrivacy, Event, epsilon_of, sampler_delta
+from blindsight.privacy import DifferentialPrivacy
 from blindsight.securesum import default_threshold
 from blindsight.store import Store
 
+from ._breakdown import evaluate_locally, kept_breakdown
+from ._certificate import UNMASKED, certificate_of
 from ._coordinator import private_total
 from ._evaluation import Evaluation, evaluation_from_total, evaluation_query
 from ._home import provision
 from ._party import Party
+from ._plot import federation_html
 from ._policy import Policy
-from ._run import RunRecord
+from ._run import RunRecord, StepRecord
 from ._statistics import ColumnDescription, describe_column_totals, describe_query
-from ._steps import spec_of, terms_of
+from ._steps import check_query, is_masked, privacy_of, terms_of, trust_of
 from ._wire import Greeting, Hello, Step, decode_reply, encode
 
 __all__ = ["Federation"]
@@ -231,7 +235,13 @@ class Federation:
 
     # -- what it does ----------------------------------------------------------------------------------------------
 
-    def fit(self, detector: D, *, privacy: DifferentialPrivacy | None) -> D:
+    def fit(
+        self,
+        detector: D,
+        *,
+        privacy: DifferentialPrivacy | None,
+        on_step: Callable[[StepRecord], None] | None = None,
+    ) -> D:
         """Fit a clone of ``detector`` on everybody's records.
 
         Parameters
@@ -240,6 +250,8 @@ class Federation:
             Not changed.
         privacy : DifferentialPrivacy or None
             Required. None asks for exact sums, which every party's policy must allow.
+        on_step : callable (StepRecord), optional
+            Told after each sum, hence after each round of training: who survived, what crossed, what it cost.
 
         Returns
         -------
@@ -249,7 +261,15 @@ class Federation:
         Raises
         ------
         PolicyError, BudgetError, SurvivorsError, SchemaError
-            Nothing is released; the message names the party and the rule.
+            Nothing further is released; the message names the party and the rule.
+        ParameterError, ReleaseError
+            A total is beyond what honest parties could reach (somebody sent more than the bound). The message names
+            the round; what was released before is in ``history``.
+
+        Notes
+        -----
+        Ctrl-C ends the run between two messages: every ledger holds what was charged until then, and ``history`` the
+        sums that were completed. Nothing is refunded.
         """
         if not isinstance(detector, Detector):
             raise ParameterError(
@@ -265,6 +285,8 @@ class Federation:
         model: D = detector.unfitted_copy()
         model.schema = self.schema
         model._validate()
+        if privacy is not None:
+            model._under_privacy()
         description = detector_to_json(model)
         record = self._record("fit", description, privacy)
 
@@ -279,7 +301,15 @@ class Federation:
             )
             return self._sum(record, step, query)
 
-        model.run(self.schema, total_of)
+        model.begin(self.schema)
+        while (query := model.next_query()) is not None:
+            total = total_of(query)
+            try:
+                model.advance(query, total)
+            except BlindsightError as error:
+                raise _in_step(error, query.name) from error
+            if on_step is not None:
+                on_step(record.steps[-1])
         self._warn_floor(model)
         model.certificate_ = self._certificate(record, privacy)
         model.provenance_ = {
@@ -297,7 +327,8 @@ class Federation:
         model: Detector,
         data: Mapping[str, Any] | None = None,
         *,
-        privacy: DifferentialPrivacy | None,
+        privacy: DifferentialPrivacy | EllipsisType | None = ...,
+        validation: Any = None,
     ) -> Evaluation:
         """Measure a model on everybody's labelled records, from two privately summed score histograms.
 
@@ -308,12 +339,30 @@ class Federation:
             Labelled records, embedded federations only. Otherwise each party's own evaluation data, or its training
             data if it has none: in-sample figures flatter.
         privacy : DifferentialPrivacy or None
-            Give the one of the fit: its "evaluation" share is spent here.
+            Required but for ``validation``. Give the one of the fit: its "evaluation" share is spent here. None asks
+            for exact sums.
+        validation : table, array or path, optional
+            An independent labelled set that the caller holds, instead of the parties' records: measured exactly and
+            locally; no party is asked and nothing is charged.
 
         Returns
         -------
         Evaluation
+            With every party's own figures in ``breakdown`` where the parties are in this process.
         """
+        if validation is not None:
+            if data is not None or isinstance(privacy, DifferentialPrivacy):
+                raise ParameterError(
+                    "A validation set of one's own needs neither the parties' data nor a budget",
+                    fix="federation.evaluate(model, validation=table)",
+                )
+            return evaluate_locally(model, self.schema, validation)
+        if isinstance(privacy, EllipsisType):
+            raise ParameterError(
+                "Say how private the evaluation is to be",
+                rule="privacy=bs.DifferentialPrivacy(...), or privacy=None for exact sums",
+                fix="give the one of the fit: its 'evaluation' share is spent here",
+            )
         if data is not None:
             unknown = sorted(set(data) - set(self.parties))
             if unknown:
@@ -337,7 +386,7 @@ class Federation:
                 for party in self.parties.values():
                     party.set_data("evaluation", None)
         record = self._record("evaluate", detector_to_json(model), privacy)
-        query = evaluation_query(model)
+        query = evaluation_query(model, private=privacy is not None)
         step = self._step(
             record,
             purpose="evaluation",
@@ -347,7 +396,12 @@ class Federation:
             privacy=privacy,
         )
         total = self._sum(record, step, query)
-        return evaluation_from_total(model, total, self._certificate(record, privacy))
+        breakdown = {
+            name: own
+            for name, party in self.parties.items()
+            if (own := kept_breakdown(party._store, record.run)) is not None
+        }
+        return evaluation_from_total(model, total, self._certificate(record, privacy), breakdown=breakdown)
 
     def describe(self, *, privacy: DifferentialPrivacy | None) -> list[ColumnDescription]:
         """Private count, mean, variance, histogram and quantiles of every feature.
@@ -364,14 +418,7 @@ class Federation:
             One per feature, in the schema's order.
         """
         if privacy is not None and "describe" not in privacy.shares:
-            privacy = DifferentialPrivacy(
-                epsilon=privacy.epsilon,
-                delta=privacy.delta,
-                unit=privacy.unit,
-                max_records_per_person=privacy.max_records_per_person,
-                shares={"describe": 1.0},
-                colluders=privacy.colluders,
-            )
+            privacy = replace(privacy, shares={"describe": 1.0})
         record = self._record("describe", None, privacy)
         totals: dict[str, Total] = {}
         numbers = any(column.type != "category" for column in self.schema.features)
@@ -421,14 +468,19 @@ class Federation:
         )
 
     def _sum(self, record: RunRecord, step: Step, query: Query) -> Total:
-        record.trust = spec_of(step, query).trust
+        check_query(query, privacy_of(step.privacy) if step.privacy is not None else None)
+        if not is_masked(query):
+            record.trust = UNMASKED
+        elif UNMASKED not in record.trust:
+            record.trust = trust_of(step)
+        exact = step.privacy is None and is_masked(query)
         try:
             total, done = private_total(
                 self._channel,
                 step,
                 query,
                 timeout_s=self._timeout_s,
-                only=self._exact_survivors if step.privacy is None else None,
+                only=self._exact_survivors if exact else None,
                 progress=self.progress,
             )
         except BlindsightError as error:
@@ -437,38 +489,19 @@ class Federation:
                 if isinstance(party.last_error, DataError | ReleaseError):
                     raise party.last_error from error
             raise
+        warned = {name for step in record.steps for name in step.notices}
         record.steps.append(done)
-        if step.privacy is None:
+        for name, notice in done.notices.items():
+            if name not in warned:
+                where = done.step.replace("/", " ", 1)
+                warnings.warn(f"{name} added nothing in {where}: {notice}", BlindsightWarning, stacklevel=4)
+        if exact:
             # parties sign exact totals over one survivor set only: whoever was absent stays out of the next ones
             self._exact_survivors = frozenset(done.survivors)
         return total
 
     def _certificate(self, record: RunRecord, privacy: DifferentialPrivacy | None) -> dict[str, Any]:
-        events = [_event(step.event) for step in record.steps]
-        delta = privacy.delta if privacy is not None else None
-        return {
-            "differential_privacy": privacy is not None,
-            "epsilon_asked": privacy.epsilon if privacy is not None else None,
-            "epsilon_spent": epsilon_of(events, delta) if delta is not None else None,
-            "delta": delta,
-            "unit": events[0].unit if privacy is not None else None,
-            "max_records_per_person": privacy.max_records_per_person if privacy is not None else None,
-            "neighbouring": events[0].neighbouring,
-            "sampler_delta": sum(
-                sampler_delta(
-                    event.local_variance,
-                    coordinates=event.coordinates,
-                    parties=len(self._participants),
-                    epsilon=privacy.epsilon,
-                )
-                for event in events
-            )
-            if privacy is not None
-            else None,
-            "trust": record.trust,
-            "statement": _statement(privacy, record),
-            "events": [step.event for step in record.steps],
-        }
+        return certificate_of(record, privacy, [name for name, _ in self._participants])
 
     def _warn_floor(self, model: Detector) -> None:
         if model.noise_variance_ == 0:
@@ -496,6 +529,9 @@ class Federation:
     ) -> None:
         self.close()
 
+    def _repr_html_(self) -> str:
+        return federation_html(self)
+
     def __repr__(self) -> str:
         names = ", ".join(f"{name} ({PublicIdentity(key).fingerprint})" for name, key in self._participants)
         return f"Federation({self.name!r}: {names})"
@@ -511,29 +547,11 @@ def _check_enough(parties: int) -> None:
         )
 
 
-def _event(value: dict[str, Any]) -> Event:
-    return Event.from_json(json.dumps({k: v for k, v in value.items() if k != "guarantee"}).encode())
-
-
-def _statement(privacy: DifferentialPrivacy | None, record: RunRecord) -> str:
-    if privacy is None:
-        return (
-            "Exact sums, no differential privacy: the totals themselves are released, and a count of one says that "
-            f"somebody is there. {record.trust}."
-        )
-    who = (
-        "one record"
-        if privacy.unit == "record"
-        else f"all records of one person at one party (at most {privacy.max_records_per_person} of them are used)"
-    )
-    noise = (
-        "every surviving party adds its noise and keeps it to itself"
-        if privacy.colluders == 0
-        else f"all but {privacy.colluders} of the surviving parties add their noise and keep it to themselves"
-    )
-    return (
-        f"Adding or removing {who} changes the probability of anything released in this run by at most a factor "
-        f"e^{privacy.epsilon:g}, up to a probability of {privacy.delta:g}, "
-        f"whoever sees the totals, as long as {noise}. "
-        "It does not cover what records have in common, nor a person known to several parties beyond one of them."
+def _in_step(error: BlindsightError, step: str) -> BlindsightError:
+    """The error of a detector that refused a total, with the step after which it did."""
+    return type(error)(
+        f"The run stops after '{step}': {error.what}",
+        got=error.got,
+        rule=error.rule,
+        fix=error.fix or "the sums until then are in federation.history; what they cost is spent",
     )

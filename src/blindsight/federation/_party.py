@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from blindsight._version import __version__
 from blindsight.data import Schema
-from blindsight.detectors import SumQuery
+from blindsight.detectors import Query, UpdateQuery
 from blindsight.errors import (
     AuthenticationError,
     BlindsightError,
@@ -25,6 +25,8 @@ from blindsight.errors import (
 from blindsight.keys import Identity
 from blindsight.privacy import (
     Budget,
+    DifferentialPrivacy,
+    Event,
     Ledger,
     NoiseSource,
     Unit,
@@ -33,10 +35,21 @@ from blindsight.privacy import (
 from blindsight.securesum import Phase, SumClient, SumSpec, default_threshold
 from blindsight.store import Store
 
+from ._breakdown import keep_own_figures
 from ._exact import ExactTotals, version_of
+from ._memory import RunMemory
 from ._policy import Policy
-from ._steps import detector_name, event_of, privacy_of, query_of, spec_of
-from ._vector import check_first_rows, own_vector
+from ._steps import (
+    check_query,
+    detector_name,
+    event_of,
+    is_masked,
+    privacy_of,
+    query_of,
+    run_event_of,
+    spec_of,
+)
+from ._vector import check_first_rows, own_sum, own_update
 from ._wire import Begin, Continue, Greeting, Hello, Refusal, Reply, Step, decode_request, encode
 
 __all__ = ["Party"]
@@ -111,7 +124,8 @@ class Party:
             for unit in policy.units
         }
         self._participants: list[tuple[str, bytes]] | None = None
-        self._clients: dict[str, tuple[Step, SumQuery, SumClient]] = {}
+        self._clients: dict[str, tuple[Step, Query, SumClient]] = {}
+        self._memory = RunMemory(store)
         self._exact = ExactTotals(store)
         self._lock = threading.Lock()
         self.last_error: BlindsightError | None = None
@@ -174,8 +188,8 @@ class Party:
             before_data = not isinstance(message, Continue)
             if isinstance(message, Hello):
                 return encode(Greeting(self.name, self.public_key, self.schema.digest(), __version__))
-            body = self._begin(message.step) if isinstance(message, Begin) else self._continue(message)
-            return encode(Reply(body))
+            reply = self._begin(message.step) if isinstance(message, Begin) else self._continue(message)
+            return encode(reply)
         except BlindsightError as error:
             self.last_error = error
             log.warning("%s refuses: %s", self.name, error)
@@ -187,12 +201,16 @@ class Party:
 
     # -- one sum ------------------------------------------------------------------------------------------------
 
-    def _begin(self, step: Step) -> bytes:
-        query = self._permit(step)
+    def _begin(self, step: Step) -> Reply:
+        privacy = self._check(step)
+        known = self._clients.get(step.release_id)
+        # a round's model is read once, not once a message; what the policy says is asked every time
+        query = known[1] if known is not None and known[0] == step else self._query(step)
+        self._check_query(step, query, privacy)
         encoded = msgspec.msgpack.encode(step)
         if self._store.table("steps").get(step.release_id) != encoded:
             # once it has begun, a release goes on even where its own charge has taken the rest of the budget
-            self._ledger(step).check(event_of(step, query, self._noise_source))
+            self._check_budget(step, query)
             check_first_rows(self.schema, self._source(step))
         try:
             self._store.table("steps").put_once(step.release_id, encoded)
@@ -202,29 +220,65 @@ class Party:
                 rule="a release id is used once",
                 fix="start a new run: a new release, freshly charged",
             ) from error
+        if not is_masked(query):
+            return self._reply(step, self._noisy_vector(step, query).astype("<i8").tobytes())
         client = self._client(step, spec_of(step, query))
-        reply = client.advertise()
+        body = client.advertise()
         self._persist(step.release_id, client)
         self._remember(step, query, client)
-        return reply
+        return Reply(body)
 
-    def _continue(self, message: Continue) -> bytes:
+    def _continue(self, message: Continue) -> Reply:
         step, query, client = self._resume(message.release_id)
-        reply = client.handle(message.body, lambda: self._noisy_vector(step, query))
         try:
+            body = client.handle(message.body, lambda: self._noisy_vector(step, query))
             with self._store.transaction():
                 if client.survivors and step.privacy is None:
                     self._exact.sign(step.release_id, client.survivors)
                 self._persist(step.release_id, client)
-        except BlindsightError:
-            self._clients.pop(step.release_id, None)  # its reply was never given: back to what is on disk
+        except BaseException:
+            # its reply was never given: back to what is on disk, also where somebody pressed Ctrl-C
+            self._clients.pop(step.release_id, None)
             raise
         if client.phase is Phase.DONE:
             self._clients.pop(step.release_id, None)
-        return reply
+        return self._reply(step, body) if isinstance(query, UpdateQuery) else Reply(body)
 
-    def _permit(self, step: Step) -> SumQuery:
-        """Check a step against participant list, schema and policy as they are now, and rebuild its query.
+    def _reply(self, step: Step, body: bytes) -> Reply:
+        """A reply, with the notice that was committed with this round's vector; without privacy alone."""
+        stored = self._store.table("notices").get(step.release_id) if step.privacy is None else None
+        return Reply(body, stored.decode() if stored else "")
+
+    def _query(self, step: Step) -> Query:
+        return query_of(step, self.schema, allowed=frozenset(self.policy.detectors))
+
+    def _check_budget(self, step: Step, query: Query) -> None:
+        """Refuse before any work what the budget does not carry: at a run's first round, the whole run."""
+        ledger = self._ledger(step)
+        ledger.check(event_of(step, query, self._noise_source))
+        begun = f"{step.run}/"
+        if isinstance(query, UpdateQuery) and not any(
+            entry.release_id.startswith(begun) and entry.event.sampled for entry in ledger.entries()
+        ):
+            ledger.check(run_event_of(step, query))
+
+    def _check_query(self, step: Step, query: Query, privacy: DifferentialPrivacy | None) -> None:
+        """Check what only the rebuilt query says against the policy as it is now."""
+        check_query(query, privacy)
+        self._check_policy(step, privacy, masked=is_masked(query))
+
+    def _check_policy(self, step: Step, privacy: DifferentialPrivacy | None, *, masked: bool) -> None:
+        self.policy.check(
+            purpose=step.purpose,
+            detector=detector_name(step),
+            unit=privacy.unit if privacy is not None else None,
+            exact=privacy is None,
+            fewest_survivors=max(step.threshold, 3),
+            masked=masked,
+        )
+
+    def _check(self, step: Step) -> DifferentialPrivacy | None:
+        """Check a step against participant list, schema and policy as they are now; return the privacy asked for.
 
         Asked again for every message: a policy that the owner has tightened since holds at once.
         """
@@ -248,13 +302,7 @@ class Party:
                 rule=f"at least {least}: what still holds when parties collude with the coordinator",
             )
         privacy = privacy_of(step.privacy) if step.privacy is not None else None
-        self.policy.check(
-            purpose=step.purpose,
-            detector=detector_name(step),
-            unit=privacy.unit if privacy is not None else None,
-            exact=privacy is None,
-            fewest_survivors=max(step.threshold, 3),
-        )
+        self._check_policy(step, privacy, masked=True)
         if privacy is not None and self.schema.ranges != "declared":
             raise SchemaError(
                 "Differential privacy needs declared ranges",
@@ -268,23 +316,27 @@ class Party:
                 rule="a column of role 'person' says whose record it is",
                 fix="declare one in the schema, or ask for unit='record'",
             )
-        return query_of(step, self.schema, allowed=frozenset(self.policy.detectors))
+        return privacy
 
-    def _resume(self, release_id: str) -> tuple[Step, SumQuery, SumClient]:
+    def _resume(self, release_id: str) -> tuple[Step, Query, SumClient]:
         if release_id in self._clients:
             step, query, client = self._clients[release_id]
-            self._permit(step)
+            self._check_query(step, query, self._check(step))
             return step, query, client
         encoded = self._store.table("steps").get(release_id)
         if encoded is None:
             raise ReleaseError(f"Release {release_id} was never begun here", fix="start a new run")
         step = msgspec.msgpack.decode(encoded, type=Step)
-        query = self._permit(step)
+        privacy = self._check(step)
+        query = self._query(step)
+        self._check_query(step, query, privacy)
+        if not is_masked(query):
+            raise ReleaseError(f"Release {release_id} has no further message", rule="an update in the clear is one")
         client = self._client(step, spec_of(step, query))
         self._remember(step, query, client)
         return step, query, client
 
-    def _remember(self, step: Step, query: SumQuery, client: SumClient) -> None:
+    def _remember(self, step: Step, query: Query, client: SumClient) -> None:
         """Keep a few sums open in memory; the others are on disk."""
         self._clients[step.release_id] = (step, query, client)
         while len(self._clients) > MAX_OPEN_SUMS:
@@ -318,7 +370,7 @@ class Party:
     def _source(self, step: Step) -> object:
         return self._sources[self._effective(step)]
 
-    def _noisy_vector(self, step: Step, query: SumQuery) -> Ints:
+    def _noisy_vector(self, step: Step, query: Query) -> Ints:
         """Charge, compute, add noise, keep: in this order, each committed before the next."""
         privacy = privacy_of(step.privacy) if step.privacy is not None else None
         ledger = self._ledger(step)
@@ -331,16 +383,56 @@ class Party:
         if event.exact:
             self._exact.check_version(dataset, version)
         ledger.reserve(step.release_id, event)
-        vector = own_vector(self.schema, source, query, privacy, self._noise_source)
+        memory = self._memory.load(step.run) if isinstance(query, UpdateQuery) else {}
+        notice = ""
+        if isinstance(query, UpdateQuery):
+            vector, notice = self._train(step, query, event, privacy, memory)
+        else:
+            vector = own_sum(self.schema, source, query, privacy, self._noise_source)
+            if step.purpose == "threshold":
+                self._memory.finish(step.run)  # its rounds are over
         if event.exact and version != version_of(source, self.schema):
             raise DataError("The records changed while they were read", fix="start a new run when they are at rest")
-        if not event.exact:
+        if event.local_variance > 0:
             vector += discrete_gaussian(event.local_variance, query.length, self._noise_source)
         if event.exact:
             # first: a vector that may leave is remembered, even where this process ends between the two
             self._exact.contribute(step.release_id, dataset, version)
-        ledger.record_output(step.release_id, vector.astype("<i8").tobytes())
+        with self._store.transaction():
+            ledger.record_output(step.release_id, vector.astype("<i8").tobytes())
+            self._memory.save(step.run, memory)
+            if notice and step.privacy is None:
+                self._store.table("notices").put(step.release_id, notice.encode())
+        if step.purpose == "evaluation":
+            keep_own_figures(self._store, step, self.schema, source, party=self.name, allowed=self.policy.detectors)
         return vector
+
+    def _train(
+        self,
+        step: Step,
+        query: UpdateQuery,
+        event: Event,
+        privacy: DifferentialPrivacy | None,
+        memory: dict[str, bytes],
+    ) -> tuple[Ints, str]:
+        """One round of local training: the party's vector, and why it is all zeros if it is."""
+        try:
+            update = own_update(
+                self.schema,
+                self._source(step),
+                query,
+                privacy,
+                event,
+                memory=memory,
+                cache=self._memory.cache(step.run),
+                noise_source=self._noise_source,
+            )
+        except BaseException:
+            self._memory.drop_cache(step.run)  # it may be ahead of what was committed
+            raise
+        if update.notice:
+            log.warning("%s adds nothing in %s: %s", self.name, query.name, update.notice)
+        return update.values, update.notice
 
     # -- what protects other releases ---------------------------------------------------------------------------
 

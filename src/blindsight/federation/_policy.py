@@ -15,7 +15,7 @@ from blindsight.privacy import Unit
 __all__ = ["Policy"]
 
 MAX_POLICY_BYTES = 1 << 16
-UNITS: tuple[Unit, ...] = ("record", "person")
+UNITS: tuple[Unit, ...] = ("record", "person", "party")
 PURPOSES = ("fit", "threshold", "evaluation", "describe")
 
 
@@ -33,23 +33,27 @@ class Policy:
     purposes : tuple of str
         Of ``fit``, ``threshold``, ``evaluation``, ``describe``.
     units : tuple of str
-        Privacy units that are enough: ``("person",)`` refuses record-level releases. Each has its own account, since
-        costs per record and per person do not add up.
+        Privacy units that are enough, of ``record``, ``person`` and ``party``: ``("person",)`` refuses record-level
+        releases. Each has its own account, since costs per record, per person and per party do not add up.
     minimum_survivors : int
         Fewest parties whose total may be opened; never below 3.
     maximum_epsilon : float
         Budget of this party's data set for all releases of one unit together, at ``delta``.
     delta : float
         Probability at which the budget is stated.
+    allow_unmasked_updates : bool
+        Whether this party's update of a training round may go to the coordinator in the clear, for robust aggregation
+        and votes. The coordinator then sees what this party alone contributed.
     """
 
     allow_exact_sums: bool = False
     detectors: tuple[str, ...] = ("ECOD", "Mahalanobis")
     purposes: tuple[str, ...] = PURPOSES
-    units: tuple[Unit, ...] = UNITS
+    units: tuple[Unit, ...] = ("record", "person")
     minimum_survivors: int = 3
     maximum_epsilon: float = 10.0
     delta: float = 1e-6
+    allow_unmasked_updates: bool = False
 
     def __post_init__(self) -> None:
         if not 3 <= self.minimum_survivors <= 256:
@@ -95,7 +99,14 @@ class Policy:
         return "".join(f"{key} = {json.dumps(value)}\n" for key, value in asdict(self).items())
 
     def check(
-        self, *, purpose: str, detector: str | None, unit: str | None, exact: bool, fewest_survivors: int
+        self,
+        *,
+        purpose: str,
+        detector: str | None,
+        unit: str | None,
+        exact: bool,
+        fewest_survivors: int,
+        masked: bool = True,
     ) -> None:
         """Raise PolicyError if this policy refuses such a release.
 
@@ -110,6 +121,8 @@ class Policy:
             Whether no noise is asked for.
         fewest_survivors : int
             Smallest survivor set that the protocol would open.
+        masked : bool
+            Whether the coordinator learns the sum alone.
         """
         if purpose not in self.purposes:
             raise PolicyError(f"The policy does not allow '{purpose}'", rule="purposes = " + ", ".join(self.purposes))
@@ -129,6 +142,14 @@ class Policy:
             raise PolicyError(
                 f"The policy does not accept the privacy unit '{unit}'",
                 rule="units = " + ", ".join(self.units),
+                fix=f"ask for one of these, or have the data owner add '{unit}' to the policy",
+            )
+        if not masked and not self.allow_unmasked_updates:
+            raise PolicyError(
+                "The policy does not allow updates in the clear",
+                got="an aggregation that reads every party's update",
+                rule="allow_unmasked_updates = false",
+                fix="use aggregation='mean', or have the data owner set allow_unmasked_updates = true",
             )
         if fewest_survivors < self.minimum_survivors:
             raise PolicyError(

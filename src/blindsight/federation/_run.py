@@ -26,6 +26,10 @@ class StepRecord:
         Wall time of the whole sum.
     event : dict
         The release as the parties' ledgers hold it.
+    asked : list of str
+        Parties that the coordinator asked: all of them, or a random part. Only these may have been charged.
+    notices : dict of party name to text
+        Why a party added nothing to a round of training. Told only where no privacy was asked for.
     """
 
     step: str
@@ -38,6 +42,8 @@ class StepRecord:
     received_bytes: int
     seconds: float
     event: dict[str, Any]
+    asked: list[str] = field(default_factory=list)
+    notices: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)

@@ -9,8 +9,8 @@ import msgspec
 
 from blindsight import modelfile
 from blindsight.data import Schema
-from blindsight.detectors import Detector, Query, detector_from_json, detector_to_json
-from blindsight.errors import SchemaError, WireError
+from blindsight.detectors import Detector, Query, SumQuery, UpdateQuery, detector_from_json, detector_to_json
+from blindsight.errors import ParameterError, SchemaError, WireError
 from blindsight.privacy import DifferentialPrivacy, Event, NoiseSource, exact_event
 from blindsight.securesum import Participant, SumSpec
 
@@ -18,7 +18,17 @@ from ._evaluation import evaluation_query
 from ._statistics import describe_query
 from ._wire import Step, Terms
 
-__all__ = ["event_of", "privacy_of", "query_of", "spec_of", "terms_of"]
+__all__ = [
+    "check_query",
+    "event_of",
+    "is_masked",
+    "privacy_of",
+    "query_of",
+    "run_event_of",
+    "spec_of",
+    "terms_of",
+    "trust_of",
+]
 
 BITS: Literal[64] = 64
 """Width of every sum here: the coordinator does not know how many rows a party has, so it cannot promise 32."""
@@ -34,6 +44,8 @@ def query_of(step: Step, schema: Schema, *, allowed: frozenset[str]) -> Query:
     FormatError, ParameterError
         Its detector or model is malformed or not allowed.
     """
+    if step.model is not None and step.detector is None:
+        raise WireError("The step's model is of another detector than it names", got="it names none")
     match step.purpose, step.part:
         case (("fit" | "threshold"), part) if step.detector is not None:
             detector = _detector_of(step, schema, allowed)
@@ -46,7 +58,7 @@ def query_of(step: Step, schema: Schema, *, allowed: frozenset[str]) -> Query:
                 )
             return query
         case "evaluation", "evaluation" if step.detector is not None:
-            return evaluation_query(_detector_of(step, schema, allowed))
+            return evaluation_query(_detector_of(step, schema, allowed), private=step.privacy is not None)
         case "describe", "describe/histogram" | "describe/moments":
             return describe_query(schema, step.part.removeprefix("describe/"))
         case _:
@@ -83,13 +95,17 @@ def detector_name(step: Step) -> str | None:
 
 def spec_of(step: Step, query: Query) -> SumSpec:
     """The masked sum's specification; bound to everything that the step says by the hash in its step name."""
+    return _spec(step, f"{step.step}#{step_digest(step)[:32]}", length=query.length)
+
+
+def _spec(step: Step, name: str, *, length: int) -> SumSpec:
     n = len(step.participants)
     return SumSpec(
         federation=step.federation,
         run=step.run,
-        step=f"{step.step}#{step_digest(step)[:32]}",
+        step=name,
         participants=tuple(Participant(name=name, public_key=key) for name, key in step.participants),
-        length=query.length,
+        length=length,
         bits=BITS,
         threshold=step.threshold,
         max_abs=((1 << (BITS - 1)) - 1) // max(n, 1),
@@ -110,6 +126,8 @@ def privacy_of(terms: Terms) -> DifferentialPrivacy:
         max_records_per_person=terms.max_records_per_person,
         shares=terms.shares,
         colluders=terms.colluders,
+        max_records_per_party=terms.max_records_per_party,
+        trust=terms.trust,
     )
 
 
@@ -124,29 +142,89 @@ def terms_of(privacy: DifferentialPrivacy | None) -> Terms | None:
         max_records_per_person=privacy.max_records_per_person,
         shares=dict(privacy.shares),
         colluders=privacy.colluders,
+        max_records_per_party=privacy.max_records_per_party,
+        trust=privacy.trust,
     )
 
 
+def trust_of(step: Step) -> str:
+    """Who must be trusted for a masked sum among these participants, in one sentence."""
+    return _spec(step, step.step, length=1).trust
+
+
+def is_masked(query: Query) -> bool:
+    """Whether the coordinator learns the sum alone: always, but for updates that gave it up."""
+    return isinstance(query, SumQuery) or query.masked
+
+
+def check_query(query: Query, privacy: DifferentialPrivacy | None) -> None:
+    """Refuse combinations that could not keep what they promise; at the coordinator and at every party.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if is_masked(query):
+        if privacy is None and isinstance(query, UpdateQuery) and query.parties < 1:
+            raise ParameterError(
+                "Client sampling needs differential privacy",
+                got=f"parties={query.parties:g}, privacy=None",
+                rule="exact totals over different sets of parties can be solved for single parties",
+                fix="use parties=1, or ask for differential privacy",
+            )
+    elif privacy is not None and privacy.unit == "party" and privacy.trust != "local":
+        raise ParameterError(
+            "Without masking, noise that protects in the sum alone does not protect",
+            got="unit='party', trust='federation', an update in the clear",
+            rule="each party's own noise must be enough",
+            fix="ask for trust='local', or use aggregation='mean'",
+        )
+
+
 def event_of(step: Step, query: Query, source: NoiseSource | None = None) -> Event:
-    """What the step costs: charged by every party before it draws noise.
+    """What the step costs: charged by every party before it trains or draws noise.
 
     ``describe`` asks two sums, each for half of its share; its share is everything unless the caller said otherwise.
+    A round of training is DP-SGD under the units "record" and "person", and one bounded vector under "party".
     """
-    spec = spec_of(step, query)
+    return _event_of(step, query, source, whole_run=False)
+
+
+def run_event_of(step: Step, query: Query) -> Event:
+    """What all rounds of the step's run cost, where they are DP-SGD; else what the step costs."""
+    return _event_of(step, query, None, whole_run=True)
+
+
+def _event_of(step: Step, query: Query, source: NoiseSource | None, *, whole_run: bool) -> Event:
+    threshold = max(step.threshold, 3)  # as SumSpec.min_survivors
     if step.privacy is None:
         return exact_event(
             query=query.name,
             purpose=step.purpose,
             sensitivity_l2=query.sensitivity_l2,
             coordinates=query.length,
-            threshold=spec.min_survivors,
+            threshold=threshold,
         )
-    return privacy_of(step.privacy).event(
+    privacy = privacy_of(step.privacy)
+    if isinstance(query, UpdateQuery) and privacy.unit != "party":
+        return privacy.sampled_event(
+            query=query.name,
+            purpose=step.purpose,
+            sampling_rate=query.sampling_rate,
+            steps=query.total_steps if whole_run else query.steps,
+            total_steps=query.total_steps,
+            coordinates=query.length,
+            threshold=threshold,
+            fraction=query.fraction,
+        )
+    part = query.steps / query.total_steps if isinstance(query, UpdateQuery) else 1.0
+    return privacy.event(
         query=query.name,
         purpose=step.purpose,
         sensitivity_l2=query.sensitivity_l2,
         coordinates=query.length,
-        threshold=spec.min_survivors,
-        fraction=0.5 if step.purpose == "describe" else query.fraction,
+        threshold=threshold,
+        fraction=0.5 if step.purpose == "describe" else query.fraction * part,
+        whole=isinstance(query, UpdateQuery),
         source=source,
     )

@@ -41,10 +41,12 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     epsilon: Positive
     delta: Annotated[float, msgspec.Meta(gt=0, lt=0.1)]
-    unit: Literal["record", "person"]
+    unit: Literal["record", "person", "party"]
     max_records_per_person: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None
+    max_records_per_party: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None
     shares: dict[Name, Annotated[float, msgspec.Meta(gt=0, le=1)]]
     colluders: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    trust: Literal["federation", "local"]
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -96,10 +98,14 @@ class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="gre
     version: Annotated[str, msgspec.Meta(max_length=40)]
 
 
-class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="reply"):
-    """The party's message of the protocol."""
+class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="reply", omit_defaults=True):
+    """The party's message of the protocol; of a query without masking, its vector: int64, little endian.
+
+    ``notice`` says why the party added nothing to a round of training; sent only where no privacy was asked for.
+    """
 
     body: Body
+    notice: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
 class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refusal"):

@@ -3,9 +3,9 @@
 Events say what happened (:class:`Event`); :func:`epsilon_of` says what they cost; :class:`Ledger` keeps them.
 """
 
-from ._accountant import epsilon_of, rho_total
+from ._accountant import epsilon_of, noise_multiplier_for, rho_total
 from ._contributions import bound_contributions
-from ._event import Event, Unit, exact_event, noisy_event
+from ._event import Event, Trust, Unit, exact_event, noisy_event, sampled_event
 from ._gaussian import distributed_rho, local_noise_variance, noise_variance, sum_divergence
 from ._ledger import Budget, Ledger, LedgerEntry
 from ._parameters import DifferentialPrivacy
@@ -21,6 +21,7 @@ __all__ = [
     "LedgerEntry",
     "NoiseSource",
     "SampledNoise",
+    "Trust",
     "Unit",
     "bound_contributions",
     "discrete_gaussian",
@@ -29,9 +30,11 @@ __all__ = [
     "exact_event",
     "local_noise_variance",
     "noise_max_abs",
+    "noise_multiplier_for",
     "noise_variance",
     "noisy_event",
     "rho_total",
+    "sampled_event",
     "sampler_delta",
     "sampler_tv",
     "sum_divergence",

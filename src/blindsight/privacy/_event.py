@@ -12,34 +12,42 @@ from blindsight.errors import FormatError, ParameterError
 from ._gaussian import MIN_LOCAL_VARIANCE, distributed_rho, local_noise_variance, noise_variance
 from ._source import NoiseSource
 
-__all__ = ["Event", "exact_event", "noisy_event"]
+__all__ = ["Event", "Trust", "Unit", "exact_event", "noisy_event", "sampled_event"]
 
 Purpose = Literal["fit", "threshold", "evaluation", "describe"]
-Unit = Literal["record", "person"]
+Unit = Literal["record", "person", "party"]
+Trust = Literal["federation", "local"]
+Mechanism = Literal["distributed-discrete-gaussian", "local-discrete-gaussian", "sampled-gaussian", "exact-sum"]
 
 MAX_EVENT_BYTES = 4096
 MAX_TEXT_CHARS = 200
 MAX_COORDINATES = 1 << 28
 MAX_PARTIES = 10_000
 MAX_RECORDS_PER_PERSON = 1 << 20
+MIN_NOISE_MULTIPLIER, MAX_NOISE_MULTIPLIER = 2.0**-4, 2.0**24
+MAX_STEPS = 1 << 32
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A release of one private sum, as executed.
+class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A release of one private sum, or one round of DP-SGD, as executed.
 
-    Make one with :func:`noisy_event` or :func:`exact_event`. Validated on construction, also when read from
-    JSON: a noisy event cannot claim a smaller rho than its own sigma and sensitivity give.
+    Make one with :func:`noisy_event`, :func:`sampled_event` or :func:`exact_event`. Validated on
+    construction, also when read from JSON: a noisy event cannot claim a smaller rho than its own sigma and
+    sensitivity give.
 
     Attributes
     ----------
     query : str
         What was summed, for the reader: "ecod.histogram".
     purpose : {"fit", "threshold", "evaluation", "describe"}
-    mechanism : {"distributed-discrete-gaussian", "exact-sum"}
-    unit : {"record", "person"}
-        Whose presence is hidden: one record; or all of one person's records *at one party*, up to the bound.
+    mechanism : {"distributed-discrete-gaussian", "local-discrete-gaussian", "sampled-gaussian", "exact-sum"}
+        Integer noise whose *sum* protects; integer noise of which each party adds enough alone; floating-point
+        Gaussian noise in the gradients of Poisson-sampled batches (DP-SGD), added by each party alone; no noise.
+    unit : {"record", "person", "party"}
+        Whose presence is hidden: one record; all of one person's records *at one party*, up to the bound; or what
+        one party adds, as a whole.
     max_records_per_person : int or None
-        Contribution bound; None for unit "record".
+        Contribution bound; None for any unit but "person".
     neighbouring : {"add-or-remove-one"}
         Two data sets are neighbours when one has one unit more.
     coordinates : int
@@ -47,21 +55,27 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     threshold, colluders : int
         Fewest survivors for which the sum is opened; parties assumed to tell their noise.
     sensitivity_l2 : float
-        Of the integer vector to one *unit*, in grid units (the contribution bound is in it).
+        Of the integer vector to one *unit*, in grid units (the contribution bound is in it). 1 for
+        "sampled-gaussian", whose noise is stated over its sensitivity.
     local_variance : float
-        Each party's noise parameter sigma squared, grid units squared; 0 for exact sums.
+        Each party's noise parameter sigma squared, grid units squared; 0 without integer noise.
     grid : float
         What one grid unit is worth in the query's own unit; 1 for counts.
     rho : float
-        zCDP parameter of the sum as executed with ``threshold - colluders`` honest parties; 0 for exact sums.
-    noise_source : {"secure", "insecure-seeded", "none"}
+        zCDP parameter of the sum as executed with :attr:`honest_parties`; 0 for exact sums and for
+        "sampled-gaussian", which zCDP does not describe.
+    noise_source : {"secure", "insecure-seeded", "floating-point", "none"}
     trust : str
         Who must be trusted for the guarantee.
+    max_records_per_party : int or None
+        Contribution bound for unit "party"; None where the party's vector is bounded as a whole.
+    sampling_rate, noise_multiplier, steps : float, float, int, or None
+        Of "sampled-gaussian" alone: Poisson rate, noise over sensitivity, and number of steps.
     """
 
     query: str
     purpose: Purpose
-    mechanism: Literal["distributed-discrete-gaussian", "exact-sum"]
+    mechanism: Mechanism
     unit: Unit
     max_records_per_person: int | None
     neighbouring: Literal["add-or-remove-one"]
@@ -72,8 +86,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     local_variance: float
     grid: float
     rho: float
-    noise_source: Literal["secure", "insecure-seeded", "none"]
+    noise_source: Literal["secure", "insecure-seeded", "floating-point", "none"]
     trust: str
+    max_records_per_party: int | None = None
+    sampling_rate: float | None = None
+    noise_multiplier: float | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("query", "trust"):
@@ -90,7 +108,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         if self.unit == "person":
             _check_integer("max_records_per_person", self.max_records_per_person, 1, MAX_RECORDS_PER_PERSON)
         elif self.max_records_per_person is not None:
-            raise ParameterError("An event of unit 'record' has a contribution bound", rule="None for unit 'record'")
+            raise ParameterError(
+                f"An event of unit '{self.unit}' has a contribution bound per person", rule="None but for unit 'person'"
+            )
+        if self.max_records_per_party is not None:
+            if self.unit != "party":
+                raise ParameterError(
+                    f"An event of unit '{self.unit}' has a contribution bound per party", rule="for unit 'party'"
+                )
+            _check_integer("max_records_per_party", self.max_records_per_party, 1, MAX_RECORDS_PER_PERSON)
         for name in ("sensitivity_l2", "grid"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ParameterError(
@@ -98,12 +124,17 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                     got=repr(getattr(self, name)),
                     rule="finite and positive",
                 )
+        if self.sampled:
+            self._check_sampled()
+            return
+        if (self.sampling_rate, self.noise_multiplier, self.steps) != (None, None, None):
+            raise ParameterError("A sum without sampling states a sampling rate", rule="'sampled-gaussian' alone does")
         if self.exact:
             if (self.local_variance, self.rho, self.noise_source) != (0.0, 0.0, "none"):
                 raise ParameterError("An exact sum claims noise", rule="variance 0, rho 0, source 'none'")
             return
-        if self.noise_source == "none":
-            raise ParameterError("A noisy sum names no noise source", rule="'secure' or 'insecure-seeded'")
+        if self.noise_source not in ("secure", "insecure-seeded"):
+            raise ParameterError("A noisy sum names no integer noise", rule="'secure' or 'insecure-seeded'")
         if not (math.isfinite(self.local_variance) and self.local_variance >= MIN_LOCAL_VARIANCE):
             raise ParameterError(
                 "The local noise is too small for the bound on the sum",
@@ -123,6 +154,29 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 rule=f"rho >= {cost!r}",
             )
 
+    def _check_sampled(self) -> None:
+        rate, multiplier, steps = self.sampling_rate, self.noise_multiplier, self.steps
+        if rate is None or not 0.0 < rate <= 1.0:
+            raise ParameterError("An event's sampling_rate is out of its domain", got=repr(rate), rule="0 < rate <= 1")
+        if multiplier is None or not MIN_NOISE_MULTIPLIER <= multiplier <= MAX_NOISE_MULTIPLIER:
+            raise ParameterError(
+                "An event's noise_multiplier is out of its domain",
+                got=repr(multiplier),
+                rule=f"{MIN_NOISE_MULTIPLIER:g} to {MAX_NOISE_MULTIPLIER:g}",
+            )
+        _check_integer("steps", steps, 1, MAX_STEPS)
+        if self.unit == "party":
+            raise ParameterError("DP-SGD does not hide a party", rule="unit 'record' or 'person'")
+        if (self.local_variance, self.rho, self.noise_source) != (0.0, 0.0, "floating-point"):
+            raise ParameterError(
+                "A sampled event claims integer noise", rule="variance 0, rho 0, source 'floating-point'"
+            )
+
+    @property
+    def sampled(self) -> bool:
+        """Whether this is a round of DP-SGD."""
+        return self.mechanism == "sampled-gaussian"
+
     @property
     def exact(self) -> bool:
         """Whether the sum is released without noise."""
@@ -131,7 +185,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     @property
     def honest_parties(self) -> int:
         """Fewest parties whose noise the adversary does not know."""
-        return self.threshold - self.colluders
+        return 1 if self.mechanism == "local-discrete-gaussian" else self.threshold - self.colluders
 
     @property
     def local_stddev_grid(self) -> float:
@@ -148,17 +202,30 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """One sentence for a privacy officer: what this release promises, and for whom."""
         if self.exact:
             return "exact sum, no differential privacy"
-        if self.noise_source != "secure":
+        if self.noise_source == "insecure-seeded":
             return "no privacy guarantee: the noise came from a seeded source"
-        who = (
-            "one record"
-            if self.unit == "record"
-            else f"one person at one party (at most {self.max_records_per_person} of their records used)"
+        if self.sampled:
+            return (
+                f"{self.steps} steps of DP-SGD at sampling rate {self.sampling_rate:.6g} and noise multiplier"
+                f" {self.noise_multiplier:.6g}, for adding or removing {self._who}; trusted: {self.trust};"
+                " the noise is floating point, not integer"
+            )
+        who_else = (
+            ""
+            if self.mechanism == "local-discrete-gaussian"
+            else f", with at least {self.threshold} survivors and at most {self.colluders} of them colluding"
         )
-        return (
-            f"{self.rho:.6g}-zCDP for adding or removing {who}, with at least {self.threshold} survivors"
-            f" and at most {self.colluders} of them colluding; trusted: {self.trust}"
-        )
+        return f"{self.rho:.6g}-zCDP for adding or removing {self._who}{who_else}; trusted: {self.trust}"
+
+    @property
+    def _who(self) -> str:
+        if self.unit == "record":
+            return "one record"
+        if self.unit == "person":
+            return f"one person at one party (at most {self.max_records_per_person} of their records used)"
+        if self.max_records_per_party is None:
+            return "what one party adds"
+        return f"what one party adds (at most {self.max_records_per_party} of its records used)"
 
     def to_json(self) -> bytes:
         """Canonical JSON: keys sorted, no spaces, floats in their shortest exact form."""
@@ -182,13 +249,20 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             raise FormatError("A ledger event is malformed", got=str(error)) from error
 
     def to_dp_event(self) -> Any:
-        """Return the dp_accounting event: ``ZCDpEvent(rho)``, or ``NonPrivateDpEvent`` for an exact sum."""
+        """Return the dp_accounting event: ``ZCDpEvent(rho)``, ``NonPrivateDpEvent`` for an exact sum, or the
+        self-composed Poisson-sampled Gaussian of DP-SGD."""
         import dp_accounting
 
+        if self.sampled:
+            gaussian = dp_accounting.GaussianDpEvent(self.noise_multiplier)
+            sampled = dp_accounting.PoissonSampledDpEvent(self.sampling_rate, gaussian)
+            return dp_accounting.SelfComposedDpEvent(sampled, self.steps)
         return dp_accounting.NonPrivateDpEvent() if self.exact else dp_accounting.ZCDpEvent(self.rho)
 
 
 TRUST = "the other survivors add their noise as agreed; secure aggregation shows their sum alone"
+LOCAL_TRUST = "each party draws its own integer noise, enough by itself; nobody else need be trusted"
+SAMPLED_TRUST = "each party draws its own floating-point Gaussian noise; nobody else need be trusted"
 
 
 def noisy_event(
@@ -197,6 +271,8 @@ def noisy_event(
     purpose: Purpose,
     unit: Unit,
     max_records_per_person: int | None = None,
+    max_records_per_party: int | None = None,
+    trust: Trust = "federation",
     rho: float,
     sensitivity_l2: float,
     coordinates: int,
@@ -212,8 +288,11 @@ def noisy_event(
     rho : float
         What the release may cost (a share of ``rho_total``).
     sensitivity_l2 : float
-        L2 sensitivity to one **record**, in grid units; for unit "person" it is multiplied by
-        ``max_records_per_person``.
+        L2 sensitivity to one **record**, in grid units; for the units "person" and "party" it is multiplied by
+        ``max_records_per_person`` or ``max_records_per_party``. For unit "party" without such a bound: sensitivity to
+        one party's whole vector.
+    trust : {"federation", "local"}
+        Whether the survivors' noise protects together, or each party's by itself.
     threshold, colluders : int
         See :func:`local_noise_variance`.
     source : NoiseSource, optional
@@ -232,17 +311,21 @@ def noisy_event(
 
     Privacy
     -------
-    A sum over k records of one person changes by at most k times the sensitivity to one record (triangle
+    A sum over k records of one person (or party) changes by at most k times the sensitivity to one record (triangle
     inequality), whatever the vectors.
     """
-    per_unit = sensitivity_l2 * (max_records_per_person or 1)
-    local = local_noise_variance(noise_variance(per_unit, rho), threshold, colluders)
+    per_unit = sensitivity_l2 * (max_records_per_person or max_records_per_party or 1)
+    total = noise_variance(per_unit, rho)
+    local = local_noise_variance(total, threshold, colluders)
+    parties = threshold - colluders
+    if trust == "local":
+        local, parties = local_noise_variance(total, 1, 0), 1
     for _ in range(200):
         # The sum is not exactly Gaussian and square roots round: raise the noise until the cost fits.
         cost = distributed_rho(
             sensitivity_l2=per_unit,
             local_variance=local,
-            parties=threshold - colluders,
+            parties=parties,
             coordinates=coordinates,
         )
         if cost <= rho:
@@ -253,9 +336,10 @@ def noisy_event(
     return Event(
         query=query,
         purpose=purpose,
-        mechanism="distributed-discrete-gaussian",
+        mechanism="local-discrete-gaussian" if trust == "local" else "distributed-discrete-gaussian",
         unit=unit,
         max_records_per_person=max_records_per_person,
+        max_records_per_party=max_records_per_party,
         neighbouring="add-or-remove-one",
         coordinates=coordinates,
         threshold=threshold,
@@ -265,7 +349,56 @@ def noisy_event(
         grid=float(grid),
         rho=float(cost),
         noise_source="secure" if source is None or source.is_secure else "insecure-seeded",
-        trust=TRUST,
+        trust=LOCAL_TRUST if trust == "local" else TRUST,
+    )
+
+
+def sampled_event(
+    *,
+    query: str,
+    purpose: Purpose,
+    unit: Unit,
+    max_records_per_person: int | None = None,
+    sampling_rate: float,
+    noise_multiplier: float,
+    steps: int,
+    coordinates: int,
+    threshold: int,
+) -> Event:
+    """Describe DP-SGD as it will be executed: ``steps`` Poisson-sampled Gaussian releases by each party alone.
+
+    Parameters
+    ----------
+    sampling_rate : float in (0, 1]
+        Probability with which each unit enters a step's batch, independently.
+    noise_multiplier : float
+        Noise over sensitivity: over ``clip_norm``, times ``max_records_per_person`` for unit "person".
+    steps : int
+
+    Privacy
+    -------
+    Holds for each party's own sequence of steps, whoever sees the updates that come of them: post-processing. It is
+    no zCDP event: its Renyi curve is dp_accounting's (Mironov, Talwar and Zhang 2019, arXiv 1908.10530).
+    """
+    return Event(
+        query=query,
+        purpose=purpose,
+        mechanism="sampled-gaussian",
+        unit=unit,
+        max_records_per_person=max_records_per_person,
+        neighbouring="add-or-remove-one",
+        coordinates=coordinates,
+        threshold=threshold,
+        colluders=0,
+        sensitivity_l2=1.0,
+        local_variance=0.0,
+        grid=1.0,
+        rho=0.0,
+        noise_source="floating-point",
+        trust=SAMPLED_TRUST,
+        sampling_rate=float(sampling_rate),
+        noise_multiplier=float(noise_multiplier),
+        steps=steps,
     )
 
 

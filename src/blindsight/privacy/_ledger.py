@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import get_args
 
 from blindsight.errors import BudgetError, FormatError, ParameterError, ReleaseError, StoreError
 from blindsight.store import Store
 
-from ._accountant import epsilon_of, rho_total
+from ._accountant import MIN_EPSILON, epsilon_of, rho_total
 from ._chain import GENESIS, Line, line_hash, now_utc, walk
 from ._event import Event, Unit
 
@@ -25,8 +26,8 @@ class Budget:
     ----------
     epsilon, delta : float
         As in :class:`DifferentialPrivacy`.
-    unit : {"record", "person"}
-        Only events of the same unit are admitted: their costs do not add up with those of the other.
+    unit : {"record", "person", "party"}
+        Only events of the same unit are admitted: their costs do not add up with those of another.
     """
 
     epsilon: float
@@ -35,9 +36,9 @@ class Budget:
 
     def __post_init__(self) -> None:
         rho_total(self.epsilon, self.delta)  # checks both
-        if self.unit not in ("record", "person"):
+        if self.unit not in get_args(Unit):
             raise ParameterError(
-                "The unit of a budget is unknown", got=repr(self.unit)[:80], rule="'record' or 'person'"
+                "The unit of a budget is unknown", got=repr(self.unit)[:80], rule=", ".join(get_args(Unit))
             )
 
 
@@ -232,7 +233,7 @@ class Ledger:
         units = {event.unit for event in events if not event.exact}
         if len(units) > 1:
             raise ParameterError(
-                "Releases per record and per person do not add up to one epsilon",
+                "Releases per record, per person and per party do not add up to one epsilon",
                 got=", ".join(sorted(units)),
             )
         return epsilon_of(events, delta)
@@ -364,22 +365,24 @@ def _entries(lines: list[Line]) -> dict[str, LedgerEntry]:
 
 
 def _affordable(budget: Budget, charged: list[Event]) -> float:
-    """Largest epsilon of one more release, from what is left of the budget's rho; 0.0 when nothing is."""
-    left = rho_total(budget.epsilon, budget.delta) - sum(event.rho for event in charged)
-    if left <= 0.0:
-        return 0.0
+    """Largest epsilon of one more release, from what is left of the budget; 0.0 when nothing is."""
     low, high = 0.0, budget.epsilon
     for _ in range(40):
         middle = 0.5 * (low + high)
-        if middle < 1e-3 or rho_total(middle, budget.delta) <= left:
+        if middle < MIN_EPSILON or _carries(budget, charged, rho_total(middle, budget.delta)):
             low = middle
         else:
             high = middle
-    return low if low >= 1e-3 else 0.0
+    return low if low >= MIN_EPSILON else 0.0
+
+
+def _carries(budget: Budget, charged: list[Event], rho: float) -> bool:
+    return epsilon_of(charged, budget.delta, rho_more=rho) <= budget.epsilon
 
 
 def _in_words(event: Event) -> str:
-    return f"{event.query}, {event.purpose}, {event.coordinates} coordinates, rho {event.rho:.6g}"
+    cost = f"{event.steps} steps" if event.sampled else f"rho {event.rho:.6g}"
+    return f"{event.query}, {event.purpose}, {event.coordinates} coordinates, {cost}"
 
 
 def _floor4(epsilon: float) -> str:

@@ -11,14 +11,16 @@ import msgspec
 
 from blindsight.errors import FormatError, ParameterError
 
-from ._accountant import rho_total
-from ._event import MAX_PARTIES, MAX_RECORDS_PER_PERSON, Event, Purpose, Unit, noisy_event
+from ._accountant import noise_multiplier_for, rho_total
+from ._event import MAX_PARTIES, MAX_RECORDS_PER_PERSON, Event, Purpose, Trust, Unit, noisy_event, sampled_event
 from ._source import NoiseSource
 
 __all__ = ["DifferentialPrivacy"]
 
 PURPOSES: tuple[Purpose, ...] = ("fit", "threshold", "evaluation", "describe")
 MAX_JSON_BYTES = 4096
+UNITS: tuple[Unit, ...] = ("record", "person", "party")
+RECORDS_PER_PARTY = 1000
 
 
 class _Json(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,6 +30,8 @@ class _Json(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_records_per_person: int | None
     shares: dict[str, float]
     colluders: int
+    max_records_per_party: int | None = None
+    trust: Trust = "federation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +44,8 @@ class DifferentialPrivacy:
         Total, in [0.001, 1000]. Below 1 is strong; above 10 promises little.
     delta : float
         Total, in [1e-30, .1]; far below one over the number of units.
-    unit : {"record", "person"}
-        Whose presence is hidden: one record, or all records of one person at one party.
+    unit : {"record", "person", "party"}
+        Whose presence is hidden: one record, all records of one person at one party, or all that one party adds.
     max_records_per_person : int, optional
         For unit "person": how many records of a person are used at each party; the others are left out. 1 if
         not given: the noise grows in proportion to the bound, so that a larger one pays only where most
@@ -53,6 +57,14 @@ class DifferentialPrivacy:
         Parties whose noise is known to whoever looks at the totals; the others add correspondingly more. 1 by
         default, since a party knows its own noise and usually receives the model. 0 protects against everybody but
         the parties.
+    max_records_per_party : int, optional
+        For unit "party": how many records of a party are used in a sum over records (thresholds, evaluation, counts);
+        1,000 if not given. The noise grows in proportion. Rounds of training are bounded by the update's norm
+        instead, and use all records.
+    trust : {"federation", "local"}
+        "federation": the survivors' noise protects together, behind the mask. "local": each party adds as much noise
+        as its own contribution needs, so that neither the other parties nor the masking need be trusted (local
+        differential privacy between organisations); the total has as many times the variance as there are parties.
 
     Raises
     ------
@@ -63,8 +75,10 @@ class DifferentialPrivacy:
     -------
     Adding or removing one unit, (epsilon, delta)-differential privacy of everything released under it
     together, towards whoever sees the totals, provided that at least ``threshold - colluders`` survivors draw
-    their noise honestly. A person known to several parties counts once at each: m parties, m times the
-    sensitivity.
+    their noise honestly. With ``trust="local"`` that proviso falls away. DP-SGD (rounds of training under unit "record"
+    or "person") needs no trust either, and its noise is floating point. Unit "party" hides whether what a party adds
+    is in the total; that it took part is public. A person known to several parties counts once at each: m parties, m
+    times the sensitivity.
     """
 
     epsilon: float
@@ -75,6 +89,8 @@ class DifferentialPrivacy:
         default_factory=lambda: {"fit": 0.6, "threshold": 0.2, "evaluation": 0.2}, hash=False
     )
     colluders: int = 1
+    max_records_per_party: int | None = None
+    trust: Trust = "federation"
 
     def __post_init__(self) -> None:
         for name in ("epsilon", "delta"):
@@ -83,25 +99,12 @@ class DifferentialPrivacy:
                 raise ParameterError(f"{name} is not a number", got=repr(value)[:80])
             object.__setattr__(self, name, float(value))
         rho_total(self.epsilon, self.delta)  # checks both
-        if self.unit not in ("record", "person"):
-            raise ParameterError(
-                "The unit of privacy is unknown", got=repr(self.unit)[:80], rule="'record' or 'person'"
-            )
-        bound = self.max_records_per_person
-        if bound is None and self.unit == "person":
-            object.__setattr__(self, "max_records_per_person", 1)
-        elif bound is not None and self.unit == "record":
-            raise ParameterError(
-                "max_records_per_person is given for unit 'record'",
-                got=str(bound),
-                fix="leave it out, or unit='person'",
-            )
-        elif bound is not None and (isinstance(bound, bool) or not 1 <= bound <= MAX_RECORDS_PER_PERSON):
-            raise ParameterError(
-                "max_records_per_person is out of its domain",
-                got=repr(bound),
-                rule=f"1..{MAX_RECORDS_PER_PERSON}",
-            )
+        if self.unit not in UNITS:
+            raise ParameterError("The unit of privacy is unknown", got=repr(self.unit)[:80], rule=", ".join(UNITS))
+        if self.trust not in ("federation", "local"):
+            raise ParameterError("The trust is unknown", got=repr(self.trust)[:80], rule="'federation' or 'local'")
+        self._settle_bound("max_records_per_person", "person", 1)
+        self._settle_bound("max_records_per_party", "party", RECORDS_PER_PARTY)
         if isinstance(self.colluders, bool) or not 0 <= self.colluders < MAX_PARTIES:
             raise ParameterError("colluders is out of its domain", got=repr(self.colluders), rule=">= 0")
         shares = {str(purpose): float(share) for purpose, share in self.shares.items()}
@@ -116,10 +119,23 @@ class DifferentialPrivacy:
             )
         object.__setattr__(self, "shares", MappingProxyType(dict(sorted(shares.items()))))
 
+    def _settle_bound(self, name: str, unit: Unit, default: int) -> None:
+        bound = getattr(self, name)
+        if bound is None and self.unit == unit:
+            object.__setattr__(self, name, default)
+        elif bound is not None and self.unit != unit:
+            raise ParameterError(
+                f"{name} is given for unit '{self.unit}'", got=str(bound)[:80], fix=f"leave it out, or unit='{unit}'"
+            )
+        elif bound is not None and (type(bound) is not int or not 1 <= bound <= MAX_RECORDS_PER_PERSON):
+            raise ParameterError(
+                f"{name} is out of its domain", got=repr(bound)[:80], rule=f"1..{MAX_RECORDS_PER_PERSON}"
+            )
+
     @property
     def records_per_unit(self) -> int:
-        """How many records of one unit enter a sum: 1, or ``max_records_per_person``."""
-        return self.max_records_per_person or 1
+        """How many records of one unit enter a sum: 1, ``max_records_per_person`` or ``max_records_per_party``."""
+        return self.max_records_per_person or self.max_records_per_party or 1
 
     @property
     def rho(self) -> float:
@@ -152,19 +168,24 @@ class DifferentialPrivacy:
         threshold: int,
         grid: float = 1.0,
         fraction: float = 1.0,
+        whole: bool = False,
         source: NoiseSource | None = None,
     ) -> Event:
         """Plan one noisy sum that takes ``fraction`` of the purpose's share; see :func:`noisy_event`.
 
-        ``sensitivity_l2`` is to one **record**, in grid units.
+        ``sensitivity_l2`` is to one **record**, in grid units; or, with ``whole`` and for unit "party" alone, to one
+        party's whole vector.
         """
-        if not 0.0 < fraction <= 1.0:
-            raise ParameterError("A fraction of a share is out of its domain", got=repr(fraction), rule="0 < f <= 1")
+        _check_fraction(fraction)
+        if whole and self.unit != "party":
+            raise ParameterError("A whole vector is bounded for parties alone", got=self.unit, fix="unit='party'")
         return noisy_event(
             query=query,
             purpose=purpose,
             unit=self.unit,
             max_records_per_person=self.max_records_per_person,
+            max_records_per_party=None if whole else self.max_records_per_party,
+            trust=self.trust,
             rho=self.rho_for(purpose) * fraction,
             sensitivity_l2=sensitivity_l2,
             coordinates=coordinates,
@@ -172,6 +193,51 @@ class DifferentialPrivacy:
             colluders=self.colluders,
             grid=grid,
             source=source,
+        )
+
+    def sampled_event(
+        self,
+        *,
+        query: str,
+        purpose: Purpose,
+        sampling_rate: float,
+        steps: int,
+        total_steps: int,
+        coordinates: int,
+        threshold: int,
+        fraction: float = 1.0,
+    ) -> Event:
+        """Plan one round of DP-SGD, ``steps`` of the ``total_steps`` of a run that takes ``fraction`` of the purpose's
+        share; see :func:`sampled_event` and :func:`noise_multiplier_for`.
+
+        One noise multiplier holds for the whole run, so that stopping early costs less and nothing has to be planned
+        anew.
+
+        Raises
+        ------
+        ParameterError
+            Unit "party", a value out of its domain, or ``shares`` give the purpose nothing.
+        """
+        _check_fraction(fraction)
+        self.rho_for(purpose)
+        if not 1 <= steps <= total_steps:
+            raise ParameterError("A round has no steps", got=f"{steps} of {total_steps}", rule="1 <= steps <= total")
+        return sampled_event(
+            query=query,
+            purpose=purpose,
+            unit=self.unit,
+            max_records_per_person=self.max_records_per_person,
+            sampling_rate=sampling_rate,
+            noise_multiplier=noise_multiplier_for(
+                self.epsilon,
+                self.delta,
+                share=min(self.shares[purpose] * fraction, 1.0),
+                sampling_rate=sampling_rate,
+                total_steps=total_steps,
+            ),
+            steps=steps,
+            coordinates=coordinates,
+            threshold=threshold,
         )
 
     def to_json(self) -> bytes:
@@ -183,6 +249,8 @@ class DifferentialPrivacy:
             max_records_per_person=self.max_records_per_person,
             shares=dict(self.shares),
             colluders=self.colluders,
+            max_records_per_party=self.max_records_per_party,
+            trust=self.trust,
         )
         return msgspec.json.encode(value, order="sorted")
 
@@ -198,6 +266,11 @@ class DifferentialPrivacy:
 
     def __reduce__(self) -> tuple[object, ...]:
         return (DifferentialPrivacy.from_json, (self.to_json(),))
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0.0 < fraction <= 1.0:
+        raise ParameterError("A fraction of a share is out of its domain", got=repr(fraction), rule="0 < f <= 1")
 
 
 def _sum(shares: Mapping[str, float]) -> float:

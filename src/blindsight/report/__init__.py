@@ -1,5 +1,6 @@
 """The report: one run as plain values, and one self-contained page made from it."""
 
+from ._compare import Compared, render_compared, write_compared
 from ._page import render, write_report
 from ._record import (
     Blind,
@@ -23,6 +24,7 @@ __all__ = [
     "Blind",
     "Budget",
     "Charge",
+    "Compared",
     "Comparison",
     "Curve",
     "Histogram",
@@ -37,7 +39,9 @@ __all__ = [
     "parse_run",
     "read_run",
     "render",
+    "render_compared",
     "verdict",
+    "write_compared",
     "write_report",
     "write_run",
 ]

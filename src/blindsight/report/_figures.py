@@ -5,14 +5,26 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._record import Blind, Budget, Comparison, Histogram, MeasuredEvaluation, Stage
 
-__all__ = ["blind_figure", "budget_figure", "cost_figure", "even_bins", "roc_figure", "score_figure"]
+if TYPE_CHECKING:
+    from ._compare import Compared
+
+__all__ = [
+    "blind_figure",
+    "budget_figure",
+    "compare_axes",
+    "compare_figure",
+    "cost_figure",
+    "even_bins",
+    "roc_figure",
+    "score_figure",
+]
 
 BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
 """Okabe and Ito, 2008."""
@@ -83,6 +95,41 @@ def roc_figure(comparison: Comparison | None, evaluation: MeasuredEvaluation | N
         figure.legend(*axes.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(0.6, 0.52), title="AUROC")
 
     return _svg(draw, "roc", (7.6, 4.4), "ROC curves")
+
+
+PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, INK)
+DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1, 1.5)))
+
+
+def compare_axes(figure: Any, compared: Sequence[Compared]) -> None:
+    """Draw several detectors' ROC curves into a figure; told apart by colour and, beyond seven, by dashes."""
+    axes = figure.add_axes((0.09, 0.12, 0.50, 0.84))
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
+    shown = [one for one in sorted(compared, key=lambda one: -one.auroc) if one.measurable]
+    for place, one in enumerate(shown):
+        x, y = np.array(one.roc).T
+        axes.plot(
+            x,
+            y,
+            color=PALETTE[place % len(PALETTE)],
+            linestyle=DASHES[place // len(PALETTE) % len(DASHES)],
+            linewidth=1.8,
+            label=f"{_short(one.name)}, {one.auroc:.3f}",
+        )
+    axes.set(
+        xlim=(-0.01, 1.01),
+        ylim=(-0.01, 1.01),
+        xlabel="False positive rate (normal records that would alert)",
+        ylabel="True positive rate (anomalies found)",
+    )
+    axes.set_aspect("equal", anchor="W")
+    if shown:
+        figure.legend(*axes.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(0.6, 0.52), title="AUROC")
+
+
+def compare_figure(compared: Sequence[Compared]) -> str:
+    """ROC curves of several detectors as inline SVG."""
+    return _svg(lambda figure: compare_axes(figure, compared), "compare", (7.6, 4.4), "ROC curves of the detectors")
 
 
 def budget_figure(budgets: tuple[Budget, ...]) -> str:
@@ -230,7 +277,7 @@ def _svg(draw: Callable[[Any], None], name: str, size_inches: tuple[float, float
     style: Any = {**STYLE, "svg.hashsalt": f"blindsight-{name}"}
     with mpl.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # glyphs that the measuring font lacks: the reader's font draws
-        figure = Figure(figsize=size_inches, layout=None if name in ("roc", "blind") else "constrained")
+        figure = Figure(figsize=size_inches, layout=None if name in ("roc", "blind", "compare") else "constrained")
         FigureCanvasSVG(figure)
         draw(figure)
         out = io.StringIO()

@@ -1,0 +1,123 @@
+"""``blindsight compare``: several detectors, one table, one plot."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._exits import command, safe_after
+from ._options import JsonOption, KeyFileOption, named_paths, writable_target
+from ._screen import Screen
+
+__all__ = ["compare"]
+
+SUFFIXES = (".html", ".png", ".svg")
+
+
+@command
+@safe_after("What a party had charged to its ledger stays charged; another comparison is charged again.")
+def compare(
+    schema: Annotated[Path, typer.Option(help="Schema that all records share.")],
+    detectors: Annotated[str, typer.Option(help="Names, joined by commas: ecod,hbos,iforest.")],
+    party: Annotated[list[str] | None, typer.Option(help="NAME=PATH of one party's records; three or more.")] = None,
+    evaluate: Annotated[list[str] | None, typer.Option(help="NAME=PATH of a party's labelled test records.")] = None,
+    input_file: Annotated[Path | None, typer.Option("--input", help="One labelled file, instead of parties.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Labelled test records, with --input.")] = None,
+    output: Annotated[Path | None, typer.Option(help="HTML, PNG or SVG file to write.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder with one sub-folder a party, with --party.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="DETECTOR.KEY=VALUE, e.g. hbos.bins=16; repeat it for more.")
+    ] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Privacy of EACH detector: fit, threshold, evaluation.")] = None,
+    delta: Annotated[float, typer.Option(help="Probability beyond epsilon.")] = 1e-6,
+    unit: Annotated[str, typer.Option(help="Whose presence is hidden: record, person or party.")] = "record",
+    max_records_per_person: Annotated[
+        int | None, typer.Option(help="Records of one person used at each party, with --unit person.  [default: 1]")
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Exact sums, no differential privacy.")] = False,
+    contamination: Annotated[float, typer.Option(help="Share of records that should alert.")] = 0.02,
+    policy: Annotated[Path | None, typer.Option(help="policy.toml for parties that have none yet in --home.")] = None,
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Fit several detectors on the same records and set them side by side. Every one of them is charged."""
+    from blindsight.data import Schema
+    from blindsight.errors import ParameterError
+    from blindsight.federation import Policy
+    from blindsight.report import write_compared
+
+    from ._choose import choose_detector, choose_privacy
+    from ._compare import compare_file, compare_parties
+
+    screen = Screen(as_json=json_output)
+    if (input_file is None) == (not party):
+        raise ParameterError(
+            "Say whose records", rule="--party NAME=PATH at least three times, or --input FILE", fix="one of the two"
+        )
+    data, tests = named_paths(party or (), "--party"), named_paths(evaluate or (), "--evaluate")
+    if output is not None:
+        sources = [schema, policy, key_file, input_file, test, *data.values(), *tests.values()]
+        writable_target(output, "--output", sources=sources)
+        if output.suffix.lower() not in SUFFIXES:
+            raise ParameterError("--output is of an unknown kind", got=output.suffix[:20], rule=", ".join(SUFFIXES))
+    names = [name.strip() for name in detectors.split(",") if name.strip()]
+    if not names or len({name.lower() for name in names}) != len(names) or len(names) > 20:
+        raise ParameterError("--detectors cannot be read", got=repr(detectors)[:80], rule="1 to 20 different names")
+    own = _settings(settings or (), names)
+    chosen = [choose_detector(name, own[name.lower()], contamination=contamination) for name in names]
+    with screen.working(f"Comparing {len(chosen)} detectors") as progress:
+        if input_file is not None:
+            done = compare_file(chosen, schema=Schema.read(schema), records=input_file, test=test, progress=progress)
+        else:
+            if home is None:
+                raise ParameterError("--home is needed with --party", rule="ledgers and keys are kept there")
+            privacy = choose_privacy(epsilon, delta, unit, max_records_per_person, exact=exact)
+            done = compare_parties(
+                chosen, schema=Schema.read(schema), data=data, evaluation=tests, privacy=privacy,
+                policy=None if policy is None else Policy.read(policy), home=home, key_file=key_file,
+                progress=progress,
+            )  # fmt: skip
+    best = max((c for c in done.compared if c.measurable), key=lambda c: c.auroc, default=None)
+    screen.table(
+        f"{len(chosen)} detectors: {done.note}",
+        [("Detector", "left"), ("AUROC", "right"), ("95%", "right"), ("AP", "right"), ("FPR", "right"),
+         ("FNR", "right"), ("Seconds", "right"), ("Sums", "right"), ("Bytes", "right"), ("Epsilon", "right")],
+        [c.cells() for c in done.compared],
+    )  # fmt: skip
+    if best is not None and any(c.auroc_high >= best.auroc_low for c in done.compared if c is not best):
+        screen.say("Where intervals overlap, these records do not tell which is better.")
+    if done.epsilon is not None:
+        screen.say(
+            f"Charged for all of it together: epsilon {done.epsilon:.3g} per {unit} at delta {delta:g}, "
+            f"{epsilon:g} asked for each of {len(chosen)}."
+        )
+    if output is not None:
+        write_compared(done.compared, output, note=done.note, epsilon=done.epsilon)
+        screen.say(f"Wrote {output}.")
+    screen.result(
+        {
+            "note": done.note,
+            "epsilon_total": done.epsilon,
+            "detectors": [{k: v for k, v in asdict(c).items() if k != "roc"} for c in done.compared],
+            "output": None if output is None else str(output),
+        }
+    )
+
+
+def _settings(values: list[str] | tuple[()], names: list[str]) -> dict[str, dict[str, object]]:
+    from blindsight.errors import ParameterError
+
+    from ._choose import read_settings
+
+    own: dict[str, dict[str, object]] = {name.lower(): {} for name in names}
+    for key, value in read_settings(values).items():
+        name, dot, parameter = key.partition(".")
+        if not dot or name.lower() not in own:
+            raise ParameterError(
+                "--set names no detector of this comparison", got=repr(key)[:80], rule="--set DETECTOR.KEY=VALUE"
+            )
+        own[name.lower()][parameter] = value
+    return own

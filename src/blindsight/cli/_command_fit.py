@@ -1,0 +1,105 @@
+"""``blindsight fit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._exits import command, safe_after
+from ._options import HomeOption, JsonOption, KeyFileOption, named_paths, sealer_of, writable_target
+from ._screen import Screen
+
+__all__ = ["fit"]
+
+
+@command
+@safe_after("No model was written. What a party had charged to its ledger stays charged; another fit is a new release.")
+def fit(
+    schema: Annotated[Path, typer.Option(help="Schema that all parties share.")],
+    party: Annotated[list[str], typer.Option(help="NAME=PATH of one party's records; at least three times.")],
+    output: Annotated[Path, typer.Option(help="Model file to write.")],
+    home: HomeOption,
+    detector: Annotated[str, typer.Option(help="Name; 'blindsight detectors' lists them.")] = "ecod",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE of the detector, e.g. bins=32 or training.rounds=20; repeatable."),
+    ] = None,
+    evaluate: Annotated[list[str] | None, typer.Option(help="NAME=PATH of a party's labelled test records.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Privacy of fit, threshold and evaluation together.")] = None,
+    delta: Annotated[float, typer.Option(help="Probability beyond epsilon.")] = 1e-6,
+    unit: Annotated[str, typer.Option(help="Whose presence is hidden: record, person or party.")] = "record",
+    max_records_per_person: Annotated[
+        int | None, typer.Option(help="Records of one person used at each party, with --unit person.  [default: 1]")
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Exact sums, no differential privacy; every policy must allow it.")
+    ] = False,
+    contamination: Annotated[float, typer.Option(help="Share of records that should alert.")] = 0.02,
+    policy: Annotated[Path | None, typer.Option(help="policy.toml for parties that have none yet in --home.")] = None,
+    title: Annotated[str, typer.Option(help="Title of the report.")] = "Federated anomaly detection",
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Fit one detector on the records of several parties, each in a process of its own that sees only its own file."""
+    from blindsight.data import Schema
+    from blindsight.federation import Policy
+    from blindsight.report import write_run
+
+    from ._choose import choose_detector, choose_privacy, read_settings
+    from ._fit import fit_parties, run_file
+
+    screen = Screen(as_json=json_output)
+    privacy = choose_privacy(epsilon, delta, unit, max_records_per_person, exact=exact)
+    data, tests = named_paths(party, "--party"), named_paths(evaluate or (), "--evaluate")
+    writable_target(output, "--output", sources=[schema, policy, key_file, *data.values(), *tests.values()])
+    chosen = choose_detector(detector, read_settings(settings or ()), contamination=contamination)
+    with screen.working(f"Fitting {chosen.name} at {len(data)} parties") as progress:
+        fitting = fit_parties(
+            chosen,
+            schema=Schema.read(schema),
+            data=data,
+            evaluation=tests,
+            evaluate=bool(tests),
+            privacy=privacy,
+            policy=None if policy is None else Policy.read(policy),
+            home=home,
+            key_file=key_file,
+            progress=progress,
+        )
+    fitting.model.save(output, sealer=sealer_of(key_file))
+    run = run_file(fitting, title=title, home=home, key_file=key_file)
+    path = write_run(run, home)
+    certificate = fitting.model.certificate_ or {}
+    screen.say(f"Wrote {output}, from about {run.model.records:,} records of {', '.join(run.parties)}.")
+    if run.privacy is None:
+        screen.say("Exact sums: there is no differential privacy in this model.")
+    else:
+        screen.say(
+            f"Spent epsilon {run.privacy.epsilon_spent:.3g} of {epsilon:g} per {unit} at delta {delta:g}"
+            f"{'' if tests else ' (the rest is kept for evaluation)'}."
+        )
+        if unit == "person":
+            most = max_records_per_person or 1
+            screen.say(f"At most {most} record{'s' * (most > 1)} of each person were used at each party.")
+    if run.evaluation is not None:
+        e = run.evaluation
+        spread = f" ± {2 * e.auroc_stddev:.3f} from noise" if e.auroc_stddev else ""
+        measured = f"AUROC {e.auroc:.3f}{spread}" if e.measurable else "AUROC not measurable under this much noise"
+        screen.say(
+            f"{measured}; from {'exact' if exact else 'private'} sums{' of training records' if e.in_sample else ''}."
+        )
+    screen.say(f"Next: blindsight report {path} --output report.html")
+    screen.result(
+        {
+            "model": str(output),
+            "run": str(path),
+            "records": run.model.records,
+            "threshold": run.model.threshold,
+            "certificate": {k: v for k, v in certificate.items() if k != "events"},
+            "epsilon_spent": None if run.privacy is None else run.privacy.epsilon_spent,
+            "auroc": None if run.evaluation is None else run.evaluation.auroc,
+            "auroc_stddev": None if run.evaluation is None else run.evaluation.auroc_stddev,
+        }
+    )

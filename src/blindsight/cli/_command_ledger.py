@@ -1,0 +1,106 @@
+"""``blindsight ledger``: what a party's records have paid so far."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from ._exits import FINDING, command
+from ._options import HomeOption, JsonOption, KeyFileOption
+from ._screen import Screen
+
+__all__ = ["ledger_show", "ledger_verify"]
+
+
+@command
+def ledger_show(home: HomeOption, key_file: KeyFileOption = None, json_output: JsonOption = False) -> None:
+    """List every release that was charged, and what is left of each budget."""
+    from ._fit import charge_of
+    from ._parties import accounts
+
+    screen = Screen(as_json=json_output)
+    result = []
+    for account in accounts(home, key_file=key_file):
+        charges = [charge_of(account.party, entry) for entry in account.charged()]
+        spent, budget = account.ledger.spent(), account.ledger.budget
+        assert budget is not None  # a party always has one
+        result.append(
+            {
+                "party": account.party,
+                "unit": account.unit,
+                "spent": spent,
+                "budget": budget.epsilon,
+                "delta": budget.delta,
+                "head": account.ledger.head(),
+                "releases": [
+                    {"release": c.release, "time_utc": c.time_utc, "purpose": c.purpose, "exact": c.exact,
+                     "rho": c.rho, "noise_stddev": c.noise_stddev, "output_stored": c.output_stored}
+                    for c in charges
+                ],
+            }
+        )  # fmt: skip
+        title = (
+            f"{account.party}, per {account.unit}: epsilon {spent:.3f} of {budget.epsilon:g} at delta {budget.delta:g}"
+        )
+        exact_sums = sum(charge.exact for charge in charges)
+        if exact_sums:
+            title += f"; and {exact_sums} exact sum{'s' * (exact_sums > 1)}, which no epsilon bounds"
+        if not charges:
+            screen.say(f"{title}; nothing was charged.\n")
+            continue
+        screen.table(
+            title,
+            [("Time (UTC)", "left"), ("Release", "left"), ("Purpose", "left"), ("rho", "right"),
+             ("Noise (sd)", "right"), ("Output", "left")],
+            [
+                (c.time_utc, c.release, c.purpose, "exact sum" if c.exact else f"{c.rho:.5f}",
+                 "none" if c.exact else f"{c.noise_stddev:.1f}", "stored" if c.output_stored else "never stored, spent")
+                for c in charges
+            ],
+        )  # fmt: skip
+    screen.result({"accounts": result})
+
+
+@command
+def ledger_verify(
+    home: HomeOption,
+    seen_head: Annotated[
+        list[str] | None,
+        typer.Option(help="A head that 'ledger show --json' printed earlier; it must still be in one of the ledgers."),
+    ] = None,
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Check the hash chain of every ledger and every stored output."""
+    from blindsight.errors import BlindsightError, FormatError, ParameterError
+
+    from ._parties import accounts
+
+    screen = Screen(as_json=json_output)
+    heads = seen_head or []
+    if any(len(head) != 64 or set(head) - set("0123456789abcdef") for head in heads):
+        raise ParameterError("--seen-head is no head", rule="64 hexadecimal digits, from 'ledger show --json'")
+    found: list[dict[str, Any]] = []
+    missing = set(heads)
+    for account in accounts(home, key_file=key_file):
+        problem, lines = None, 0
+        try:
+            lines = account.ledger.verify()
+            for head in sorted(missing):
+                try:
+                    account.ledger.verify(head)
+                    missing.discard(head)
+                except FormatError:
+                    continue  # it may be another ledger's
+        except BlindsightError as error:  # damaged lines, or a sealed value that no longer opens
+            problem = str(error)
+        found.append({"party": account.party, "unit": account.unit, "lines": lines, "problem": problem})
+        state = "damaged. " + problem if problem else f"intact, {lines} lines"
+        screen.say(f"{account.party}, per {account.unit}: {state}")
+    for head in sorted(missing):
+        screen.say(f"No ledger contains the head {head[:16]}...: one was rolled back or rewritten.")
+    bad = bool(missing) or any(entry["problem"] for entry in found)
+    screen.result({"intact": not bad, "ledgers": found, "missing_heads": sorted(missing)})
+    if bad:
+        raise typer.Exit(FINDING)

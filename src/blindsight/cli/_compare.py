@@ -1,0 +1,136 @@
+"""Several detectors over one federation or one file: fitted and measured alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blindsight.report import Compared
+
+from ._fit import fit_parties, total_epsilon
+
+if TYPE_CHECKING:
+    from blindsight.data import Schema
+    from blindsight.detectors import Detector
+    from blindsight.federation import Evaluation, Policy
+    from blindsight.privacy import DifferentialPrivacy
+
+__all__ = ["ComparedAll", "compare_file", "compare_parties"]
+
+
+IN_SAMPLE = ", measured on training records: such figures flatter"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedAll:
+    """What every detector came to.
+
+    Parameters
+    ----------
+    compared : list of Compared
+        In the order asked for.
+    epsilon : float or None
+        Everything that was charged for all of them together; None for exact sums or a single file.
+    note : str
+        Whose records, and how they were measured.
+    """
+
+    compared: list[Compared]
+    epsilon: float | None
+    note: str
+
+
+def compare_parties(
+    detectors: Sequence[Detector],
+    *,
+    schema: Schema,
+    data: Mapping[str, Path],
+    evaluation: Mapping[str, Path],
+    privacy: DifferentialPrivacy | None,
+    policy: Policy | None,
+    home: Path,
+    key_file: Path | None,
+    progress: Callable[[str, str], None],
+) -> ComparedAll:
+    """Fit and evaluate one detector after the other, each a run of its own that every party charges."""
+    compared, events = [], []
+    for detector in detectors:
+        fitting = fit_parties(
+            detector,
+            schema=schema,
+            data=data,
+            evaluation=evaluation,
+            evaluate=True,
+            privacy=privacy,
+            policy=policy,
+            home=home,
+            key_file=key_file,
+            progress=lambda step, phase, name=detector.name: progress(f"{name}: {step}", phase),  # type: ignore[misc]
+        )
+        assert fitting.evaluation is not None
+        own = [step.event for record in fitting.history for step in record.steps]
+        events += own
+        compared.append(
+            _compared(
+                detector.name,
+                fitting.evaluation,
+                seconds=fitting.history[0].seconds,
+                sums=sum(len(record.steps) for record in fitting.history),
+                bytes_total=sum(record.bytes_total for record in fitting.history),
+                epsilon=None if privacy is None else total_epsilon(own, privacy.delta),
+            )
+        )
+    in_sample = set(evaluation) != set(data)
+    return ComparedAll(
+        compared=compared,
+        epsilon=None if privacy is None else total_epsilon(events, privacy.delta),
+        note=f"{len(data)} parties, {'exact' if privacy is None else 'private'} sums"
+        + (IN_SAMPLE if in_sample else ""),
+    )
+
+
+def compare_file(
+    detectors: Sequence[Detector],
+    *,
+    schema: Schema,
+    records: Path,
+    test: Path | None,
+    progress: Callable[[str, str], None],
+) -> ComparedAll:
+    """Fit and measure every detector on files of one's own, exactly."""
+    from blindsight.federation import evaluate_locally
+
+    compared = []
+    for detector in detectors:
+        progress(detector.name, "fit")
+        began = time.perf_counter()
+        model = detector.set_params(schema=schema).fit(records)
+        seconds = time.perf_counter() - began
+        progress(detector.name, "evaluate")
+        measured = evaluate_locally(model, schema, records if test is None else test)
+        compared.append(_compared(detector.name, measured, seconds=seconds))
+    return ComparedAll(
+        compared=compared,
+        epsilon=None,
+        note="one file, read exactly" + (IN_SAMPLE if test is None else ""),
+    )
+
+
+def _compared(name: str, evaluation: Evaluation, *, seconds: float, **more: Any) -> Compared:
+    low, high = evaluation.intervals.get("auroc", (0.0, 1.0))
+    return Compared(
+        name=name,
+        measurable=evaluation.measurable,
+        auroc=evaluation.auroc,
+        auroc_low=low,
+        auroc_high=high,
+        average_precision=evaluation.average_precision,
+        false_positive_rate=evaluation.false_positive_rate,
+        false_negative_rate=evaluation.false_negative_rate,
+        seconds=seconds,
+        roc=tuple((float(x), float(y)) for x, y in evaluation.roc),
+        **more,
+    )

@@ -1,0 +1,427 @@
+"""Base of the detectors that look at windows of a series.
+
+A record's score is that of the window that ends with it: it looks back, never ahead. Where a series (or what follows a
+gap) has too few records yet, its first one stands in for those before it.
+
+Privacy of windows. One record more or less in the middle of a series moves every later window that is counted from the
+start, so that no sum over such windows has a bounded sensitivity. With ``aligned=True`` windows stand on a public grid
+of time and do not overlap: one record changes one window, and everything that is summed is a sum over these windows.
+Without it every sum states what one record can really do, which no noise could hide: a private fit is refused before
+anything is charged.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from blindsight.data import Records, Schema, Windows, gather, joined, segments, series_key, windows
+from blindsight.errors import DataError, ParameterError
+
+from ._base import local_total
+from ._inputs import Inputs, local_scaling
+from ._queries import Local, Query, SumQuery
+from ._rounds import LOSS_LEVELS, Parameters, Trained, Weights, held_out
+from ._torch import SCORING_ROWS, TorchDetector, loop
+
+if TYPE_CHECKING:
+    import torch
+
+    from ._window_modules import WindowModule
+
+__all__ = ["SequenceDetector"]
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+MAX_WINDOW, MAX_HORIZON, MAX_STRIDE = 1024, 256, 100_000
+OFF_THE_GRID = 2.0**41
+"""Sensitivity of a sum over windows off the grid: one record moves every later window, of up to 2**40, out of one place
+and into another."""
+HELD_BLOCK = 16
+"""Windows that overlap are held out in blocks of this many spans."""
+
+
+class SequenceDetector(TorchDetector):
+    """Base of the detectors that look at windows of a series.
+
+    A subclass states :meth:`_window_module`; its constructor has the parameters named below and those of
+    :class:`TorchDetector`.
+
+    Attributes
+    ----------
+    window, stride, horizon : int
+        Rows looked at; rows from one training window to the next; rows to foretell (0: reconstruct the window).
+    interval, tolerance : float or None, float
+        Declared distance between records in the time column's unit, and the fraction by which it may be off; a larger
+        distance is a gap, which no window crosses. Without it the order of the records counts.
+    aligned : bool
+        Train and count on windows that stand on the grid of the interval and do not overlap: what differential privacy
+        needs.
+    normalise : {"none", "window"}
+        "window": every window by its own mean and deviation, so that its shape counts and its level does not.
+    point : {"window", "last"}
+        A record's score: the mean error of its window, or the error of the window's last row alone.
+    """
+
+    window: int
+    stride: int
+    horizon: int
+    interval: float | None
+    tolerance: float
+    aligned: bool
+    normalise: str
+    point: str
+
+    @abstractmethod
+    def _window_module(self, schema: Schema) -> WindowModule:
+        """Build the module; import it from ``_window_modules`` inside."""
+
+    def _module(self, schema: Schema) -> torch.nn.Module:
+        return self._window_module(schema)
+
+    def _validate(self) -> None:
+        super()._validate()
+        for name, low, high in (("window", 2, MAX_WINDOW), ("stride", 1, MAX_STRIDE), ("horizon", 0, MAX_HORIZON)):
+            whole(name, getattr(self, name), low, high)
+        if self.interval is not None and not (
+            type(self.interval) in (int, float) and self.interval > 0 and math.isfinite(self.interval)
+        ):
+            raise ParameterError("interval is out of its domain", got=repr(self.interval)[:60], rule="finite, above 0")
+        if type(self.tolerance) not in (int, float) or not 0 <= self.tolerance < 0.5:
+            raise ParameterError(
+                "tolerance is out of its domain", got=repr(self.tolerance)[:60], rule="0 <= tolerance < .5"
+            )
+        if self.aligned is not True and self.aligned is not False:
+            raise ParameterError("aligned is out of its domain", got=repr(self.aligned)[:60], rule="True or False")
+        if self.aligned and self.interval is None:
+            raise ParameterError(
+                "Aligned windows need the distance between records", fix="set interval, in the time column's unit"
+            )
+        for name, allowed in (("normalise", ("none", "window")), ("point", ("window", "last"))):
+            if getattr(self, name) not in allowed:
+                raise ParameterError(
+                    f"{name} is out of its domain", got=repr(getattr(self, name))[:60], rule=" or ".join(allowed)
+                )
+
+    @property
+    def span(self) -> int:
+        """Rows that one score depends on."""
+        return self.window + self.horizon
+
+    # -- windows ----------------------------------------------------------------------------------------------------
+
+    def _found(self, whole: Records, *, stride: int | None = None) -> Windows:
+        """The windows that are trained on and counted."""
+        return windows(
+            np.asarray(whole.X),
+            length=self.window,
+            horizon=self.horizon,
+            stride=self.stride if stride is None else stride,
+            time=whole.time,
+            entity=series_key(whole),
+            interval=self.interval,
+            tolerance=self.tolerance,
+            aligned=self.aligned,
+        )
+
+    def _flat_windows(self, Z: Floats, starts: Ints) -> Floats:
+        return Z[starts[:, None] + np.arange(self.span)].reshape(len(starts), self.span * Z.shape[1])
+
+    def _held(self, found: Windows) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Which windows are trained on and which are held out.
+
+        Aligned ones by their own content, so that one record changes one window's part; overlapping ones by blocks of
+        rows, and those between two blocks are in neither part.
+        """
+        fraction = self._training.validation if self._training.patience or self._weighting == "validation" else 0.0
+        if self.aligned:
+            held = held_out(self._flat_windows(np.asarray(found.X), found.starts), fraction)
+            return ~held, held
+        blocks = np.column_stack([found.starts, found.starts + self.span - 1]) // (HELD_BLOCK * self.span)
+        parts = [held_out(column[:, None].astype(np.float64), fraction) for column in blocks.T]
+        return ~parts[0] & ~parts[1], parts[0] & parts[1]
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any = None) -> Self:  # noqa: ARG002 (scikit-learn's signature)
+        """Fit alone; see :meth:`Detector.fit`. DataError where no series is long enough for one window."""
+        self._validate()
+        schema = self.schema if self.schema is not None else Schema.infer(X)
+        records = gather(schema, X, warn=False)
+        if not len(self._found(records)):
+            raise self._no_window(len(records))
+        memory: dict[str, bytes] = {}
+        cache: dict[str, object] = {}
+        self.run(schema, lambda query: local_total(query, schema, X, memory=memory, cache=cache))
+        if self.scales == "local":
+            self.local_scaling_ = local_scaling(self.schema_, np.asarray(records.X))
+        return self
+
+    def _no_window(self, rows: int) -> DataError:
+        return DataError(
+            f"There is no aligned window of {self.span} records",
+            got=f"{rows} records",
+            rule=f"{self.span} records, {self.interval:g} apart, from a multiple of {self.span} intervals on",
+            fix="check interval against the time column's unit, or choose a shorter window",
+        )
+
+    def _next_fit_query(self) -> Query | None:
+        query = super()._next_fit_query()
+        return self._bounded(query) if isinstance(query, SumQuery) else query
+
+    def _bounded(self, query: SumQuery) -> SumQuery:
+        """Say before anything is charged that windows off the grid have no bounded sensitivity."""
+        return query if self.aligned else replace(query, sensitivity_l2=OFF_THE_GRID)
+
+    def _check_noise(self, local: Local) -> None:
+        super()._check_noise(local)
+        if not self.aligned:
+            raise ParameterError(
+                "These windows have no bounded sensitivity",
+                got="aligned=False under differential privacy",
+                rule="one record more or less moves every later window of its series",
+                fix="set aligned=True and interval, and give records with a time column",
+            )
+        assert local.noise is not None
+        if local.noise.by_person:
+            raise ParameterError(
+                "A person's windows cannot be bounded",
+                got="unit='person'",
+                rule="a few records of each person, chosen at random, make no window",
+                fix="use unit='record': it covers one window of a series",
+            )
+
+    def _train(self, local: Local, start: Parameters, correction: Weights | None) -> Trained:
+        data = local.cache.get("data")
+        if data is None:
+            data = local.cache["data"] = self._read(local)
+        trained: Trained = loop().train(
+            lambda: self._module(self.schema_),
+            start,
+            data,
+            local,
+            training=self._training,
+            momentum=0.0 if self._training.scaffold else self.momentum,
+            correction=correction,
+            # a private step is divided by the mean number of windows, not of records
+            mean_rows=max((self.mean_rows_ or 1.0) / self.span, 1.0),
+            seed=(self.seed, self.round_),
+        )
+        return trained
+
+    def _read(self, local: Local) -> Any:
+        """One party's windows as training data; a party without any adds nothing."""
+        from ._window_modules import WindowRows
+
+        chunks = list(local.records())
+        none = WindowRows(np.zeros((0, self._width(self.schema_)), dtype=np.float32), np.zeros(0, np.int64), self.span)
+        if not chunks:
+            return loop().Data(train=none, held=none, person=None)
+        whole = joined(chunks)
+        if not self.aligned and not self._is_long_enough(whole):
+            return loop().Data(train=none, held=none, person=None)
+        found = self._found(whole)
+        train, held = self._held(found)
+        Z = self._party_inputs(np.asarray(found.X)).astype(np.float32)
+        return loop().Data(
+            train=WindowRows(Z, found.starts[train], self.span),
+            held=WindowRows(Z, found.starts[held], self.span),
+            person=None,
+        )
+
+    def _is_long_enough(self, whole: Records) -> bool:
+        return bool((np.diff(self._segments(whole).bounds) >= self.span).any())
+
+    def _segments(self, whole: Records) -> Any:
+        return segments(
+            len(whole),
+            time=whole.time,
+            entity=series_key(whole),
+            interval=self.interval,
+            tolerance=self.tolerance,
+        )
+
+    def _loss_query(self) -> SumQuery:
+        """Sum and number of the held-out windows' losses; one aligned window a record, see :class:`RoundDetector`."""
+
+        def contribution(whole: Records) -> Ints:
+            if not self.aligned and not self._is_long_enough(whole):
+                return np.zeros(2, dtype=np.int64)
+            found = self._found(whole)
+            Z = self._party_inputs(np.asarray(found.X))
+            losses = self._window_losses(Z, found.starts[self._held(found)[1]], last=False)
+            levels = np.rint(self._clean(losses, self.loss_clip) * LOSS_LEVELS / self.loss_clip)
+            return np.array([int(levels.sum()), LOSS_LEVELS * len(losses)], dtype=np.int64)
+
+        return self._bounded(replace(super()._loss_query(), add=_over_all(contribution)))
+
+    # -- scoring ------------------------------------------------------------------------------------------------------
+
+    def _window_losses(self, Z: Floats, starts: Ints, *, last: bool) -> Floats:
+        """Errors of windows of ordered input rows, shape (len(starts),)."""
+        parts = [
+            self._errors(self._flat_windows(Z, starts[i : i + SCORING_ROWS]), last=last)
+            for i in range(0, len(starts), SCORING_ROWS)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def _errors(self, flat: Floats, *, last: bool) -> Floats:
+        import torch
+
+        net = self._net(self.parameters_).eval()
+        with torch.no_grad():
+            errors = net.errors(torch.from_numpy(flat))  # type: ignore[operator]
+        values: Floats = (errors[:, -1] if last else errors.mean(dim=1)).numpy()
+        return values
+
+    def _losses(self, Z: Floats) -> Floats:
+        """Score of each flattened window, shape (n, span * m) -> (n,)."""
+        parts = [
+            self._errors(Z[i : i + SCORING_ROWS], last=self.point == "last") for i in range(0, len(Z), SCORING_ROWS)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def _scores_of(self, chunk: Records, *, at_party: bool = False) -> Ints:
+        """Score of every record, that of the window ending with it, in the chunk's order; shape (n,), int64."""
+        found = self._segments(chunk)
+        Z = (self._party_inputs if at_party else self._inputs)(np.asarray(chunk.X)[found.order])
+        first = np.repeat(found.bounds[:-1], np.diff(found.bounds))
+        back = np.arange(1 - self.span, 1)
+        scores = np.empty(len(Z), dtype=np.int64)
+        for begin in range(0, len(Z), SCORING_ROWS):
+            rows = np.arange(begin, min(begin + SCORING_ROWS, len(Z)))
+            # before its first record a series held what it held there
+            inside = np.maximum(rows[:, None] + back, first[rows][:, None])
+            scores[found.order[rows]] = self._scored(Z[inside].reshape(len(rows), -1))
+        return scores
+
+    def _integer_scores(self, X: Floats) -> Ints:
+        """Refused: rows without their series have no score."""
+        raise ParameterError(
+            f"Records of a {type(self).__name__} are not scored one by one",
+            got=f"{len(X)} rows without time and entity",
+            rule="a score is that of the window that ends with the record",
+            fix="use decision_function, predict or stream",
+        )
+
+    def decision_function(self, X: Any) -> Floats:
+        """Anomaly score of each record, from itself and the records of its series before it.
+
+        Parameters
+        ----------
+        X : as in :meth:`fit`
+            Series in order of time; give enough records before those of interest.
+
+        Returns
+        -------
+        ndarray of shape (n,), float64
+
+        Raises
+        ------
+        DataError
+            Time goes back within a series.
+        """
+        self._check_fitted()
+        return self._scores_of(gather(self.schema_, X, for_scoring=True)) * self.score_scale_
+
+    def window_scores(self, X: Any, *, stride: int | None = None) -> tuple[Ints, Floats]:
+        """Score ranges: whole windows, the mean error of each.
+
+        Parameters
+        ----------
+        X : as in :meth:`fit`
+        stride : int, optional
+            Rows from one window to the next; the span without it, so that they do not overlap.
+
+        Returns
+        -------
+        rows : ndarray of shape (m, 2), int64
+            First and last row of each window in ``X``.
+        scores : ndarray of shape (m,), float64
+        """
+        self._check_fitted()
+        whole = gather(self.schema_, X, for_scoring=True)
+        found = self._found(whole, stride=stride or self.span)
+        losses = self._window_losses(self._inputs(np.asarray(found.X)), found.starts, last=False)
+        scores = np.rint(self._clean(losses, 2.0**20) / self.score_scale_) * self.score_scale_
+        return found.rows[:, [0, -1]] if len(found) else np.zeros((0, 2), dtype=np.int64), scores
+
+    def score_query(self) -> SumQuery:
+        """Return the sum behind every threshold: a histogram of the scores of records, on a public grid.
+
+        Privacy
+        -------
+        Aligned: the scores of the aligned windows' last records; one record adds or removes one of them, L2 sensitivity
+        1. Otherwise the scores of all records, of which one record moves any number: exact sums only.
+        """
+        edges = self._score_grid()
+
+        def contribution(whole: Records) -> Ints:
+            if self.aligned:
+                found = self._found(whole)
+                Z = self._party_inputs(np.asarray(found.X))
+                scores = self._scored(self._flat_windows(Z, found.starts))
+            else:
+                scores = self._scores_of(whole, at_party=True)
+            place = np.searchsorted(edges, scores, side="right")
+            return np.bincount(place, minlength=edges.size + 1)
+
+        query = SumQuery(
+            name="threshold", length=edges.size + 1, sensitivity_l2=1.0, max_abs=1, add=_over_all(contribution)
+        )
+        return self._bounded(query)
+
+    def stream(self, rolling: Any = None) -> Any:
+        """Score one record at a time, keeping the last ones of every series; see :class:`SeriesStream`."""
+        from ._stream import SeriesStream
+
+        return SeriesStream(self, rolling)
+
+    @staticmethod
+    def _width(schema: Schema) -> int:
+        return Inputs.width(schema)
+
+    def personalise(
+        self,
+        X: Any,  # noqa: ARG002 (the base's signature)
+        *,
+        epochs: int = 5,  # noqa: ARG002
+        learning_rate: float | None = None,  # noqa: ARG002
+        distil: float = 0.0,  # noqa: ARG002
+    ) -> Self:
+        """Refused for now: fine-tuning works on single records."""
+        raise ParameterError(
+            f"A {type(self).__name__} cannot be personalised yet",
+            rule="fine-tuning works on single records",
+            fix="use localise for a party's own scales, or calibrate for its own threshold",
+        )
+
+
+def whole(name: str, value: object, low: int, high: int) -> None:
+    """Refuse what is no whole number from low to high."""
+    if type(value) is not int or not low <= value <= high:
+        raise ParameterError(f"{name} is out of its domain", got=repr(value)[:60], rule=f"{low} to {high}")
+
+
+def _over_all(contribution: Callable[[Records], Ints]) -> Callable[[Ints, Records], None]:
+    """A sum over chunks whose windows reach over chunk borders: what all chunks so far give, less what was added."""
+    seen: list[Records] = []
+    added: list[Ints] = []
+
+    def add(accumulator: Ints, chunk: Records) -> None:
+        if chunk.row0 == 0:
+            seen.clear()
+            added.clear()
+        seen.append(chunk)
+        now = contribution(joined(seen))
+        accumulator += now - (added[-1] if added else 0)
+        added[:] = [now]
+
+    return add
