@@ -26,16 +26,18 @@ def text(words: str) -> str:
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, most: int = 60) -> str:
     """Rows of text; numbers stand right. Beyond ``most`` rows only their number is said."""
 
-    def cell(tag: str, value: object) -> str:
-        side = "right" if isinstance(value, int | float) else "left"
+    def cell(tag: str, value: object, like: object) -> str:
+        side = "right" if isinstance(like, int | float) else "left"
         shown = f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
         return f'<{tag} style="{CELL.format(side)}">{escape(shown[:300])}</{tag}>'
 
-    head = "".join(cell("th", heading) for heading in headings)
-    body = "".join("<tr>" + "".join(cell("td", value) for value in row) + "</tr>" for row in rows[:most])
+    likes = rows[0] if rows else headings
+    head = "".join(cell("th", heading, like) for heading, like in zip(headings, likes, strict=False))
+    body = "".join("<tr>" + "".join(cell("td", value, value) for value in row) + "</tr>" for row in rows[:most])
     more = text(f"and {len(rows) - most:,} more") if len(rows) > most else ""
     opening = f"<thead><tr>{head}</tr></thead>" if headings else ""
-    return f'<table style="border-collapse:collapse;margin:4px 0">{opening}<tbody>{body}</tbody></table>{more}'
+    style = "border-collapse:collapse;margin:4px 0;font-size:inherit"
+    return f'<table style="{style}">{opening}<tbody>{body}</tbody></table>{more}'
 
 
 def line_chart(

@@ -96,7 +96,10 @@ def test_weights_are_sparse_normal_and_fixed_for_good() -> None:
     assert abs(drawn.mean()) < 0.03
     assert abs(drawn.std() - 1.0) < 0.03
     assert np.abs(np.count_nonzero(weights, axis=0) - 400).max() < 100, "every feature is as likely"
-    assert hashlib.sha256(weights.astype("<i8").tobytes()).hexdigest() == "18b6a7908cd91c81d43e97b81f658bff3a5fcb27338f63d3df6e333b256a4fa8"
+    assert (
+        hashlib.sha256(weights.astype("<i8").tobytes()).hexdigest()
+        == "18b6a7908cd91c81d43e97b81f658bff3a5fcb27338f63d3df6e333b256a4fa8"
+    )
 
 
 def test_json_there_and_back() -> None:

@@ -24,7 +24,9 @@ def leaves_by_hand(encoder: TreeLeaves, X: np.ndarray) -> np.ndarray:
     trees = encoder.structure
     out = np.empty((len(X), encoder.trees), dtype=np.int64)
     for i, row in enumerate(X):
-        cell = [int(np.searchsorted(inner, value, side="right")) for inner, value in zip(encoder.edges, row, strict=True)]
+        cell = [
+            int(np.searchsorted(inner, value, side="right")) for inner, value in zip(encoder.edges, row, strict=True)
+        ]
         for t in range(encoder.trees):
             node = 0
             for _ in range(encoder.depth):
@@ -105,7 +107,10 @@ def test_cuts_lie_inside_their_node_and_are_uniform_there() -> None:
 def test_the_drawn_trees_are_fixed_for_good() -> None:
     trees = forest(d=20, trees=50, depth=8, seed=12345).structure
     drawn = np.stack([trees.features, trees.cuts]).astype("<i8")
-    assert hashlib.sha256(drawn.tobytes()).hexdigest() == "dd30238512d3bc2bcac2e0701de8176bac64c44d96cc5c15fa0e25a77312b0cd"
+    assert (
+        hashlib.sha256(drawn.tobytes()).hexdigest()
+        == "dd30238512d3bc2bcac2e0701de8176bac64c44d96cc5c15fa0e25a77312b0cd"
+    )
 
 
 def test_another_seed_draws_other_trees() -> None:

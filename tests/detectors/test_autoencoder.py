@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from blindsight import modelfile
 from blindsight.data import Schema
 from blindsight.detectors import AutoEncoder, Detector, State, Training
-from blindsight.errors import CapacityError, FormatError, MissingExtraError, ParameterError
+from blindsight.errors import BlindsightWarning, CapacityError, FormatError, MissingExtraError, ParameterError
 from blindsight.testing import detector_checks
 from sample_tables import NUMBER_SCHEMA, make_table
 
@@ -196,3 +199,27 @@ def test_every_intermediate_state_can_be_sent_and_asks_the_same() -> None:
     assert names[:4] == ["prepare", "round/0", "loss/0", "round/1"]
     assert names[-1] == "threshold"
     assert np.isfinite(modelfile.loads(modelfile.dumps(model)).decision_function(X)).all()
+
+
+# -- real data
+
+DATA = Path(os.environ.get("BLINDSIGHT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "adbench"
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the folder with the adbench sets is absent; set BLINDSIGHT_DATA")
+def test_square_activations_train_stably_on_real_tables() -> None:
+    """Trained on half of the normal rows: near the usual activation, and far from chance."""
+    found: dict[str, list[float]] = {"relu": [], "square": []}
+    for name in ("42_WBC", "4_breastw", "38_thyroid", "43_WDBC", "18_Ionosphere", "6_cardio"):
+        with np.load(DATA / f"{name}.npz", allow_pickle=False) as data:
+            X, y = data["X"].astype(np.float64), data["y"]
+        normal = np.random.default_rng(0).permutation(np.flatnonzero(y == 0))
+        train, rest = normal[: len(normal) // 2], np.setdiff1d(np.arange(len(y)), normal[: len(normal) // 2])
+        for activation, values in found.items():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", BlindsightWarning)
+                scores = AutoEncoder(activation=activation).fit(X[train]).decision_function(X[rest])
+            assert np.isfinite(scores).all()
+            values.append(auroc(scores, y[rest]))
+    assert np.mean(found["relu"]) > 0.93
+    assert np.mean(found["square"]) > np.mean(found["relu"]) - 0.03

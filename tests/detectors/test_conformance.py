@@ -18,6 +18,8 @@ from blindsight.detectors import (
     LODA,
     OCSVM,
     PCA,
+    AutoEncoder,
+    DeepSVDD,
     Detector,
     IForest,
     Mahalanobis,
@@ -25,6 +27,7 @@ from blindsight.detectors import (
     State,
     SumQuery,
     TableStudent,
+    Training,
     Total,
     _registry,
 )
@@ -39,6 +42,10 @@ def _teacher() -> Detector:
         warnings.simplefilter("ignore")
         return ECOD(schema=MIXED_SCHEMA).fit(make_table(200, seed=1))
 
+
+FEW = Training(rounds=2, sampling_rate=0.5)
+EARLY = Training(rounds=2, sampling_rate=0.5, patience=1, scaffold=True, server="fedadam")
+DEEP = frozenset({"AutoEncoder", "DeepSVDD"})
 
 # name: (make, schema); add a detector here, with as few rounds and as small a network as shows what it does
 CASES: dict[str, tuple[Callable[[], Detector], str]] = {
@@ -59,6 +66,9 @@ CASES: dict[str, tuple[Callable[[], Detector], str]] = {
     "OCSVM/numbers": (lambda: OCSVM(features=64, rounds=3), "number"),
     "OCSVM/learned": (lambda: OCSVM(features=64, rounds=3, scales="learned"), "number"),
     "TableStudent/mixed": (lambda: TableStudent(teacher=_teacher(), bins=8, rounds=3), "mixed"),
+    "AutoEncoder/numbers": (lambda: AutoEncoder(hidden=(3,), training=FEW), "number"),
+    "AutoEncoder/early": (lambda: AutoEncoder(hidden=(3,), scales="declared", training=EARLY), "number"),
+    "DeepSVDD/numbers": (lambda: DeepSVDD(hidden=(4, 2), training=FEW), "number"),
     "Mahalanobis/numbers": (Mahalanobis, "number"),
     "Mahalanobis/clipped": (lambda: Mahalanobis(norm_clip=0.4), "number"),
 }
@@ -68,6 +78,8 @@ CASES: dict[str, tuple[Callable[[], Detector], str]] = {
     ("case", "check"), [(case, check) for case, (make, _) in CASES.items() for check in detector_checks(make)]
 )
 def test_conformance(case: str, check: str, number_schema: Schema, mixed_schema: Schema) -> None:
+    if case.partition("/")[0] in DEEP:
+        pytest.importorskip("torch", reason="the extra 'deep' is not installed")
     make, kind = CASES[case]
     detector_checks(make)[check](make, {"number": number_schema, "mixed": mixed_schema}[kind])
 

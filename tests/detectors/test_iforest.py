@@ -249,4 +249,6 @@ def test_a_forest_that_does_not_fit_the_schema_is_refused(place: int) -> None:
         forests = state.arrays["forests"].copy()
         forests[0, place] = wild
         with pytest.raises(ParameterError, match="fit the schema"):
-            VotingForest(trees=1).load_state(BOX, type(state)(values=state.values, arrays={**state.arrays, "forests": forests}))
+            VotingForest(trees=1).load_state(
+                BOX, type(state)(values=state.values, arrays={**state.arrays, "forests": forests})
+            )

@@ -87,13 +87,12 @@ def test_weights_are_mean_scores() -> None:
 
 
 def test_correlations() -> None:
-    schema = Schema(tuple(column for column in SCHEMA.features if column.type == "number"))
-    rows = {name: TABLE[name] for name in schema.feature_names}
-    found = pairwise_correlations(schema, local_total(moments_query(schema), schema, rows))
-    live = [0, 1, 3, 4]
-    expected = np.corrcoef([rows[name] for i, name in enumerate(rows) if i in live])
+    found = pairwise_correlations(SCHEMA, local_total(moments_query(SCHEMA), SCHEMA, TABLE))
+    live = [0, 1, 4, 6]
+    expected = np.abs(np.corrcoef([TABLE[name] for i, name in enumerate(TABLE) if i in live]))
     assert np.abs(found[np.ix_(live, live)] - expected).max() < 0.01
-    assert np.array_equal(found[2], np.eye(5)[2])
+    for constant_or_category in (2, 3, 5):
+        assert np.array_equal(found[constant_or_category], np.eye(7)[constant_or_category])
 
 
 @pytest.mark.parametrize("k", [0, 8, 1.0, True])

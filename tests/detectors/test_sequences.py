@@ -33,6 +33,7 @@ from blindsight.detectors import (
 )
 from blindsight.errors import BlindsightError, BlindsightWarning, DataError, NotFittedError, ParameterError, SchemaError
 from blindsight.privacy import SampledNoise
+from blindsight.testing import check_detector
 
 torch.set_num_threads(1)
 
@@ -390,3 +391,22 @@ def test_odd_shapes_come_back_in_their_own_size() -> None:
         model = ConvAutoEncoder(shape=shape, channels=channels, schema=schema, training=SHORT)
         X = np.random.default_rng(0).random((50, d))
         assert np.isfinite(model.fit(X).decision_function(X)).all()
+
+
+def test_a_conv_net_passes_the_whole_suite(number_schema: Schema) -> None:
+    training = Training(rounds=2, learning_rate=0.1, clip_norm=1.0)
+    check_detector(lambda: ConvAutoEncoder(filters=2, code=2, training=training), number_schema)
+
+
+def test_it_fits_under_differential_privacy() -> None:
+    """Through masked, noised sums: the threshold counts the aligned windows, within its noise."""
+    data = {name: table(2400, seed, name) for seed, name in enumerate("abc")}
+    training = Training(rounds=2, learning_rate=0.2, clip_norm=1.0, sampling_rate=0.2)
+    detector = LSTMAutoEncoder(window=8, interval=1.0, aligned=True, scales="declared", training=training)
+    federation = Federation.embedded(data, schema=SCHEMA, policy=Policy(detectors=("LSTMAutoEncoder",)))
+    model = federation.fit(detector, privacy=DifferentialPrivacy(epsilon=8.0, delta=1e-5))
+    assert model.certificate_ is not None
+    assert model.certificate_["differential_privacy"]
+    assert model.certificate_["epsilon_spent"] <= 8.0
+    assert abs(model.n_records_ - 3 * 300) < 300
+    assert np.isfinite(model.decision_function(table(80, 5))).all()

@@ -445,6 +445,29 @@ def test_in_the_clear_a_party_is_protected_by_its_own_noise_or_not_at_all(number
     embedded(tables(4), number_schema, OPEN).fit(round_mean(rounds=2, masked=False), privacy=dp(4.0))
 
 
+def test_what_goes_wrong_in_training_in_the_clear_is_not_told(
+    number_schema: Schema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One exchange holds the policy's answer and the training: what is said of either must not be confused."""
+    from blindsight.federation import _party
+
+    federation = embedded(tables(4), number_schema, OPEN)
+    victim, honest = federation.parties["bank-01"], _party.own_update
+
+    def failing(schema: Schema, source: object, *rest: Any, **options: Any) -> Any:
+        if source is victim._sources["training"]:
+            raise ParameterError("the age of row 17 is 42")
+        return honest(schema, source, *rest, **options)
+
+    monkeypatch.setattr(_party, "own_update", failing)
+    channel = faulty(federation)
+    federation.fit(round_mean(rounds=2, masked=False), privacy=None)
+    first = federation.history[0].steps[0]
+    assert first.survivors == ["bank-00", "bank-02", "bank-03"]
+    assert "could not compute (ParameterError)" in first.dropped["bank-01"]
+    assert not any(b"row 17" in answer for sent in channel.answers for answer in sent.values())
+
+
 # -- a total that honest parties cannot reach; a detector that breaks its own bound
 
 

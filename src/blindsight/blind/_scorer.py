@@ -113,6 +113,12 @@ class Scorer:
                 rule="a blind score is one inner product of a public encoding with secret weights",
                 fix="teach its scores to a table, TableStudent, and offer that; or score where the model is",
             )
+        if hasattr(model, "score_histogram_") and not hasattr(model, "circuit_"):
+            raise CapacityError(
+                f"{type(model).__name__} cannot be scored blind",
+                rule="a blind score is one inner product of a public encoding with secret weights",
+                fix="use a detector of sums (blindsight detectors lists them), or score where the model is",
+            )
         if not hasattr(model, "circuit_"):
             raise NotFittedError(
                 "The model to score with is not fitted", fix="fit it, or load a saved one with blindsight.load"
@@ -121,8 +127,9 @@ class Scorer:
         circuit.check(encoder)
         if not bool(model.is_secret_):
             warnings.warn(
-                "The model is not secret: its ranges were learned from data and are part of the public encoder. "
-                "Blind scoring hides the records, not the model. Declare the ranges in the schema to hide both.",
+                "The model is not secret: ranges, edges or scales were learned from data and are part of the public "
+                "encoder. Blind scoring hides the records, not the model. To hide both, declare the ranges in the "
+                "schema and leave edges and scales 'declared'.",
                 BlindsightWarning,
                 stacklevel=2,
             )

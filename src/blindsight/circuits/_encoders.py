@@ -15,7 +15,9 @@ from ._trees import TreeLeaves
 
 __all__ = ["encoder_from_json", "encoder_to_json"]
 
-_KINDS: dict[str, type[Encoder]] = {cls.kind: cls for cls in (OneHotBins, Monomials, RandomFourier, ProjectedBins, TreeLeaves)}
+_KINDS: dict[str, type[Encoder]] = {
+    cls.kind: cls for cls in (OneHotBins, Monomials, RandomFourier, ProjectedBins, TreeLeaves)
+}
 
 
 def encoder_to_json(encoder: Encoder) -> dict[str, Any]:

@@ -232,7 +232,7 @@ def _circle(levels: int) -> tuple[Floats, Floats]:
     return cosine, sine
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
 def _frequencies(seed: int, features: int, pairs: int, bandwidth: float) -> Floats:
     """Frequencies in whole steps, turns per unit; shape (features, pairs), float64 of integers."""
     from scipy.special import ndtri

@@ -17,7 +17,7 @@ from ._encoding import MAX_LENGTH, Encoder, Floats, Ints, OneHot, matrix
 
 __all__ = ["MAX_DEPTH", "TreeLeaves", "Trees"]
 
-Cells = npt.NDArray[np.uint16]
+Cells = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Words = npt.NDArray[np.uint64]
 
 MAX_DEPTH = 8
@@ -67,7 +67,7 @@ class Trees:
 
         Parameters
         ----------
-        cells : ndarray of shape (d, n), uint16
+        cells : ndarray of shape (d, n), uint8 or uint16
             Cell of each feature of each record.
 
         Yields
@@ -151,7 +151,7 @@ def _draw(sizes: tuple[int, ...], trees: int, depth: int, seed: int) -> Trees:
             nodes = np.arange(2**level)
             here = slice(2**level - 1, 2 ** (level + 1) - 1)
             room = high - low
-            eligible = np.cumsum(room > 0, axis=1)
+            eligible = np.cumsum(room > 0, axis=1, dtype=np.int64)
             count = eligible[:, -1]
             drawn = words(2 * 2**level).reshape(2, -1) >> np.uint64(32)
             feature = np.argmax(eligible > _below(drawn[0], count)[:, None], axis=1)
@@ -231,8 +231,9 @@ class TreeLeaves(OneHot):
     def _cells(self, X: Floats) -> Cells:
         """Cell of each value, shape (d, n), as the shortest integers that hold them."""
         edges = [np.asarray(inner) for inner in self.edges]
-        dtype = np.uint8 if max(len(inner) for inner in edges) < 1 << 8 else np.uint16
-        out = np.empty(X.shape[::-1], dtype=dtype)
+        small = max(len(inner) for inner in edges) < 1 << 8
+        shape = X.shape[::-1]
+        out: Cells = np.empty(shape, dtype=np.uint8) if small else np.empty(shape, dtype=np.uint16)
         for f, inner in enumerate(edges):
             # below some hundred rows bin_index's shortcut costs more than it saves
             out[f] = bin_index(X[:, f], inner) if len(X) > 256 else np.searchsorted(inner, X[:, f], side="right")

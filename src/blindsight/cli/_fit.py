@@ -166,7 +166,7 @@ def _model(model: Detector) -> ModelFacts:
     facts = modelfile.inspect(model)
     return ModelFacts(
         detector=facts["detector"]["name"],
-        parameters=facts["detector"]["parameters"],
+        parameters=_flat(facts["detector"]["parameters"]),
         features=tuple(facts["features"]),
         records=max(facts["records"], 0),
         ranges=facts["ranges"],
@@ -176,6 +176,17 @@ def _model(model: Detector) -> ModelFacts:
         threshold=model.threshold_,
         contamination=model.contamination,
     )
+
+
+def _flat(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters as a report shows them: a part of ``training`` by its own name, a list as text."""
+    flat: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{part}": inner for part, inner in value.items()}
+        else:
+            flat[name] = ", ".join(map(str, value)) if isinstance(value, list) else value
+    return flat
 
 
 def _privacy(fitting: Fitting) -> Privacy | None:
@@ -220,6 +231,7 @@ def _stage(record: RunRecord, step: Any) -> Stage:
         exact=event["mechanism"] == "exact-sum",
         noise_stddev=math.sqrt(event["local_variance"] * len(step.survivors)),
         guarantee=event["guarantee"],
+        loss=step.loss,
     )
 
 

@@ -206,6 +206,11 @@ class Schema:
                 fix="ask the sender for a fresh copy",
             ) from error
 
+    def _repr_html_(self) -> str:
+        from ._display import schema_html
+
+        return schema_html(self)
+
     def digest(self) -> str:
         """SHA-256 of the canonical JSON form, 64 hexadecimal digits; equal schemas have equal digests."""
         canonical = json.dumps(

@@ -253,6 +253,15 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
             fix="fit again on the records that shall count, or use ECOD, IForest or another sum-based detector",
         )
 
+    def _repr_html_(self) -> str:
+        from ._display import detector_html
+
+        return detector_html(self)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        # scikit-learn's would draw a diagram of parameters alone
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
+
     def _fit_parameters(self) -> dict[str, Any]:
         parameters: dict[str, Any] = self.get_params(deep=False)
         return {k: v for k, v in parameters.items() if k not in ("schema", "contamination")}

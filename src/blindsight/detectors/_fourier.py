@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -67,9 +68,10 @@ def fourier_encoder(
     )
 
 
-def encodings(encoder: RandomFourier, chunk: Records) -> list[Ints]:
+def encodings(encoder: RandomFourier, chunk: Records) -> Iterator[Ints]:
     """Encode a chunk a few thousand rows at a time."""
-    return [encoder.encode(chunk.X[start : start + ROWS]) for start in range(0, len(chunk.X), ROWS)]
+    for start in range(0, len(chunk.X), ROWS):
+        yield encoder.encode(chunk.X[start : start + ROWS])
 
 
 def whole_weights(direction: Floats, encoder: RandomFourier) -> tuple[InnerProduct, float]:

@@ -13,11 +13,12 @@ __all__ = ["Encoding", "LearnedSquare", "Reconstruction", "layers"]
 SQUARE_START = 0.1
 """Where the weight of the square begins: near the identity, so that nothing runs away before it has learned."""
 
-SQUARE_BOUND = 0.5
+SQUARE_BOUND = 0.1
+"""A larger one lets the network rebuild anomalies, too."""
 
 
 class LearnedSquare(nn.Module):
-    """x + a x**2, one learned a per layer, kept within +-.5: of degree two, which an encrypted layer can compute."""
+    """x + a x**2, one learned a per layer, kept within +-.1: of degree two, which an encrypted layer can compute."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -118,6 +118,8 @@ class UpdateQuery:
     masked : bool
         False gives up masking: the coordinator reads every party's vector (robust aggregation). The policy of every
         party must allow it.
+    exact_only : bool
+        True where no noise could make the update private: a request for privacy is then refused before any charge.
     """
 
     name: str
@@ -131,6 +133,7 @@ class UpdateQuery:
     fraction: float = 1.0
     parties: float = 1.0
     masked: bool = True
+    exact_only: bool = False
 
     def __post_init__(self) -> None:
         if self.length < 1 or not self.sensitivity_l2 > 0 or self.max_abs < 1 or not 0 < self.fraction <= 1:

@@ -10,12 +10,18 @@ import numpy.typing as npt
 from blindsight.data import Records, Schema
 from blindsight.errors import ParameterError
 
-from ._features import category_names
-from ._preparation import PREPARATION_BINS, Preparation, preparation_query
+from ._preparation import PREPARATION_BINS, SHARE, Preparation, preparation_query
 from ._queries import SumQuery, Total, TotalOf
 from .pca import PCA
 
-__all__ = ["FeatureRank", "feature_weights", "moments_query", "pairwise_correlations", "select_features"]
+__all__ = [
+    "FeatureRank",
+    "feature_weights",
+    "moments_query",
+    "number_columns",
+    "pairwise_correlations",
+    "select_features",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -78,30 +84,53 @@ def feature_weights(schema: Schema, preparation: Preparation) -> Floats:
     return np.maximum(weights, 0.0)
 
 
+def number_columns(schema: Schema) -> tuple[int, ...]:
+    """Positions of the number features."""
+    return tuple(f for f, column in enumerate(schema.features) if column.type == "number")
+
+
 def moments_query(schema: Schema, *, norm_clip: float = 1.0) -> SumQuery:
-    """Moments of the number features, as PCA sums them.
+    """Moments of the number features, as PCA sums them, for what the histogram leaves of the budget.
+
+    Parameters
+    ----------
+    schema : Schema
+        With at least one number feature.
+    norm_clip : float in (0, 1]
+        As for :class:`PCA`.
 
     Privacy
     -------
-    L2 sensitivity 5 * (127**2 + R**2) with R = norm_clip * sqrt(d) * 127; add or remove one record.
+    L2 sensitivity 5 * (127**2 + R**2) with R = norm_clip * sqrt(numbers) * 127; add or remove one record.
     """
-    return PCA(norm_clip=norm_clip).fit_query(schema)
+    columns = list(number_columns(schema))
+    query = PCA(norm_clip=norm_clip).fit_query(_numbers(schema))
+
+    def add(accumulator: npt.NDArray[np.int64], chunk: Records) -> None:
+        query.add(accumulator, Records(X=np.ascontiguousarray(chunk.X[:, columns])))
+
+    return replace(query, name="moments", add=add, fraction=1.0 - SHARE)
+
+
+def _numbers(schema: Schema) -> Schema:
+    return Schema(tuple(schema.features[f] for f in number_columns(schema)), ranges=schema.ranges)
 
 
 def pairwise_correlations(schema: Schema, total: Total) -> Floats:
-    """Correlations of the number features from released moments; shape (d, d), float64, ones on the diagonal.
+    """Absolute correlations of all features from released moments of the numbers; shape (d, d), float64.
 
-    A correlation that noise alone could make, and any with a constant, is taken as 0.
+    A correlation with a category, with a constant, or with what noise alone could have made, is taken as 0.
     """
     detector = PCA()
-    encoder = detector.encoder(schema)
-    _, _, covariance, noise = detector.moments(encoder, total)
+    _, _, covariance, noise = detector.moments(detector.encoder(_numbers(schema)), total)
     variances = np.maximum(np.diag(covariance), 0.0)
     known = variances > 1.0 / 12.0 + 3.0 * noise
     deviations = np.sqrt(np.where(known, variances, np.inf))
-    correlations = np.clip(covariance / np.outer(deviations, deviations), -1.0, 1.0)
+    numbers = list(number_columns(schema))
+    correlations = np.eye(len(schema.features))
+    correlations[np.ix_(numbers, numbers)] = np.abs(np.clip(covariance / np.outer(deviations, deviations), -1.0, 1.0))
     np.fill_diagonal(correlations, 1.0)
-    return np.asarray(correlations, dtype=np.float64)
+    return correlations
 
 
 def select_features(schema: Schema, k: int, total_of: TotalOf) -> tuple[tuple[str, ...], tuple[FeatureRank, ...]]:
@@ -133,28 +162,14 @@ def select_features(schema: Schema, k: int, total_of: TotalOf) -> tuple[tuple[st
     names = schema.feature_names
     if type(k) is not int or not 1 <= k <= len(names):
         raise ParameterError("k is out of its domain", got=repr(k)[:60], rule=f"1 to {len(names)} features")
-    first = preparation_query(schema)
-    weights = feature_weights(schema, Preparation.from_total(schema, total_of(first)))
-    numbers = [f for f, column in enumerate(schema.features) if not category_names(column) and column.type == "number"]
+    preparation = Preparation.from_total(schema, total_of(preparation_query(schema)))
+    weights = feature_weights(schema, preparation)
     correlations = np.eye(len(names))
-    if len(numbers) > 1:
-        among = Schema(tuple(schema.features[f] for f in numbers), ranges=schema.ranges)
-        found = pairwise_correlations(among, total_of(_second(schema, among, 1.0 - first.fraction)))
-        correlations[np.ix_(numbers, numbers)] = found
-    ranks = _ranked(names, weights, np.abs(correlations))
+    if len(number_columns(schema)) > 1:
+        correlations = pairwise_correlations(schema, total_of(moments_query(schema)))
+    ranks = _ranked(names, weights, correlations)
     chosen = {rank.name for rank in ranks[:k]}
     return tuple(name for name in names if name in chosen), ranks
-
-
-def _second(schema: Schema, among: Schema, fraction: float) -> SumQuery:
-    """Moments of the number features, computed from records that hold the others as well."""
-    query = moments_query(among)
-    columns = [schema.feature_names.index(name) for name in among.feature_names]
-
-    def add(accumulator: npt.NDArray[np.int64], chunk: Records) -> None:
-        query.add(accumulator, Records(X=np.ascontiguousarray(chunk.X[:, columns])))
-
-    return replace(query, name="moments", add=add, fraction=fraction)
 
 
 def _ranked(names: tuple[str, ...], weights: Floats, correlations: Floats) -> tuple[FeatureRank, ...]:

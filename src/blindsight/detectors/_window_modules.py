@@ -105,6 +105,7 @@ class LSTMNet(WindowModule):
         self.encoder = DPLSTM(n_inputs, hidden, batch_first=True)
         self.decoder = DPLSTM(hidden, hidden, batch_first=True)
         self.out = nn.Linear(hidden, n_inputs)
+        _zero_biases(self)
 
     def _predict(self, seen: torch.Tensor) -> torch.Tensor:
         states, _ = self.encoder(seen)
@@ -129,6 +130,7 @@ class TransformerNet(WindowModule):
         self.decoder = nn.ModuleList([_Block(width, heads) for _ in range(blocks)])
         self.out = nn.Linear(width, n_inputs)
         self.width = width
+        _zero_biases(self)
 
     def _predict(self, seen: torch.Tensor) -> torch.Tensor:
         x = self.into(seen) + _positions(self.window, self.width, seen)
@@ -182,6 +184,7 @@ class ConvNet(nn.Module):
         self.narrow, self.wide = nn.Linear(inside, code), nn.Linear(code, inside)
         self.up2 = convolution(2 * filters, filters, 3, padding=1)
         self.up1 = convolution(filters, channels, 3, padding=1)
+        _zero_biases(self)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """(n, m) -> (n, m)."""
@@ -197,7 +200,16 @@ class ConvNet(nn.Module):
 
     def losses(self, z: torch.Tensor) -> torch.Tensor:
         """(n, m) -> (n,)."""
-        return ((self(z) - z) ** 2).mean(dim=1)
+        errors: torch.Tensor = ((self(z) - z) ** 2).mean(dim=1)
+        return errors
+
+
+def _zero_biases(module: nn.Module) -> None:
+    """Start biases at 0: one of a single number would pass for a constant that is meant to stay as drawn."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "bias" in name:
+                parameter.zero_()
 
 
 def _positions(rows: int, width: int, like: torch.Tensor) -> torch.Tensor:
@@ -205,4 +217,5 @@ def _positions(rows: int, width: int, like: torch.Tensor) -> torch.Tensor:
     row = torch.arange(rows, dtype=like.dtype)[:, None]
     column = torch.arange(width, dtype=like.dtype)
     angle = row / 10_000 ** (2 * torch.div(column, 2, rounding_mode="floor") / width)
-    return torch.where(column % 2 == 0, torch.sin(angle), torch.cos(angle))
+    found: torch.Tensor = torch.where(column % 2 == 0, torch.sin(angle), torch.cos(angle))
+    return found

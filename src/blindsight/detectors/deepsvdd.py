@@ -7,13 +7,14 @@ centre.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blindsight.data import Records, Schema
 from blindsight.errors import ParameterError
 
+from ._base import State
 from ._queries import Query, SumQuery, Total
 from ._torch import TorchDetector, loop
 from ._training import Training
@@ -22,7 +23,6 @@ from .autoencoder import check_sizes
 if TYPE_CHECKING:
     import torch
 
-    from ._base import State
     from ._rounds import Floats, Ints, Weights
 
 __all__ = ["DeepSVDD"]
@@ -164,18 +164,21 @@ class DeepSVDD(TorchDetector):
 
     def _dump(self) -> State:
         state = super()._dump()
-        if self.centre_ is None or self.centre == "public":
-            return state
-        return type(state)(values=state.values, arrays={**state.arrays, "centre": self.centre_})
+        arrays = dict(state.arrays)
+        if self.centre == "learned" and self.centre_ is not None:
+            arrays["centre"] = self.centre_
+        return State(values={**state.values, "centred": "centre" in arrays}, arrays=arrays)
 
     def _load(self, state: State) -> None:
-        arrays: dict[str, Any] = dict(state.arrays)
-        centre = arrays.pop("centre", None)
+        values, arrays = dict(state.values), dict(state.arrays)
+        centre, summed = arrays.pop("centre", None), values.pop("centred")
+        if type(summed) is not bool or summed != (centre is not None):
+            raise ValueError("the centre is missing or unknown")
         if centre is not None:
             fine = centre.dtype == np.float32 and centre.shape == (self.hidden[-1],)
             if self.centre != "learned" or not fine or not (np.abs(centre) <= CENTRE_BOUND).all():
                 raise ValueError("the centre does not fit the detector's parameters")
             self.centre_ = centre
-        super()._load(type(state)(values=state.values, arrays=arrays))
+        super()._load(State(values=values, arrays=arrays))
         if self.round_ > 0 and self.centre_ is None:
             raise ValueError("the centre is missing")

@@ -27,7 +27,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 CELLS = 64
-"""Cells per number feature: trees cut at their edges. More cells rank no better (benchmarks)."""
+"""Cells per number feature: trees cut at their edges. More cells rank no better."""
 
 TABLE_UNIT = 2.0**-10
 """One table step, in tests on a path."""
@@ -64,15 +64,15 @@ class IForest(SumDetector):
     ``RECORD_MASS``. The score is the mean over the trees of the longest path's length less the record's: linear in the
     one-hot leaves, and of the same order as the paper's ``2 ** -(length / c(n))``.
 
-    There is no subsampling. The paper's lowers the cost of growing trees, of which there is none here; and a record that
-    counts in s of T trees lowers the noise by ``sqrt(s / T)`` but the counts by ``s / T``.
+    There is no subsampling. The paper's lowers the cost of growing trees, of which there is none here; and a record
+    that counts in s of T trees lowers the noise by ``sqrt(s / T)`` but the counts by ``s / T``.
 
     Categories are cut by the order in which they are declared.
 
     Privacy
     -------
-    One record adds 1 to exactly one leaf of each tree: L2 sensitivity sqrt(trees), add or remove one record. Only leaves
-    are asked for. Exact counts are a release about persons: a leaf may hold one of them.
+    One record adds 1 to exactly one leaf of each tree: L2 sensitivity sqrt(trees), add or remove one record. Only
+    leaves are asked for. Exact counts are a release about persons: a leaf may hold one of them.
     """
 
     name = "IForest"

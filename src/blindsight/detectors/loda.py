@@ -38,8 +38,8 @@ class LODA(SumDetector):
     projections : int in [1, 4096]
         Random projections, each of ``ceil(sqrt(d))`` features with normal weights.
     bins : int in [4, 1024]
-        Bins per projection: ``bins - 2`` even ones over the values that records inside the ranges can have, and two open
-        outer ones.
+        Bins per projection: ``bins - 2`` even ones over the values that records inside the ranges can have, and two
+        open outer ones. More rank no better, and noise on few records costs them more.
     scales : {"declared", "learned"}
         What a feature's range is: the declared one, or the middle of the data as one more private histogram tells it,
         which costs budget and marks the model "not secret". For ranges that are much wider than the data.
@@ -67,7 +67,7 @@ class LODA(SumDetector):
         *,
         contamination: float = 0.1,
         projections: int = 100,
-        bins: int = 64,
+        bins: int = 32,
         scales: Literal["declared", "learned"] = "declared",
         seed: int = 0,
         schema: Schema | None = None,
@@ -149,7 +149,7 @@ class LODA(SumDetector):
 
 
 def _part(schema: Schema, feature: int, preparation: Preparation | None) -> tuple[float, float]:
-    """Part of a feature's spread range that its records take; all of it for categories and where nothing was learned."""
+    """Part of a feature's spread range that its records take; all of it for categories and where none was learned."""
     if preparation is None or schema.features[feature].type == "category":
         return 0.0, 1.0
     start, stop = (float(v) for v in preparation.quantiles(feature, np.array([TAIL, 1.0 - TAIL])))

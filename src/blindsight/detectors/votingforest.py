@@ -121,6 +121,7 @@ class VotingForest(Detector):
             steps=1,
             total_steps=1,
             masked=False,
+            exact_only=True,
         )
 
     def _grow(self, local: Local) -> Update:
@@ -140,7 +141,7 @@ class VotingForest(Detector):
             tree[:] = _grow_tree(cell[chosen], self.depth, generator)
         return Update(values=values)
 
-    def _advance_fit(self, query: Query, total: Total) -> None:
+    def _advance_fit(self, query: Query, total: Total) -> None:  # noqa: ARG002 (there is one query)
         if total.noise_variance > 0:
             raise self._no_privacy()
         forests = np.asarray(total.values, dtype=np.int64)
@@ -242,7 +243,8 @@ class VotingForest(Detector):
 
 
 def _per_tree(depth: int) -> int:
-    return 2 * (2**depth - 1) + 2**depth
+    inner: int = 2**depth - 1
+    return 3 * inner + 1
 
 
 def _parts(forests: Ints, depth: int) -> tuple[Ints, Ints, Ints]:

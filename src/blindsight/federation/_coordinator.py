@@ -120,8 +120,13 @@ class _Exchanges:
         self.reasons: dict[str, str] = {}
         self.notices: dict[str, str] = {}
 
-    def ask(self, requests: Mapping[str, bytes], phase: str, *, may_stop: bool) -> dict[str, bytes]:
-        """One exchange: the bodies of those who answered properly; why the others did not is kept."""
+    def ask(
+        self, requests: Mapping[str, bytes], phase: str, *, stop_at: type[BlindsightError] | None
+    ) -> dict[str, bytes]:
+        """One exchange: the bodies of those who answered properly; why the others did not is kept.
+
+        A refusal of the kind ``stop_at`` ends the run.
+        """
         if self.progress is not None:
             self.progress(self.step.step, phase)
         self.asked |= set(requests)
@@ -142,8 +147,7 @@ class _Exchanges:
                 refusal = answer.error(name)
                 log.warning("%s", refusal)
                 self.reasons[name] = str(refusal)
-                if may_stop:
-                    # nothing has been computed or charged yet: the whole run can stop here
+                if stop_at is not None and isinstance(refusal, stop_at):
                     raise refusal
             else:
                 self.reasons[name] = "answered with a greeting"
@@ -168,11 +172,12 @@ def _masked(run: _Exchanges, only: frozenset[str] | None) -> tuple[Ints, list[st
     if only is not None:
         chosen = [name for name in chosen if name in only]
     begin = encode(Begin(step))
-    for name, body in run.ask(dict.fromkeys(chosen, begin), Phase.ADVERTISE.label, may_stop=True).items():
+    # nothing is computed or charged in the first exchange: whoever refuses stops the run
+    for name, body in run.ask(dict.fromkeys(chosen, begin), Phase.ADVERTISE.label, stop_at=BlindsightError).items():
         server.receive(name, body)
     while reserve and (missing := len(set(chosen) & set(server.waiting))):
         more, reserve = reserve[:missing], reserve[missing:]
-        for name, body in run.ask(dict.fromkeys(more, begin), Phase.ADVERTISE.label, may_stop=True).items():
+        for name, body in run.ask(dict.fromkeys(more, begin), Phase.ADVERTISE.label, stop_at=BlindsightError).items():
             server.receive(name, body)
         chosen = more
     while True:
@@ -196,7 +201,7 @@ def _masked(run: _Exchanges, only: frozenset[str] | None) -> tuple[Ints, list[st
         requests = {name: encode(Continue(step.release_id, body)) for name, body in server.requests().items()}
         if only is not None:
             requests = {name: request for name, request in requests.items() if name in only}
-        for name, body in run.ask(requests, server.phase.label, may_stop=False).items():
+        for name, body in run.ask(requests, server.phase.label, stop_at=None).items():
             server.receive(name, body)
     dropped = {
         name: f"{gone.phase.label}: {run.reasons.get(name, gone.reason)}"
@@ -221,7 +226,8 @@ def _in_the_clear(run: _Exchanges, event: Event) -> tuple[Ints, list[str], dict[
     dropped: dict[str, str] = {}
     label = Phase.MASK.label
     while chosen:
-        for name, body in run.ask(dict.fromkeys(chosen, begin), label, may_stop=not rows).items():
+        # a rule that says no stops the run; a party that could not compute is left out
+        for name, body in run.ask(dict.fromkeys(chosen, begin), label, stop_at=RefusedError).items():
             try:
                 rows[name] = _row(query, event, body)
             except WireError as error:

@@ -29,16 +29,15 @@ from blindsight.errors import (
     SchemaError,
     SurvivorsError,
 )
-from blindsight.keys import Identity, PublicIdentity, Sealer
+from blindsight.keys import PublicIdentity, Sealer
 from blindsight.privacy import DifferentialPrivacy
 from blindsight.securesum import default_threshold
-from blindsight.store import Store
 
 from ._breakdown import evaluate_locally, kept_breakdown
 from ._certificate import UNMASKED, certificate_of
 from ._coordinator import private_total
 from ._evaluation import Evaluation, evaluation_from_total, evaluation_query
-from ._home import provision
+from ._home import parties_in_memory, provision
 from ._party import Party
 from ._plot import federation_html
 from ._policy import Policy
@@ -134,28 +133,8 @@ class Federation:
             As for the constructor: ``name``, ``threshold``, ``timeout_s``, ``progress``.
         """
         _check_enough(len(data))
-        parties = {}
-        for name in sorted(data):
-            own = policy.get(name) if isinstance(policy, Mapping) else policy
-            if home is None:
-                identity, store = Identity.generate(), Store(None)
-            else:
-                from ._home import open_identity, open_store
-
-                folder = Path(home) / name
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                identity, store = open_identity(folder, sealer), open_store(folder, sealer)
-            parties[name] = Party(
-                name=name,
-                data=data[name],
-                schema=schema,
-                identity=identity,
-                policy=own or Policy(),
-                store=store,
-            )
+        parties = parties_in_memory(data, schema=schema, policy=policy, home=home, sealer=sealer)
         participants = [(name, party.public_key) for name, party in parties.items()]
-        for party in parties.values():
-            party.pin(participants)
         channel = MemoryChannel({name: party.handle for name, party in parties.items()})
         federation = cls(channel, participants=participants, schema=schema, **options)
         federation.parties = parties
@@ -308,6 +287,8 @@ class Federation:
                 model.advance(query, total)
             except BlindsightError as error:
                 raise _in_step(error, query.name) from error
+            if query.name.startswith("loss/"):
+                record.steps[-1].loss = float(total.values[0]) / max(float(total.values[1]), 1.0)
             if on_step is not None:
                 on_step(record.steps[-1])
         self._warn_floor(model)

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -19,7 +19,7 @@ from blindsight.store import Store
 from ._party import Party
 from ._policy import Policy
 
-__all__ = ["open_identity", "open_party", "open_store", "provision"]
+__all__ = ["open_identity", "open_party", "open_store", "parties_in_memory", "provision"]
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
@@ -55,6 +55,33 @@ def _home_sealer(keys: Path) -> Sealer:
     if not path.exists():
         create_key_file(path)
     return Sealer.from_key_file(path)
+
+
+def parties_in_memory(
+    data: Mapping[str, Any],
+    *,
+    schema: Schema,
+    policy: Policy | Mapping[str, Policy] | None,
+    home: str | os.PathLike[str] | None,
+    sealer: Sealer | None,
+) -> dict[str, Party]:
+    """Make all parties in this process, each with the same pinned list; ``home`` keeps identities and ledgers."""
+    parties = {}
+    for name in sorted(data):
+        own = policy.get(name) if isinstance(policy, Mapping) else policy
+        if home is None:
+            identity, store = Identity.generate(), Store(None)
+        else:
+            folder = Path(home) / name
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            identity, store = open_identity(folder, sealer), open_store(folder, sealer)
+        parties[name] = Party(
+            name=name, data=data[name], schema=schema, identity=identity, policy=own or Policy(), store=store
+        )
+    participants = [(name, party.public_key) for name, party in parties.items()]
+    for party in parties.values():
+        party.pin(participants)
+    return parties
 
 
 def provision(

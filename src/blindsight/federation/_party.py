@@ -128,6 +128,7 @@ class Party:
         self._memory = RunMemory(store)
         self._exact = ExactTotals(store)
         self._lock = threading.Lock()
+        self._reads_data = False  # whether the request at hand has come to the records: an error may name one then
         self.last_error: BlindsightError | None = None
 
     @property
@@ -183,6 +184,7 @@ class Party:
     def _handle(self, request: bytes) -> bytes:
         before_data = True
         self.last_error = None
+        self._reads_data = False
         try:
             message = decode_request(request)
             before_data = not isinstance(message, Continue)
@@ -193,7 +195,7 @@ class Party:
         except BlindsightError as error:
             self.last_error = error
             log.warning("%s refuses: %s", self.name, error)
-            return encode(Refusal.of(error, before_data=before_data))
+            return encode(Refusal.of(error, before_data=before_data and not self._reads_data))
         except Exception as error:
             # whatever else goes wrong, no request may end this process, and no text of it may reach the coordinator
             log.exception("%s failed on a request", self.name)
@@ -372,6 +374,7 @@ class Party:
 
     def _noisy_vector(self, step: Step, query: Query) -> Ints:
         """Charge, compute, add noise, keep: in this order, each committed before the next."""
+        self._reads_data = True
         privacy = privacy_of(step.privacy) if step.privacy is not None else None
         ledger = self._ledger(step)
         event = event_of(step, query, self._noise_source)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from blindsight.detectors import VotingForest, known_detectors
 from blindsight.errors import ParameterError, PolicyError
 from blindsight.privacy import Unit
 
@@ -17,6 +18,8 @@ __all__ = ["Policy"]
 MAX_POLICY_BYTES = 1 << 16
 UNITS: tuple[Unit, ...] = ("record", "person", "party")
 PURPOSES = ("fit", "threshold", "evaluation", "describe")
+
+DEFAULT_DETECTORS = tuple(sorted(set(known_detectors()) - {VotingForest.name}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,8 @@ class Policy:
         Whether sums may be released without noise (``privacy=None``). They are releases about persons: a tail bin
         with a count of one says that somebody is there.
     detectors : tuple of str
-        Detectors that may be fitted, by name.
+        Detectors that may be fitted, by name: by default all of Blindsight's own whose updates are masked. Third
+        parties' and brought ones run only where they are named here.
     purposes : tuple of str
         Of ``fit``, ``threshold``, ``evaluation``, ``describe``.
     units : tuple of str
@@ -47,7 +51,7 @@ class Policy:
     """
 
     allow_exact_sums: bool = False
-    detectors: tuple[str, ...] = ("ECOD", "Mahalanobis")
+    detectors: tuple[str, ...] = DEFAULT_DETECTORS
     purposes: tuple[str, ...] = PURPOSES
     units: tuple[Unit, ...] = ("record", "person")
     minimum_survivors: int = 3

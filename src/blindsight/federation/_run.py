@@ -26,6 +26,8 @@ class StepRecord:
         Wall time of the whole sum.
     event : dict
         The release as the parties' ledgers hold it.
+    loss : float, optional
+        For a sum of losses: their mean, as a share of the bound on one record's loss; as released.
     asked : list of str
         Parties that the coordinator asked: all of them, or a random part. Only these may have been charged.
     notices : dict of party name to text
@@ -44,6 +46,7 @@ class StepRecord:
     event: dict[str, Any]
     asked: list[str] = field(default_factory=list)
     notices: dict[str, str] = field(default_factory=dict)
+    loss: float | None = None
 
 
 @dataclass(kw_only=True)

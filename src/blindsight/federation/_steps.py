@@ -10,7 +10,7 @@ import msgspec
 from blindsight import modelfile
 from blindsight.data import Schema
 from blindsight.detectors import Detector, Query, SumQuery, UpdateQuery, detector_from_json, detector_to_json
-from blindsight.errors import ParameterError, SchemaError, WireError
+from blindsight.errors import ParameterError, PolicyError, SchemaError, WireError
 from blindsight.privacy import DifferentialPrivacy, Event, NoiseSource, exact_event
 from blindsight.securesum import Participant, SumSpec
 
@@ -82,6 +82,12 @@ def _detector_of(step: Step, schema: Schema, allowed: frozenset[str]) -> Detecto
         )
     if model.schema_.digest() != schema.digest():
         raise SchemaError("The model was fitted under another schema", fix="evaluate with the schema of the fit")
+    teacher = getattr(model, "teacher_", None)
+    if teacher is not None and teacher.name not in allowed:  # a student's teacher is run on the records as well
+        raise PolicyError(
+            f"The policy does not allow the detector '{teacher.name}', here as a teacher",
+            rule="detectors = " + ", ".join(sorted(allowed)),
+        )
     return model
 
 
@@ -164,6 +170,13 @@ def check_query(query: Query, privacy: DifferentialPrivacy | None) -> None:
     ------
     ParameterError
     """
+    if privacy is not None and isinstance(query, UpdateQuery) and query.exact_only:
+        raise ParameterError(
+            "This detector cannot be fitted with differential privacy",
+            got=f"an update '{query.name}' that no noise makes private",
+            rule="it is a function of single records, told in the clear",
+            fix="ask for privacy=None where every policy allows it, or use a detector of sums, such as IForest",
+        )
     if is_masked(query):
         if privacy is None and isinstance(query, UpdateQuery) and query.parties < 1:
             raise ParameterError(

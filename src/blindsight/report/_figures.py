@@ -22,6 +22,7 @@ __all__ = [
     "compare_figure",
     "cost_figure",
     "even_bins",
+    "loss_figure",
     "roc_figure",
     "score_figure",
 ]
@@ -261,6 +262,24 @@ def cost_figure(stages: tuple[Stage, ...]) -> str:
         left.set_yticks(places, [_short(stage.step, 32) for stage in shown])
 
     return _svg(draw, "cost", (7.6, 1.2 + 0.38 * min(len(stages), 20)), "Time and bytes of every private sum")
+
+
+def loss_figure(losses: Sequence[tuple[int, float]]) -> str:
+    """Privately summed validation loss by round."""
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        x, y = np.array(losses, dtype=float).T
+        best, step = int(np.argmin(y)), max(1, len(x) // 200)  # a page has room for a few hundred points
+        axes.plot(x[::step], y[::step], color=BLUE, linewidth=1.8, marker="o" if len(x) <= 60 else None, markersize=3)
+        axes.plot(x[best], y[best], marker="o", markersize=7, color=VERMILLION)
+        axes.annotate(
+            "smallest", (x[best], y[best]), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9
+        )
+        axes.set(xlabel="round", ylabel="mean loss")
+        axes.margins(y=0.2)
+
+    return _svg(draw, "loss", (7.6, 2.4), "Validation loss by round")
 
 
 def _short(name: str, most: int = 28) -> str:

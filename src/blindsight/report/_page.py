@@ -9,8 +9,9 @@ from typing import Any
 from blindsight.errors import StoreError
 from blindsight.keys import write_atomic
 
-from ._figures import blind_figure, budget_figure, cost_figure, even_bins, roc_figure, score_figure
+from ._figures import blind_figure, budget_figure, cost_figure, even_bins, loss_figure, roc_figure, score_figure
 from ._record import RunFile
+from ._rounds import grouped, losses_of
 from ._words import assumptions, describe_bytes, describe_small, not_covered, roles, verdict
 
 __all__ = ["MAX_PAGE_BYTES", "render", "write_report"]
@@ -49,6 +50,7 @@ def render(run: RunFile) -> str:
         # the one place where text becomes markup: matplotlib has escaped what it drew
         return None if svg is None else Markup(svg)  # noqa: S704
 
+    stages, losses = grouped(run.stages), losses_of(run.stages)
     has_roc = run.comparison is not None or (run.evaluation is not None and run.evaluation.measurable)
     values: dict[str, Any] = {
         "run": run,
@@ -65,7 +67,10 @@ def render(run: RunFile) -> str:
             else None
         ),
         "blind_plot": figure(blind_figure(run.blind) if run.blind is not None and run.blind.sample else None),
-        "cost": figure(cost_figure(run.stages) if run.stages else None),
+        "cost": figure(cost_figure(stages) if stages else None),
+        "stages": stages,
+        "losses": losses,
+        "loss_plot": figure(loss_figure(losses) if len(losses) > 1 else None),
         "most_rows": MAX_TABLE_ROWS,
         "score_bins": _score_bins(run),
         "found": _found,

@@ -92,6 +92,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     exact: bool
     noise_stddev: Size
     guarantee: Long
+    loss: Real | None = None
 
 
 class Charge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -223,7 +224,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     trust: Long
     model: ModelFacts
     privacy: Privacy | None
-    stages: Annotated[tuple[Stage, ...], msgspec.Meta(max_length=1000)]
+    stages: Annotated[tuple[Stage, ...], msgspec.Meta(max_length=25_000)]
     budgets: Annotated[tuple[Budget, ...], msgspec.Meta(max_length=10_000)] = ()
     ledger: Annotated[tuple[Charge, ...], msgspec.Meta(max_length=100_000)] = ()
     evaluation: MeasuredEvaluation | None = None
