@@ -27,8 +27,8 @@ from blindsight.detectors import (
     State,
     SumQuery,
     TableStudent,
-    Training,
     Total,
+    Training,
     _registry,
 )
 from blindsight.testing import check_detector, detector_checks

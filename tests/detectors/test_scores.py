@@ -16,6 +16,7 @@ from blindsight.detectors import (
     ECOD,
     Mahalanobis,
     ScoreHistogram,
+    SumQuery,
     detector_from_json,
     known_detectors,
     score_edges,
@@ -85,11 +86,18 @@ def test_rebinning_loses_no_record(counts: list[int], ratio: float) -> None:
     assert deviation >= 1.0
 
 
+def first_query(detector: ECOD | Mahalanobis) -> SumQuery:
+    detector.begin(NUMBER_SCHEMA)
+    query = detector.next_query()
+    assert isinstance(query, SumQuery)
+    return query
+
+
 @given(st.lists(st.tuples(*[st.floats(allow_nan=False, allow_infinity=False)] * 3), min_size=1, max_size=8))
 @settings(max_examples=150, deadline=None)
 @pytest.mark.parametrize("detector", [ECOD(), Mahalanobis(), Mahalanobis(norm_clip=0.3)], ids=["E", "M", "M-clip"])
 def test_no_record_at_all_adds_more_than_stated(detector: ECOD | Mahalanobis, rows: list[tuple]) -> None:
-    query = detector.fit_query(NUMBER_SCHEMA)
+    query = first_query(detector)
     for row in rows:
         added = np.zeros(query.length, dtype=np.int64)
         with np.errstate(over="ignore"):
@@ -102,7 +110,7 @@ def test_the_stated_sensitivity_is_attained() -> None:
     """A looser bound would cost noise for nothing."""
     corner = Records(X=np.array([[0.0, 0.0, -500.0]]))
     for detector, slack in ((ECOD(), 1e-12), (Mahalanobis(), 0.011)):
-        query = detector.fit_query(NUMBER_SCHEMA)
+        query = first_query(detector)
         added = np.zeros(query.length, dtype=np.int64)
         query.add(added, corner)
         norm = math.sqrt(sum(int(v) ** 2 for v in added))

@@ -106,18 +106,11 @@ class Scorer:
         admit: Collection[str] | None = None,
         max_owners: int = 10_000,
     ) -> None:
-        if hasattr(model, "parameters_"):
-            raise CapacityError(
-                f"{type(model).__name__} cannot be scored blind",
-                got="a network of several layers",
-                rule="a blind score is one inner product of a public encoding with secret weights",
-                fix="teach its scores to a table, TableStudent, and offer that; or score where the model is",
-            )
         if hasattr(model, "score_histogram_") and not hasattr(model, "circuit_"):
             raise CapacityError(
                 f"{type(model).__name__} cannot be scored blind",
                 rule="a blind score is one inner product of a public encoding with secret weights",
-                fix="use a detector of sums (blindsight detectors lists them), or score where the model is",
+                fix="teach its scores to a table, TableStudent, and offer that; or score where the model is",
             )
         if not hasattr(model, "circuit_"):
             raise NotFittedError(

@@ -27,7 +27,8 @@ def export(model: D, *, int8: bool = True, prune: float = 0.0) -> D:
         Fitted; it stays as it is.
     int8 : bool
         Keep every matrix as int8 with one scale per tensor (symmetric, as in Jacob et al. 2018, arXiv 1712.05877);
-        vectors stay float32. The model file is about a quarter as long, and scores are those of the rounded weights.
+        vectors stay float32. A matrix takes a quarter of
+        its room in the file (histograms stay as they are), and scores are those of the rounded weights.
     prune : float in [0, 1)
         Fraction of each matrix's weights, the smallest ones, that become zero (Han et al. 2015, arXiv 1506.02626);
         they take no room in a compressed file.

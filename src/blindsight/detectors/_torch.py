@@ -75,7 +75,12 @@ class TorchDetector(RoundDetector):
 
     def _initial(self, schema: Schema) -> Parameters:
         loop()  # says which extra is missing
-        module = self._module(schema)
+        import torch
+
+        # a parameter of one number always passes for a constant: at least the same one at every party
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            module = self._module(schema)
         if next(module.buffers(), None) is not None:
             raise ParameterError(
                 f"The module of {type(self).__name__} has buffers",
