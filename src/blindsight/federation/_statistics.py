@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ Floats = npt.NDArray[np.float64]
 
 HISTOGRAM_BINS = 64
 LEVELS = 1000
+HALF = 0.5
+"""Part of the "describe" share that each of the two sums takes."""
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
@@ -71,7 +73,7 @@ def describe_query(schema: Schema, part: str) -> SumQuery:
     one record.
     """
     if part == "histogram":
-        return count_query("describe/histogram", one_hot_bins(schema, HISTOGRAM_BINS))
+        return replace(count_query("describe/histogram", one_hot_bins(schema, HISTOGRAM_BINS)), fraction=HALF)
     numbers = _numbers(schema)
     grid = quantiser(tuple(schema.features[f] for f in numbers), levels=LEVELS, logs=False)
 
@@ -86,6 +88,7 @@ def describe_query(schema: Schema, part: str) -> SumQuery:
         sensitivity_l2=LEVELS**2 * math.sqrt(2 * len(numbers)),
         max_abs=LEVELS**2,
         add=add_moments,
+        fraction=HALF,
     )
 
 

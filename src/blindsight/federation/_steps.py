@@ -15,6 +15,7 @@ from blindsight.privacy import DifferentialPrivacy, Event, NoiseSource, exact_ev
 from blindsight.securesum import Participant, SumSpec
 
 from ._evaluation import evaluation_query
+from ._selection import selection_query
 from ._statistics import describe_query
 from ._wire import Step, Terms
 
@@ -61,6 +62,8 @@ def query_of(step: Step, schema: Schema, *, allowed: frozenset[str]) -> Query:
             return evaluation_query(_detector_of(step, schema, allowed), private=step.privacy is not None)
         case "describe", "describe/histogram" | "describe/moments":
             return describe_query(schema, step.part.removeprefix("describe/"))
+        case "describe", "select/prepare" | "select/moments":
+            return selection_query(schema, step.part)
         case _:
             raise WireError("A step describes no query", got=f"{step.purpose}, {step.part}")
 
@@ -197,7 +200,8 @@ def check_query(query: Query, privacy: DifferentialPrivacy | None) -> None:
 def event_of(step: Step, query: Query, source: NoiseSource | None = None) -> Event:
     """What the step costs: charged by every party before it trains or draws noise.
 
-    ``describe`` asks two sums, each for half of its share; its share is everything unless the caller said otherwise.
+    ``describe`` and ``select_features`` ask two sums each, for all of the "describe" share together; that share is
+    everything unless the caller said otherwise.
     A round of training is DP-SGD under the units "record" and "person", and one bounded vector under "party".
     """
     return _event_of(step, query, source, whole_run=False)
@@ -237,7 +241,7 @@ def _event_of(step: Step, query: Query, source: NoiseSource | None, *, whole_run
         sensitivity_l2=query.sensitivity_l2,
         coordinates=query.length,
         threshold=threshold,
-        fraction=0.5 if step.purpose == "describe" else query.fraction * part,
+        fraction=query.fraction * part,
         whole=isinstance(query, UpdateQuery),
         source=source,
     )
