@@ -5,7 +5,7 @@ binds it: what a data owner can do who patches the training alone. A forged vect
 its own: under masking only the norm of the mean can be checked, and the round is refused without a name (last lines).
 Robust aggregation sees every update and gives up masking; here without a norm bound, to show what it does by itself.
 
-    python benchmarks/poisoning.py [--seeds 3]
+    python benchmarks/poisoning.py [--seeds 3] [--sets 4]
 """
 
 from __future__ import annotations
@@ -88,14 +88,17 @@ def main() -> int:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sets", type=int, default=len(SETS))
     options = parser.parse_args()
-    print(f"AutoEncoder, {PARTIES} parties, one of them hostile; mean AUROC on {len(SETS)} sets, {options.seeds} seeds")
+    print(
+        f"AutoEncoder, {PARTIES} parties, one of them hostile; mean AUROC on {options.sets} sets, {options.seeds} seeds"
+    )
     print(f"{'':24s}" + "".join(f"{attack:>16s}" for attack in ATTACKS))
     for name, extra in DEFENCES.items():
         means = []
         for attack in ATTACKS:
             values = []
-            for file in SETS:
+            for file in SETS[: options.sets]:
                 for seed in range(options.seeds):
                     part = split(*load(data_folder() / "adbench" / f"{file}.npz"), "normals", seed)
                     values.append(run(part, seed, attack, extra))

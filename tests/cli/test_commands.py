@@ -27,7 +27,7 @@ from .conftest import REPOSITORY, invoke, start
 
 COMMANDS = [
     ["demo"], ["schema", "draft"], ["schema", "check"], ["fit"], ["score"], ["report"], ["ledger", "show"],
-    ["ledger", "verify"], ["doctor"], ["detectors"], ["compare"],
+    ["ledger", "figures"], ["ledger", "verify"], ["doctor"], ["detectors"], ["compare"],
 ]  # fmt: skip
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 
+import polars as pl
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from blindsight import load
 from blindsight.errors import FormatError
@@ -64,6 +66,69 @@ def test_ledger_show_and_verify(fitted):
     text = invoke("ledger", "show", "--home", fitted.home / "hospital-a", "--key-file", fitted.key_file)
     assert "hospital-a, per record" in text.out
     assert "hospital-b" not in text.out
+
+
+def test_a_party_reads_its_own_figures(fitted):
+    """Kept in the party's folder by the evaluation, exact, and those of the model on the party's own records."""
+    model = load(fitted.model, sealer=Sealer.from_key_file(fitted.key_file))
+    done = invoke("ledger", "figures", "--home", fitted.home, "--key-file", fitted.key_file, "--json")
+    assert done.code == 0, done.err
+    assert [own["party"] for own in done.value["figures"]] == ["hospital-a", "hospital-b", "hospital-c"]
+    for own in done.value["figures"]:
+        table = pl.read_csv(fitted.folder / f"{own['party']}.csv")
+        labels = table[model.schema_.label.name].to_numpy() != 0
+        scores = model.decision_function(table)
+        assert own["records"] == len(table)
+        assert own["auroc"] == pytest.approx(roc_auc_score(labels, scores))
+        assert own["false_positive_rate"] == pytest.approx((scores > model.threshold_)[~labels].mean())
+        assert own["time_utc"].startswith("20")
+        assert own["left_party"] is False
+    text = invoke("ledger", "figures", "--home", fitted.home / "hospital-a", "--key-file", fitted.key_file)
+    assert "hospital-a, on its own records" in text.out
+    assert "hospital-b" not in text.out
+
+
+def test_figures_of_a_party_that_evaluated_nothing(fitted, tmp_path):
+    command = [part for i, part in enumerate(fitted.command) if "--evaluate" not in (part, fitted.command[i - 1])]
+    done = invoke(*command, "--epsilon", "1", "--home", tmp_path / "run", "--output", tmp_path / "m.blindsight")
+    assert done.code == 0, done.err
+    told = invoke("ledger", "figures", "--home", tmp_path / "run", "--key-file", fitted.key_file)
+    assert told.code == 0
+    assert told.out.count("no model was evaluated here") == 3
+
+
+def test_fit_by_party_with_local_trust(fitted, tmp_path):
+    """The policy refuses the unit by name; where it allows it, model, screen and report say what it means."""
+    options = ["--epsilon", "40", "--unit", "party", "--max-records-per-party", "25", "--trust", "local"]
+    refused = invoke(*fitted.command, *options, "--home", tmp_path / "a", "--output", tmp_path / "m.blindsight")
+    assert refused.code == 3
+    assert "does not accept the privacy unit 'party'" in refused.err
+    assert "units = record, person" in refused.err
+    assert "add 'party' to the policy" in refused.err
+    (tmp_path / "p.toml").write_text('units = ["party"]\nmaximum_epsilon = 50.0\n')
+    home = tmp_path / "run"
+    options += ["--policy", tmp_path / "p.toml"]
+    done = invoke(*fitted.command, *options, "--home", home, "--output", tmp_path / "m.blindsight")
+    assert done.code == 0, done.err
+    assert "per party at delta 1e-06" in done.out
+    assert "At most 25 records of each party" in done.out
+    assert "need not be trusted" in done.out
+    run = read_run(home)
+    assert run.privacy is not None
+    assert (run.privacy.unit, run.privacy.trust, run.privacy.max_records_per_party) == ("party", "local", 25)
+    assert run.privacy.max_records_per_person is None
+    report = invoke("report", home, "--output", tmp_path / "r.html", "--json")
+    said = report.value["verdict"]
+    assert "per party (asked: 40)" in said["What did it cost in privacy?"]
+    assert "of each party at most 25 are used" in said["What was trained?"]
+    assert "enough by itself" in said["Did records move?"]
+    assert "that a party takes part, which is public" in said["What is not protected?"]
+    wrong = invoke(*fitted.command, "--epsilon", "1", "--max-records-per-party", "25", "--home", tmp_path / "b")
+    assert wrong.code == 2
+    assert "max_records_per_party is given for unit 'record'" in wrong.err
+    wrong = invoke(*fitted.command, "--epsilon", "1", "--trust", "nobody", "--home", tmp_path / "b")
+    assert wrong.code == 2
+    assert "--trust is unknown" in wrong.err
 
 
 def test_ledger_verify_finds_damage(fitted_copy):

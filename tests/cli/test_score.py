@@ -203,3 +203,31 @@ def test_an_unknown_error_kind_stays_an_error():
     frame = failure(BudgetError("No")).replace(b"BudgetError", b"SystemExit_")
     with pytest.raises(ProtocolError, match="No"):
         decode_answer(frame)
+
+
+def test_a_model_of_windows_scores_whole_series(tmp_path):
+    pytest.importorskip("torch")
+    from blindsight.data import Column, Schema
+    from blindsight.detectors import LSTMAutoEncoder, Training
+
+    columns = (
+        Column(name="when", role="time", type="number"),
+        Column(name="machine", role="entity", type="text"),
+        Column(name="speed", low=-2, high=2),
+    )
+    step = np.arange(200) // 2
+    table = pl.DataFrame(
+        {"when": step.astype(float), "machine": np.array(["a", "b"])[np.arange(200) % 2], "speed": np.sin(step / 3)}
+    )
+    table.write_csv(tmp_path / "in.csv")
+    model = LSTMAutoEncoder(window=8, training=Training(rounds=1), schema=Schema(columns)).fit(table)
+    model.save(tmp_path / "m.blindsight")
+    done = invoke("score", "--model", tmp_path / "m.blindsight", "--input", tmp_path / "in.csv",
+                  "--output", tmp_path / "out.csv")  # fmt: skip
+    assert done.code == 0, done.err
+    assert np.array_equal(pl.read_csv(tmp_path / "out.csv")["score"], model.decision_function(table))
+    refused = invoke("score", "--model", tmp_path / "m.blindsight", "--input", tmp_path / "in.csv",
+                     "--output", tmp_path / "blind.csv", "--blind")  # fmt: skip
+    assert refused.code == 2, refused.err
+    assert "LSTMAutoEncoder" in refused.err
+    assert not (tmp_path / "blind.csv").exists()

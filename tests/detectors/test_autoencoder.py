@@ -223,3 +223,14 @@ def test_square_activations_train_stably_on_real_tables() -> None:
             values.append(auroc(scores, y[rest]))
     assert np.mean(found["relu"]) > 0.93
     assert np.mean(found["square"]) > np.mean(found["relu"]) - 0.03
+
+
+def test_a_network_that_is_too_large_is_refused_before_memory_is_taken_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its widths are another party's word: 236 million parameters were two gigabytes on the way to a refusal."""
+    from blindsight.detectors import _torch
+
+    drawn: list[object] = []
+    monkeypatch.setattr(_torch, "initial_uniform", lambda shapes, *_, **__: drawn.append(shapes))
+    with pytest.raises(ParameterError, match="too many parameters"):
+        AutoEncoder(hidden=(4096, 4096)).begin(NUMBER_SCHEMA)
+    assert not drawn

@@ -116,6 +116,36 @@ def test_noise_is_fresh_in_every_step_and_every_round() -> None:
     assert list(cache) == ["data", "engine"], "one engine for the whole run"
 
 
+def test_neither_noise_nor_samples_come_from_a_generator_of_torch() -> None:
+    """On a CPU it takes 32 bits of its seed, which whoever sees an update can try one by one."""
+    first, other = (torch.Generator().manual_seed(7 + (high << 32)) for high in (0, 1))
+    assert torch.equal(torch.randn(100, generator=first), torch.randn(100, generator=other))
+    X = np.random.default_rng(9).normal(size=(40, 2))
+    cache: dict[str, object] = {}
+    change(started(augment="jitter"), X, SampledNoise(sampling_rate=0.5, noise_multiplier=1.0), cache=cache)
+    engine = cache["engine"]
+    held = [*vars(engine).values(), *vars(engine.optimiser).values()]
+    assert not any(isinstance(value, torch.Generator) for value in held)
+    assert engine.source.is_secure
+    moves = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        moves.append(change(started(), X, SampledNoise(sampling_rate=1.0, noise_multiplier=1.0)))
+    assert not np.array_equal(*moves), "torch's own seed has no part in it"
+
+
+def test_the_noise_is_gaussian() -> None:
+    from scipy.stats import kstest
+
+    model = started()
+    cache: dict[str, object] = {}
+    change(model, np.zeros((3, 2)), plain(), cache=cache)
+    drawn = cache["engine"]._normal(torch.Size((20_001,))).numpy()
+    assert drawn.shape == (20_001,)
+    assert kstest(drawn, "norm").pvalue > 1e-6
+    assert abs(np.corrcoef(drawn[:10_000], drawn[10_000:20_000])[0, 1]) < 0.06
+
+
 def test_the_sampling_rate_is_executed() -> None:
     """Every record adds one unit gradient: how far a step goes counts the records in its batch."""
     X = np.tile([[3.0, 0.0]], (2000, 1))

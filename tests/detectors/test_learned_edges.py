@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,19 @@ import pytest
 
 from blindsight import modelfile
 from blindsight.data import Column, Schema
-from blindsight.detectors import COPOD, ECOD, HBOS, OCSVM, Detector, Preparation, RandomFeatures, Total, local_total
+from blindsight.detectors import (
+    COPOD,
+    ECOD,
+    HBOS,
+    LODA,
+    OCSVM,
+    Detector,
+    IForest,
+    Preparation,
+    RandomFeatures,
+    Total,
+    local_total,
+)
 from blindsight.detectors._preparation import FLOOR, PREPARATION_BINS, SHARE, Scaling, preparation_query
 from blindsight.errors import BlindsightWarning, FormatError, ParameterError
 from blindsight.federation import Federation, Policy
@@ -194,3 +207,16 @@ def test_the_histogram_keeps_its_sensitivity(schema: Schema) -> None:
     rows = [local_total(query, schema, table[i : i + 1]).values for i in range(50)]
     assert max(np.sqrt((row**2).sum()) for row in rows) <= query.sensitivity_l2
     assert query.fraction == SHARE
+
+
+@pytest.mark.parametrize("make", [lambda: IForest(scales="learned", trees=2), lambda: LODA(scales="learned")])
+@pytest.mark.parametrize("counts", [0, -1])
+def test_a_histogram_of_nobody_in_a_file_is_no_crash(make: Callable[[], Detector], counts: int) -> None:
+    model = make()
+    model.begin(NUMBER_SCHEMA)
+    query = model.next_query()
+    assert query is not None
+    model.advance(query, Total(values=np.full(query.length, counts, dtype=np.int64)))
+    following = modelfile.loads(modelfile.dumps(model)).next_query()
+    assert following is not None
+    assert following.name == "fit"

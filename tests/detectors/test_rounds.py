@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blindsight.data import Records, Schema
-from blindsight.detectors import AutoEncoder, Local, SumQuery, Total, Training, UpdateQuery
+from blindsight.detectors import AutoEncoder, Local, SumQuery, Total, Training, UpdateQuery, detector_from_json
 from blindsight.detectors._rounds import GRID, MAX_ROWS, clipped, held_out, on_grid
 from blindsight.errors import BlindsightWarning, ParameterError
 from sample_tables import NUMBER_SCHEMA, make_table
@@ -357,3 +357,15 @@ def test_no_warning_while_training() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         AutoEncoder(schema=NUMBER_SCHEMA, training=Training(**SMALL)).fit(make_table(50, 1))
+
+
+def test_a_round_has_a_bounded_number_of_steps() -> None:
+    """Each number by itself may be large; a coordinator that asks for both would keep a party busy for weeks."""
+    Training(local_epochs=1, sampling_rate=1e-6)
+    Training(local_epochs=1000, sampling_rate=1e-3)
+    with pytest.raises(ParameterError, match=r"too many steps.*1,001,000"):
+        Training(local_epochs=1000, sampling_rate=1 / 1001)
+    with pytest.raises(ParameterError, match="too many steps"):
+        detector_from_json(
+            {"name": "AutoEncoder", "parameters": {"training": {"local_epochs": 1000, "sampling_rate": 1e-6}}}
+        )

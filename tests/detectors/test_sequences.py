@@ -31,7 +31,7 @@ from blindsight.detectors import (
     detector_to_json,
     local_total,
 )
-from blindsight.errors import BlindsightError, BlindsightWarning, DataError, NotFittedError, ParameterError, SchemaError
+from blindsight.errors import BlindsightWarning, DataError, NotFittedError, ParameterError, SchemaError
 from blindsight.privacy import SampledNoise
 from blindsight.testing import check_detector
 
@@ -185,7 +185,7 @@ def test_several_rounds_at_three_parties_equal_the_walk_by_hand() -> None:
     other.run(SCHEMA, total)
     scores = table(80, 5)
     assert np.array_equal(model.decision_function(scores), other.decision_function(scores))
-    with pytest.raises(BlindsightError, match="noise variance is out of its domain"):
+    with pytest.raises(ParameterError, match=r"no bounded sensitivity.*aligned=True"):
         federation.fit(make, privacy=DifferentialPrivacy(epsilon=8.0, delta=1e-6))
 
 

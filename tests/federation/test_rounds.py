@@ -21,7 +21,7 @@ from dp_accounting.rdp import RdpAccountant
 
 from blindsight import modelfile
 from blindsight.data import Schema
-from blindsight.detectors import ECOD, Detector
+from blindsight.detectors import ECOD, Detector, detector_to_json
 from blindsight.errors import (
     BlindsightWarning,
     BudgetError,
@@ -33,6 +33,7 @@ from blindsight.errors import (
 )
 from blindsight.federation import Federation, Party, Policy, _steps
 from blindsight.federation._memory import MAX_RUNS_ON_DISK, RunMemory
+from blindsight.federation._run import StepRecord
 from blindsight.federation._wire import Begin, Continue, Refusal, Reply, Step, decode_reply, encode
 from blindsight.privacy import epsilon_of
 from blindsight.store import Store
@@ -589,3 +590,67 @@ def test_an_update_in_the_clear_has_no_second_message(number_schema: Schema) -> 
 def test_a_notice_longer_than_allowed_is_malformed() -> None:
     with pytest.raises(WireError):
         decode_reply(msgspec.msgpack.encode({"type": "reply", "body": b"", "notice": "x" * 201}))
+
+
+def test_a_run_keeps_its_detector_and_its_privacy(number_schema: Schema) -> None:
+    """Or a round would be charged for much noise and trained with what the run's first round left: too little."""
+    federation = embedded(tables(3), number_schema, Policy(detectors=("RoundMean",), maximum_epsilon=50.0))
+    channel = faulty(federation)
+    federation.fit(round_mean(rounds=2), privacy=dp(4.0))
+    before = charges(federation)
+    step = begin(channel, 0)
+    cheaper = msgspec.structs.replace(step.privacy, epsilon=0.01)  # type: ignore[type-var]
+    other = {"name": "RoundMean", "parameters": {"rounds": 3}}
+    for change in ({"privacy": cheaper}, {"detector": other}):
+        refused = ask(federation, msgspec.structs.replace(step, step="again", **change))
+        assert isinstance(refused.error("x"), ReleaseError)
+        assert "one run, one detector and one privacy" in str(refused.error("x"))
+        fresh = f"run-of-another-{next(iter(change))}"
+        assert isinstance(ask(federation, msgspec.structs.replace(step, run=fresh, **change)), Reply)
+    assert charges(federation) == before
+
+
+def test_a_sum_between_two_rounds_leaves_the_memory_as_it_is(number_schema: Schema) -> None:
+    pytest.importorskip("opacus", reason="the extra 'deep' is not installed")
+    from blindsight.detectors import AutoEncoder, Training
+
+    federation = embedded(tables(3), number_schema)
+    party, kept = federation.parties["bank-00"], {}
+
+    def look(step: StepRecord) -> None:
+        kept[step.step] = party._memory.load(federation.history[0].run)
+
+    training = Training(rounds=2, scaffold=True, patience=2, validation=0.2)
+    federation.fit(AutoEncoder(hidden=(2,), scales="declared", training=training), privacy=None, on_step=look)
+    assert set(kept["round/0"]) == {"scaffold"}
+    assert kept["loss/0"] == kept["round/0"] != kept["round/1"] == kept["loss/1"]
+
+
+@pytest.mark.parametrize("part", ["size", "threshold"])
+def test_a_party_refuses_scales_of_its_own_under_privacy_in_every_sum(part: str, number_schema: Schema) -> None:
+    """One record would move the scores of all others: the coordinator may ask, the party does not answer."""
+    pytest.importorskip("opacus", reason="the extra 'deep' is not installed")
+    from blindsight.detectors import AutoEncoder, Training
+
+    federation = embedded(tables(3), number_schema, Policy())
+    channel = faulty(federation)
+    federation.fit(ECOD(bins=4), privacy=dp(1.0))
+    scales = "local" if part == "threshold" else "declared"
+    model = AutoEncoder(hidden=(2,), scales=scales, training=Training(rounds=1, patience=0))
+    model.begin(number_schema)
+    if part == "threshold":
+        model.round_, model.noise_variance_ = 1, 1.0
+    step = msgspec.structs.replace(
+        begin(channel, 0),
+        run="other",
+        step=part,
+        part=part,
+        purpose="threshold" if part == "threshold" else "fit",
+        detector=detector_to_json(model),
+        model=modelfile.dumps(model),
+    )
+    answer = ask(federation, step)
+    if part == "size":
+        assert isinstance(answer, Reply)
+    else:
+        assert "scales are computed from its records" in str(answer.error("x"))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import msgspec
 import pytest
 
 from blindsight.errors import StoreError
@@ -263,3 +264,32 @@ assert "matplotlib.pyplot" not in sys.modules
 )
 def test_rates_are_told_as_far_as_the_noise_allows(rate, stddev, words):
     assert describe_rate(rate, stddev) == words
+
+
+def _private(**changes):
+    privacy = full_run().privacy
+    assert privacy is not None
+    return msgspec.structs.replace(privacy, **{"max_records_per_person": None, **changes})
+
+
+def test_unit_party_and_local_trust_are_told_in_words():
+    text = _text(full_run(privacy=_private(unit="party", max_records_per_party=1000)))
+    assert "of each party at most 1,000 are used in a sum over records" in text
+    assert "per party (asked: 1)" in text
+    assert "that the party takes part is public" in text
+    assert "surviving parties draw their noise as agreed" in text
+    assert "Somebody with k records" not in text
+    local = _text(full_run(privacy=_private(unit="party", max_records_per_party=1000, trust="local")))
+    assert "added noise to them that is enough by itself, masked them" in local
+    assert "trusts neither the other parties nor the masking" in local
+    assert "surviving parties draw their noise as agreed" not in local
+    for unit in ("record", "person"):
+        assert "neither the other parties" not in _text(full_run(privacy=_private(unit=unit, max_records_per_person=1)))
+
+
+def test_a_run_without_masks_claims_none():
+    text = _text(full_run(trust="masking was given up: the coordinator reads every party's update of every round"))
+    assert "the coordinator read each party's update of every round by itself, with noise (" in text
+    assert "masked the" not in text
+    assert "any single party's sums" not in text
+    assert "masked them, and sent" in _text(full_run())

@@ -10,7 +10,7 @@ from ._command_compare import compare
 from ._command_demo import demo
 from ._command_detectors import detectors
 from ._command_fit import fit
-from ._command_ledger import ledger_show, ledger_verify
+from ._command_ledger import ledger_figures, ledger_show, ledger_verify
 from ._command_look import doctor, report
 from ._command_schema import schema_check, schema_draft
 from ._command_score import score
@@ -87,6 +87,7 @@ ledger_app.command("show", epilog="Example: blindsight ledger show --home run")(
 ledger_app.command("verify", epilog="Example: blindsight ledger verify --home run/bank-a --seen-head 3f2a...")(
     ledger_verify
 )
+ledger_app.command("figures", epilog="Example: blindsight ledger figures --home run/bank-a")(ledger_figures)
 app.command(short_help="Write a run as one HTML page.", epilog="Example: blindsight report run --output report.html")(
     report
 )

@@ -17,7 +17,14 @@ __all__ = ["choose_detector", "choose_privacy", "detector_class", "read_settings
 
 
 def choose_privacy(
-    epsilon: float | None, delta: float, unit: str, max_records_per_person: int | None, *, exact: bool
+    epsilon: float | None,
+    delta: float,
+    unit: str,
+    max_records_per_person: int | None,
+    *,
+    exact: bool,
+    max_records_per_party: int | None = None,
+    trust: str = "federation",
 ) -> DifferentialPrivacy | None:
     """Return what is asked for; None for exact sums.
 
@@ -39,11 +46,15 @@ def choose_privacy(
         return None
     if unit not in ("record", "person", "party"):
         raise ParameterError("--unit is unknown", got=repr(unit)[:80], rule="record, person or party")
+    if trust not in ("federation", "local"):
+        raise ParameterError("--trust is unknown", got=repr(trust)[:80], rule="federation or local")
     return DifferentialPrivacy(
         epsilon=epsilon,  # type: ignore[arg-type]
         delta=delta,
         unit=unit,  # type: ignore[arg-type]
         max_records_per_person=max_records_per_person,
+        max_records_per_party=max_records_per_party,
+        trust=trust,  # type: ignore[arg-type]
     )
 
 

@@ -37,6 +37,12 @@ def compare(
     max_records_per_person: Annotated[
         int | None, typer.Option(help="Records of one person used at each party, with --unit person.  [default: 1]")
     ] = None,
+    max_records_per_party: Annotated[
+        int | None, typer.Option(help="Records of a party used in a sum, with --unit party.  [default: 1000]")
+    ] = None,
+    trust: Annotated[
+        str, typer.Option(help="federation: the parties' noise protects together; local: each party's by itself.")
+    ] = "federation",
     exact: Annotated[bool, typer.Option("--exact", help="Exact sums, no differential privacy.")] = False,
     contamination: Annotated[float, typer.Option(help="Share of records that should alert.")] = 0.02,
     policy: Annotated[Path | None, typer.Option(help="policy.toml for parties that have none yet in --home.")] = None,
@@ -74,7 +80,10 @@ def compare(
         else:
             if home is None:
                 raise ParameterError("--home is needed with --party", rule="ledgers and keys are kept there")
-            privacy = choose_privacy(epsilon, delta, unit, max_records_per_person, exact=exact)
+            privacy = choose_privacy(
+        epsilon, delta, unit, max_records_per_person,
+        exact=exact, max_records_per_party=max_records_per_party, trust=trust,
+    )  # fmt: skip
             done = compare_parties(
                 chosen, schema=Schema.read(schema), data=data, evaluation=tests, privacy=privacy,
                 policy=None if policy is None else Policy.read(policy), home=home, key_file=key_file,

@@ -33,6 +33,12 @@ def fit(
     max_records_per_person: Annotated[
         int | None, typer.Option(help="Records of one person used at each party, with --unit person.  [default: 1]")
     ] = None,
+    max_records_per_party: Annotated[
+        int | None, typer.Option(help="Records of a party used in a sum, with --unit party.  [default: 1000]")
+    ] = None,
+    trust: Annotated[
+        str, typer.Option(help="federation: the parties' noise protects together; local: each party's by itself.")
+    ] = "federation",
     exact: Annotated[
         bool, typer.Option("--exact", help="Exact sums, no differential privacy; every policy must allow it.")
     ] = False,
@@ -51,7 +57,10 @@ def fit(
     from ._fit import fit_parties, run_file
 
     screen = Screen(as_json=json_output)
-    privacy = choose_privacy(epsilon, delta, unit, max_records_per_person, exact=exact)
+    privacy = choose_privacy(
+        epsilon, delta, unit, max_records_per_person,
+        exact=exact, max_records_per_party=max_records_per_party, trust=trust,
+    )  # fmt: skip
     data, tests = named_paths(party, "--party"), named_paths(evaluate or (), "--evaluate")
     writable_target(output, "--output", sources=[schema, policy, key_file, *data.values(), *tests.values()])
     chosen = choose_detector(detector, read_settings(settings or ()), contamination=contamination)
@@ -83,6 +92,10 @@ def fit(
         if unit == "person":
             most = max_records_per_person or 1
             screen.say(f"At most {most} record{'s' * (most > 1)} of each person were used at each party.")
+        if unit == "party":
+            screen.say(f"At most {run.privacy.max_records_per_party:,} records of each party were used in a sum.")
+        if trust == "local":
+            screen.say("Each party's own noise is enough: the other parties and the masking need not be trusted.")
     if run.evaluation is not None:
         e = run.evaluation
         spread = f" ± {2 * e.auroc_stddev:.3f} from noise" if e.auroc_stddev else ""

@@ -10,7 +10,7 @@ from ._exits import FINDING, command
 from ._options import HomeOption, JsonOption, KeyFileOption
 from ._screen import Screen
 
-__all__ = ["ledger_show", "ledger_verify"]
+__all__ = ["ledger_figures", "ledger_show", "ledger_verify"]
 
 
 @command
@@ -60,6 +60,46 @@ def ledger_show(home: HomeOption, key_file: KeyFileOption = None, json_output: J
             ],
         )  # fmt: skip
     screen.result({"accounts": result})
+
+
+@command
+def ledger_figures(home: HomeOption, key_file: KeyFileOption = None, json_output: JsonOption = False) -> None:
+    """List what each party measured of every evaluated model on its own records. Exact: for that party's eyes."""
+    from dataclasses import asdict
+
+    from blindsight.federation import open_party
+
+    from ._parties import party_folders
+
+    screen = Screen(as_json=json_output)
+    result: list[dict[str, Any]] = []
+    for folder in party_folders(home):
+        party = open_party(folder, key_file=key_file)
+        # a run's id says nothing of when; the charge of its evaluation does
+        when = {entry.release_id: entry.time_utc for ledger in party.ledgers.values() for entry in ledger.entries()}
+        figures = [{"time_utc": when.get(f"{own.run}/evaluation"), **asdict(own)} for own in party.own_figures()]
+        figures.sort(key=lambda own: own["time_utc"] or "")
+        result += figures
+        if not figures:
+            screen.say(f"{party.name}: no model was evaluated here.\n")
+            continue
+        screen.table(
+            f"{party.name}, on its own records, exactly: none of this has left it",
+            [("Time (UTC)", "left"), ("Run", "left"), ("Records", "right"), ("Anomalous", "right"), ("AUROC", "right"),
+             ("FPR", "right"), ("FNR", "right"), ("Own threshold", "right"), ("FPR", "right"), ("FNR", "right")],
+            [
+                (own["time_utc"] or "unknown", own["run"], f"{own['records']:,}", f"{own['anomalous']:,}",
+                 _rate(own["auroc"]), _rate(own["false_positive_rate"]), _rate(own["false_negative_rate"]),
+                 f"{own['own_threshold']:.4g}", _rate(own["own_false_positive_rate"]),
+                 _rate(own["own_false_negative_rate"]))
+                for own in figures
+            ],
+        )  # fmt: skip
+    screen.result({"figures": result})
+
+
+def _rate(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
 
 
 @command

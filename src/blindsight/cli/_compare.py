@@ -36,11 +36,36 @@ class ComparedAll:
         Everything that was charged for all of them together; None for exact sums or a single file.
     note : str
         Whose records, and how they were measured.
+    left_out : tuple of (name, reason)
+        Detectors that schema or privacy rule out; nothing was charged for them.
     """
 
     compared: list[Compared]
     epsilon: float | None
     note: str
+    left_out: tuple[tuple[str, str], ...] = ()
+
+
+def _suitable(
+    detectors: Sequence[Detector], check: Callable[[Detector], None]
+) -> tuple[list[Detector], tuple[tuple[str, str], ...]]:
+    """Part the detectors into those that can be fitted and those that cannot, with why; before anything is charged."""
+    kept, left_out = [], []
+    for detector in detectors:
+        try:
+            check(detector)
+        except BlindsightError as error:
+            left_out.append((detector.name, error.what + (f" ({error.rule})" if error.rule else "")))
+        else:
+            kept.append(detector)
+    if not kept:
+        raise ParameterError(
+            "None of these detectors can be fitted",
+            got="; ".join(f"{name}: {why}" for name, why in left_out)[:600],
+            rule="schema, privacy and what is installed decide; nothing was charged",
+            fix="'blindsight detectors --schema' says which can",
+        )
+    return kept, tuple(left_out)
 
 
 def compare_parties(
@@ -56,8 +81,11 @@ def compare_parties(
     progress: Callable[[str, str], None],
 ) -> ComparedAll:
     """Fit and evaluate one detector after the other, each a run of its own that every party charges."""
+    from blindsight.federation import check_suits
+
+    kept, left_out = _suitable(detectors, lambda detector: check_suits(detector, schema, privacy))
     compared, events = [], []
-    for detector in detectors:
+    for detector in kept:
         fitting = fit_parties(
             detector,
             schema=schema,
@@ -89,6 +117,7 @@ def compare_parties(
         epsilon=None if privacy is None else total_epsilon(events, privacy.delta),
         note=f"{len(data)} parties, {'exact' if privacy is None else 'private'} sums"
         + (IN_SAMPLE if in_sample else ""),
+        left_out=left_out,
     )
 
 
@@ -103,8 +132,14 @@ def compare_file(
     """Fit and measure every detector on files of one's own, exactly."""
     from blindsight.federation import evaluate_locally
 
+    def check(detector: Detector) -> None:
+        model = detector.unfitted_copy()
+        model.begin(schema)
+        model.next_query()
+
+    kept, left_out = _suitable(detectors, check)
     compared = []
-    for detector in detectors:
+    for detector in kept:
         progress(detector.name, "fit")
         began = time.perf_counter()
         model = detector.set_params(schema=schema).fit(records)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from blindsight.data import Schema
     from blindsight.detectors import Detector
     from blindsight.federation import Evaluation, Policy, RunRecord
-    from blindsight.privacy import DifferentialPrivacy
+    from blindsight.privacy import DifferentialPrivacy, Trust
 
 __all__ = ["Fitting", "fit_parties", "run_file", "total_epsilon"]
 
@@ -39,6 +39,8 @@ class Fitting:
     evaluation : Evaluation or None
     in_sample : bool
         Whether the evaluation used training records.
+    trust : {"federation", "local"}
+        Whose noise is counted on.
     history : list of RunRecord
     warnings : list of str
     """
@@ -47,6 +49,7 @@ class Fitting:
     evaluation: Evaluation | None
     in_sample: bool
     history: list[RunRecord]
+    trust: Trust = "federation"
     warnings: list[str] = field(default_factory=list)
 
 
@@ -101,6 +104,7 @@ def fit_parties(
         evaluation=measured,
         in_sample=evaluate and set(evaluation) != set(data),
         history=federation.history,
+        trust="federation" if privacy is None else privacy.trust,
         warnings=told,
     )
 
@@ -202,6 +206,8 @@ def _privacy(fitting: Fitting) -> Privacy | None:
         unit=certificate["unit"],
         max_records_per_person=certificate["max_records_per_person"],
         statement=certificate["statement"],
+        max_records_per_party=certificate["max_records_per_party"],
+        trust=fitting.trust,
     )
 
 

@@ -65,14 +65,14 @@ def score_clear(
 ) -> ClearScoring:
     """Score a file with a model that this process may see."""
     from blindsight import modelfile
-    from blindsight.data import records
 
     model = modelfile.load(model_path, sealer=sealer_of(key_file))
     seconds = 0.0
     with ScoreWriter(output, model.threshold_) as writer:
-        for chunk in records(model.schema_, input_path, for_scoring=True):
+        # a detector of windows reads whole series
+        for chunk in model._chunks(model.schema_, input_path, for_scoring=True):
             started = time.perf_counter()
-            scores = model._integer_scores(chunk.X) * model.score_scale_
+            scores = model._scores_of(chunk) * model.score_scale_
             seconds += time.perf_counter() - started
             writer.add(scores)
             progress(f"{writer.rows:,} records", "scored")

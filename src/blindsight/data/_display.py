@@ -21,9 +21,7 @@ def schema_html(schema: Schema) -> str:
             shown = ", ".join(map(str, column.categories[:12]))
             bounds = f"{shown}, and {len(column.categories) - 12} more" if len(column.categories) > 12 else shown
         rows.append((column.name, column.role, column.type, bounds, column.unit or "", column.missing))
-    learned = (
-        "" if schema.ranges == "declared" else " They were learned from records: no public knowledge."
-    )
+    learned = "" if schema.ranges == "declared" else " They were learned from records: no public knowledge."
     return _html.block(
         f"Schema of {schema.n_features} features",
         _html.text(f"Ranges: {schema.ranges}.{learned}"),

@@ -5,12 +5,12 @@ from ._brought import module_detector
 from ._circuit import CircuitDetector
 from ._export import export
 from ._features import category_names, count_query, one_hot_bins, public_range, quantiser
-from ._preparation import Preparation, Scaling
+from ._preparation import Preparation, Scaling, preparation_query
 from ._queries import Local, Query, SumQuery, Total, TotalOf, Update, UpdateQuery
 from ._registry import detector_from_json, detector_to_json, known_detectors
 from ._rounds import RoundDetector
 from ._scores import ScoreHistogram, score_edges
-from ._selection import FeatureRank, select_features
+from ._selection import FeatureRank, moments_query, number_columns, select_features
 from ._sequences import SequenceDetector
 from ._stream import SeriesStream, Stream
 from ._sums import SumDetector
@@ -79,7 +79,10 @@ __all__ = [
     "known_detectors",
     "local_total",
     "module_detector",
+    "moments_query",
+    "number_columns",
     "one_hot_bins",
+    "preparation_query",
     "public_range",
     "quantiser",
     "score_edges",

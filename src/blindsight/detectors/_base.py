@@ -6,7 +6,7 @@ import importlib
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -87,6 +87,13 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
     def _next_fit_query(self) -> Query | None:
         """Return the next sum that fitting needs, from the present state; None when the model can score."""
 
+    def _later_queries(self) -> list[Query]:
+        """Queries that are sure to come after the first one and follow from schema and parameters alone.
+
+        Asked before the first is charged: what would be refused later is refused then.
+        """
+        return []
+
     @abstractmethod
     def _advance_fit(self, query: Query, total: Total) -> None:
         """Take the total of ``query`` into the state."""
@@ -131,6 +138,21 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
 
     def _under_privacy(self) -> None:
         """Settle what differential privacy needs where the parameters leave it open; before :meth:`begin`."""
+
+    def check_privacy(self, unit: str) -> None:
+        """Refuse differential privacy that this detector cannot keep as its parameters stand.
+
+        Asked by the coordinator before anything is sent, and by every party before anything is charged.
+
+        Parameters
+        ----------
+        unit : {"record", "person", "party"}
+
+        Raises
+        ------
+        ParameterError
+            With what to set instead.
+        """
 
     # -- fitting --------------------------------------------------------------------------------------------------
 
@@ -215,11 +237,39 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         """
         edges = self._score_grid()
 
-        def add(accumulator: Ints, chunk: Records) -> None:
+        def count(chunk: Records) -> Ints:
             place = np.searchsorted(edges, self._integer_scores(chunk.X), side="right")
-            accumulator += np.bincount(place, minlength=accumulator.size)
+            return np.bincount(place, minlength=edges.size + 1)
 
-        return SumQuery(name="threshold", length=edges.size + 1, sensitivity_l2=1.0, max_abs=1, add=add)
+        return self._counting("threshold", edges.size + 1, count)
+
+    def _counting(self, name: str, length: int, count: Callable[[Records], Ints]) -> SumQuery:
+        """A sum to which a record, or what :meth:`_cases` calls a case, adds 1 in one place.
+
+        Parameters
+        ----------
+        name : str
+        length : int
+        count : callable Records -> ndarray of shape (length,), int64
+        """
+
+        def add(accumulator: Ints, chunk: Records) -> None:
+            accumulator += count(chunk)
+
+        return SumQuery(name=name, length=length, sensitivity_l2=1.0, max_abs=1, add=add)
+
+    def _cases(self, chunk: Records) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """What an evaluation counts, in a chunk with labels: integer scores, and which of them are anomalous."""
+        assert chunk.label is not None
+        return self._scores_of(chunk), chunk.label != 0
+
+    def _chunks(self, schema: Schema, X: Any, *, for_scoring: bool = False) -> Iterator[Records]:
+        """Read records in chunks that can be scored by themselves."""
+        return records(schema, X, for_scoring=for_scoring, warn=for_scoring)
+
+    def _scores_of(self, chunk: Records) -> Ints:
+        """Score of every record of such a chunk, in units of ``score_scale_``; shape (n,), int64."""
+        return self._integer_scores(chunk.X)
 
     def calibrate(self, X: Any) -> Self:
         """Replace the score histogram by that of ``X``, exactly and locally: a threshold of one's own."""
@@ -316,7 +366,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         ndarray of shape (n,), float64
         """
         self._check_fitted()
-        scores = [self._integer_scores(chunk.X) for chunk in records(self.schema_, X, for_scoring=True)]
+        scores = [self._scores_of(chunk) for chunk in self._chunks(self.schema_, X, for_scoring=True)]
         return np.concatenate(scores) * self.score_scale_
 
     def predict(self, X: Any) -> npt.NDArray[np.int64]:

@@ -73,7 +73,7 @@ def declared_scaling(schema: Schema) -> Scaling:
 def learned_scaling(schema: Schema, preparation: Preparation) -> Scaling:
     """Mean and deviation of every number as its private histogram tells them.
 
-    On the plain scale, also where the schema says "log": what lies far out in a heavy tail shall be reconstructed badly.
+    On the plain scale, also where the schema says "log": what lies far out in a tail shall be reconstructed badly.
     """
     centres, scales = [], []
     for column, share in zip(schema.features, preparation.shares, strict=True):

@@ -6,7 +6,6 @@ Imported only where a torch detector is used; see ``_torch`` for the contract of
 from __future__ import annotations
 
 import math
-import secrets
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from blindsight.errors import DataError
-from blindsight.privacy import SampledNoise, bound_contributions
+from blindsight.privacy import NoiseSource, SampledNoise, bound_contributions
 
 from ._queries import Local
 from ._rounds import Parameters, Trained, Weights, held_out, own_chunks
@@ -247,7 +246,8 @@ class _PrivateSteps:
 
     One for a party's whole run. Sampling and noise multiplier are the ones that the ledger charged, executed here:
     every step draws its own Poisson sample and adds its noise, also where the sample is empty. The noise is
-    floating-point Gaussian from a generator seeded by the system.
+    floating-point Gaussian from a ChaCha20 stream keyed by the system; a torch.Generator on a CPU takes 32 bits of its
+    seed, which whoever sees an update can try one by one.
     """
 
     def __init__(
@@ -258,18 +258,19 @@ class _PrivateSteps:
 
         self.noise = noise
         self.training = training
-        self.generator = torch.Generator().manual_seed(secrets.randbits(63))
+        self.source = NoiseSource.secure()
         self.module = module
         self.hooked = GradSampleModule(module, loss_reduction="sum")
+        expected = max(noise.sampling_rate * mean_rows, 1.0)
         self.optimiser = DPOptimizer(
             torch.optim.SGD(module.parameters(), lr=training.learning_rate, momentum=momentum),
-            # a unit moves the sum by as many clipped gradients as it has records
-            noise_multiplier=noise.noise_multiplier * noise.records_per_unit,
+            noise_multiplier=0.0,  # the noise is added in run
             max_grad_norm=training.clip_norm,
-            expected_batch_size=max(noise.sampling_rate * mean_rows, 1.0),
+            expected_batch_size=expected,
             loss_reduction="mean",
-            generator=self.generator,
         )
+        # a unit moves the sum by as many clipped gradients as it has records
+        self.deviation = noise.noise_multiplier * noise.records_per_unit * training.clip_norm / expected
         size = sum(p.numel() for p in module.parameters())
         self.part = max(1, MAX_GRADIENTS // size)
 
@@ -278,28 +279,52 @@ class _PrivateSteps:
         loaded(self.module, start)
         self.optimiser.original_optimizer.state.clear()
         parameters = list(self.module.parameters())
-        self.optimiser.attach_step_hook(lambda _: pull(parameters))
+
+        def finish(_: object) -> None:
+            """Once a step, after the clipped gradients were summed and divided."""
+            self._add_noise(parameters)
+            pull(parameters)
+
+        self.optimiser.attach_step_hook(finish)
         self.hooked.train()
         jitter = self.training.augment == "jitter"  # whatever the number of records, which is private
         for _ in range(steps):
             batch = data.train[self._sample(data)]
             if jitter:
-                batch = batch + JITTER * torch.randn(batch.shape, generator=self.generator)
+                batch = batch + JITTER * self._normal(batch.shape)
             self._step(batch, parameters)
         return self.module
 
     def _sample(self, data: Data) -> torch.Tensor:
         n = len(data.train)
         if not self.noise.by_person:
-            return torch.rand(n, generator=self.generator) < self.noise.sampling_rate
+            return torch.from_numpy(self._drawn(n))
         if data.person is None or not n:
             return torch.zeros(n, dtype=torch.bool)
-        drawn = torch.rand(int(data.person.max()) + 1, generator=self.generator) < self.noise.sampling_rate
-        rows = np.flatnonzero(drawn.numpy()[data.person])
+        rows = np.flatnonzero(self._drawn(int(data.person.max()) + 1)[data.person])
         chosen = np.zeros(n, dtype=np.bool_)
         if len(rows):
             chosen[rows[bound_contributions(data.person[rows], self.noise.records_per_unit)]] = True
         return torch.from_numpy(chosen)
+
+    def _drawn(self, n: int) -> npt.NDArray[np.bool_]:
+        """Poisson sample of n units: each with the rate that is charged, rounded down to 53 bits."""
+        drawn: npt.NDArray[np.bool_] = (self.source.uint64(n) >> np.uint64(11)) < int(self.noise.sampling_rate * 2**53)
+        return drawn
+
+    def _normal(self, shape: torch.Size) -> torch.Tensor:
+        """Standard normal numbers (Box and Muller 1958), computed in float64."""
+        size = math.prod(shape)
+        half = (size + 1) // 2
+        uniform = ((self.source.uint64(2 * half) >> np.uint64(11)) + np.uint64(1)).astype(np.float64) * 2.0**-53
+        radius, angle = np.sqrt(-2.0 * np.log(uniform[:half])), 2.0 * np.pi * uniform[half:]
+        normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:size]
+        return torch.from_numpy(normal.astype(np.float32)).reshape(shape)
+
+    def _add_noise(self, parameters: list[nn.Parameter]) -> None:
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad.add_(self._normal(parameter.shape), alpha=self.deviation)
 
     def _step(self, batch: torch.Tensor, parameters: list[nn.Parameter]) -> None:
         parts = list(torch.split(batch, self.part)) if len(batch) else []

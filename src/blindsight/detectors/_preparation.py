@@ -107,6 +107,8 @@ class Preparation:
         share = self.shares[feature]
         # where mass is too small to be a record's, noise is all there is
         held = np.flatnonzero(share > 1e-9)
+        if not held.size:  # counts of nobody, which only a file can hold: every bin alike
+            share, held = np.ones_like(share), np.arange(share.size)
         ends = np.concatenate([[0.0], np.linspace(0.0, 1.0, share.size - 1), [1.0]])
         first, last = int(held[0]), int(held[-1])
         inside = share[first : last + 1]

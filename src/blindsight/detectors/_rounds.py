@@ -166,10 +166,7 @@ class RoundDetector(Detector):
         self.quantised_: dict[str, tuple[npt.NDArray[np.int8], float]] = {}
         self.parameters_ = self._initial(schema)
         self._shapes = {name: array.shape for name, array in self.parameters_.items()}
-        if not 1 <= self._size <= MAX_PARAMETERS:
-            raise ParameterError(
-                "The network has too many parameters", got=f"{self._size:,}", rule=f"{MAX_PARAMETERS:,}"
-            )
+        check_parameters(self._size)
         self.control_ = np.zeros(self._size, dtype=np.float32) if self._training.scaffold else None
         # the coordinator's alone: no party needs them
         self._server: dict[str, Floats] = {}
@@ -197,6 +194,9 @@ class RoundDetector(Detector):
         if self.scales == "declared" and self.mean_rows_ is None:
             return self._size_query()
         return self._loss_query() if self.loss_due_ else self._round_query()
+
+    def _later_queries(self) -> list[Query]:
+        return [self._round_query()]
 
     def _advance_fit(self, query: Query, total: Total) -> None:
         parties = max(len(total.parties), 1)
@@ -301,7 +301,9 @@ class RoundDetector(Detector):
         """Refuse what differential privacy cannot be had with; ``local.noise`` is there."""
         self._check_private()
 
-    def _check_private(self) -> None:
+    def check_privacy(self, unit: str) -> None:
+        """Refuse a party's own scales, in every sum: one record would move the inputs of all others."""
+        super().check_privacy(unit)
         if self.scales == "local":
             raise ParameterError(
                 "A party's own scales are computed from its records",
@@ -309,6 +311,9 @@ class RoundDetector(Detector):
                 rule="what is computed from records before the noise is part of the mechanism",
                 fix='use scales="declared" or "learned"',
             )
+
+    def _check_private(self) -> None:
+        RoundDetector.check_privacy(self, "record")  # the same for every unit
         self._training.under_privacy()
         if self._training.augment == "mixup":
             raise ParameterError(
@@ -347,8 +352,7 @@ class RoundDetector(Detector):
                 weight = float(parties)  # its own coordinate drowns in the noise
             update = values[:size] / (max(weight, 1.0) * GRID) * training.clip_norm
             control = values[size + 2 :] / (parties * GRID) * self._control_norm
-            if total.noise_variance == 0:
-                self._check_mean(update, control, weight, parties)
+            self._check_mean(update, control, weight, parties)
         else:
             update, control = self._robust(total)
         step, self._server = server_step(
@@ -368,7 +372,9 @@ class RoundDetector(Detector):
     def _check_mean(self, update: Floats, control: Floats, weight: float, parties: int) -> None:
         """Honest updates are at most the clip norm long each, so their mean is; beyond it somebody cheated."""
         bounds = [(update, self._training.clip_norm), (control, self._control_norm)]
-        fine = all(np.linalg.norm(vector) <= bound * (1.0 + 1e-6) for vector, bound in bounds)
+        # the noise of a whole vector is sqrt(length) deviations long, and ten more leave no honest round refused
+        noise = math.sqrt(self.noise_variance_) * (math.sqrt(self._size) + 10.0) / (max(weight, 1.0) * GRID)
+        fine = all(np.linalg.norm(vector) <= bound * (1.0 + noise + 1e-6) for vector, bound in bounds)
         if not fine or not 0 <= weight <= self._max_weight * parties:
             raise ParameterError(
                 f"Round {self.round_} was refused: the parties' mean update is longer than any honest one",
@@ -671,6 +677,12 @@ def _floats(array: npt.NDArray[Any], shape: tuple[int, ...]) -> Weights:
     if array.dtype != np.float32 or array.shape != shape or not (np.abs(array) <= MAX_WEIGHT).all():
         raise ValueError("a parameter has another form than the network's, or is out of range")
     return array
+
+
+def check_parameters(size: int) -> None:
+    """Raise ParameterError for a network without parameters, or with more than travel in one message."""
+    if not 1 <= size <= MAX_PARAMETERS:
+        raise ParameterError("The network has too many parameters", got=f"{size:,}", rule=f"1 to {MAX_PARAMETERS:,}")
 
 
 def _whole(value: object, high: int) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,7 +28,7 @@ from ._base import local_total
 from ._inputs import Inputs, local_scaling
 from ._queries import Local, Query, SumQuery
 from ._rounds import LOSS_LEVELS, Parameters, Trained, Weights, held_out
-from ._torch import SCORING_ROWS, TorchDetector, loop
+from ._torch import TorchDetector, loop
 
 if TYPE_CHECKING:
     import torch
@@ -182,15 +182,20 @@ class SequenceDetector(TorchDetector):
 
     def _check_noise(self, local: Local) -> None:
         super()._check_noise(local)
+        assert local.noise is not None
+        self.check_privacy("person" if local.noise.by_person else "record")
+
+    def check_privacy(self, unit: str) -> None:
+        """Refuse windows off the grid, and the unit "person": see the module's *Privacy of windows*."""
+        super().check_privacy(unit)
         if not self.aligned:
             raise ParameterError(
                 "These windows have no bounded sensitivity",
                 got="aligned=False under differential privacy",
                 rule="one record more or less moves every later window of its series",
-                fix="set aligned=True and interval, and give records with a time column",
+                fix="set aligned=True and interval=..., the time between records, and give records with a time column",
             )
-        assert local.noise is not None
-        if local.noise.by_person:
+        if unit == "person":
             raise ParameterError(
                 "A person's windows cannot be bounded",
                 got="unit='person'",
@@ -264,11 +269,17 @@ class SequenceDetector(TorchDetector):
 
     # -- scoring ------------------------------------------------------------------------------------------------------
 
+    @property
+    def _windows_at_once(self) -> int:
+        """Windows scored together: their activations stay within some tens of MiB whatever the sizes asked for."""
+        widest = max(max(shape, default=1) for shape in self._shapes.values())
+        return max(1, min(4096, (1 << 22) // (self.span * widest)))
+
     def _window_losses(self, Z: Floats, starts: Ints, *, last: bool) -> Floats:
         """Errors of windows of ordered input rows, shape (len(starts),)."""
+        step = self._windows_at_once
         parts = [
-            self._errors(self._flat_windows(Z, starts[i : i + SCORING_ROWS]), last=last)
-            for i in range(0, len(starts), SCORING_ROWS)
+            self._errors(self._flat_windows(Z, starts[i : i + step]), last=last) for i in range(0, len(starts), step)
         ]
         return np.concatenate(parts) if parts else np.zeros(0)
 
@@ -283,9 +294,8 @@ class SequenceDetector(TorchDetector):
 
     def _losses(self, Z: Floats) -> Floats:
         """Score of each flattened window, shape (n, span * m) -> (n,)."""
-        parts = [
-            self._errors(Z[i : i + SCORING_ROWS], last=self.point == "last") for i in range(0, len(Z), SCORING_ROWS)
-        ]
+        step = self._windows_at_once
+        parts = [self._errors(Z[i : i + step], last=self.point == "last") for i in range(0, len(Z), step)]
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def _scores_of(self, chunk: Records, *, at_party: bool = False) -> Ints:
@@ -295,8 +305,9 @@ class SequenceDetector(TorchDetector):
         first = np.repeat(found.bounds[:-1], np.diff(found.bounds))
         back = np.arange(1 - self.span, 1)
         scores = np.empty(len(Z), dtype=np.int64)
-        for begin in range(0, len(Z), SCORING_ROWS):
-            rows = np.arange(begin, min(begin + SCORING_ROWS, len(Z)))
+        step = self._windows_at_once
+        for begin in range(0, len(Z), step):
+            rows = np.arange(begin, min(begin + step, len(Z)))
             # before its first record a series held what it held there
             inside = np.maximum(rows[:, None] + back, first[rows][:, None])
             scores[found.order[rows]] = self._scored(Z[inside].reshape(len(rows), -1))
@@ -317,7 +328,7 @@ class SequenceDetector(TorchDetector):
         Parameters
         ----------
         X : as in :meth:`fit`
-            Series in order of time; give enough records before those of interest.
+            Series in order of time; give enough records before those of interest. Read whole.
 
         Returns
         -------
@@ -328,8 +339,27 @@ class SequenceDetector(TorchDetector):
         DataError
             Time goes back within a series.
         """
-        self._check_fitted()
-        return self._scores_of(gather(self.schema_, X, for_scoring=True)) * self.score_scale_
+        return super().decision_function(X)
+
+    def _chunks(self, schema: Schema, X: Any, *, for_scoring: bool = False) -> Iterator[Records]:
+        """One chunk: a series may reach over any border."""
+        yield gather(schema, X, for_scoring=for_scoring, warn=for_scoring)
+
+    def _cases(self, chunk: Records) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """Every record with its label; aligned: every window, anomalous where one of its records is."""
+        assert chunk.label is not None
+        if not self.aligned:
+            return self._scores_of(chunk, at_party=True), chunk.label != 0
+        found = self._found(chunk)
+        return self._aligned_scores(found), (chunk.label[found.rows] != 0).any(axis=1)
+
+    def _aligned_scores(self, found: Windows) -> Ints:
+        """Scores of aligned windows' last records."""
+        Z = self._party_inputs(np.asarray(found.X))
+        return self._scored(self._flat_windows(Z, found.starts))
+
+    def _counting(self, name: str, length: int, count: Callable[[Records], Ints]) -> SumQuery:
+        return self._bounded(replace(super()._counting(name, length, count), add=_over_all(count)))
 
     def window_scores(self, X: Any, *, stride: int | None = None) -> tuple[Ints, Floats]:
         """Score ranges: whole windows, the mean error of each.
@@ -363,20 +393,11 @@ class SequenceDetector(TorchDetector):
         """
         edges = self._score_grid()
 
-        def contribution(whole: Records) -> Ints:
-            if self.aligned:
-                found = self._found(whole)
-                Z = self._party_inputs(np.asarray(found.X))
-                scores = self._scored(self._flat_windows(Z, found.starts))
-            else:
-                scores = self._scores_of(whole, at_party=True)
-            place = np.searchsorted(edges, scores, side="right")
-            return np.bincount(place, minlength=edges.size + 1)
+        def count(whole: Records) -> Ints:
+            scores = self._aligned_scores(self._found(whole)) if self.aligned else self._scores_of(whole, at_party=True)
+            return np.bincount(np.searchsorted(edges, scores, side="right"), minlength=edges.size + 1)
 
-        query = SumQuery(
-            name="threshold", length=edges.size + 1, sensitivity_l2=1.0, max_abs=1, add=_over_all(contribution)
-        )
-        return self._bounded(query)
+        return self._counting("threshold", edges.size + 1, count)
 
     def stream(self, rolling: Any = None) -> Any:
         """Score one record at a time, keeping the last ones of every series; see :class:`SeriesStream`."""

@@ -37,7 +37,7 @@ from blindsight.errors import MissingExtraError, ParameterError
 
 from ._inputs import Inputs
 from ._queries import Local
-from ._rounds import Parameters, RoundDetector, Trained, Weights, initial_uniform
+from ._rounds import Parameters, RoundDetector, Trained, Weights, check_parameters, initial_uniform
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +77,7 @@ class TorchDetector(RoundDetector):
         loop()  # says which extra is missing
         import torch
 
+        self._check_size(schema)
         # a parameter of one number always passes for a constant: at least the same one at every party
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -92,6 +93,17 @@ class TorchDetector(RoundDetector):
         drawn = initial_uniform({name: p.shape for name, p in named.items()}, self.seed, gain=self.gain)
         constant = {name: bool((p == p.flat[0]).all()) for name, p in named.items()}
         return {name: p.astype(np.float32) if constant[name] else drawn[name] for name, p in named.items()}
+
+    def _check_size(self, schema: Schema) -> None:
+        """Count the parameters before any memory is taken for them: their number may be another party's word."""
+        import torch
+
+        try:
+            with torch.device("meta"):
+                size = sum(parameter.numel() for parameter in self._module(schema).parameters())
+        except (NotImplementedError, RuntimeError):
+            return  # a brought module that needs real tensors while it is built: counted when it is there
+        check_parameters(size)
 
     def _net(self, parameters: Parameters) -> torch.nn.Module:
         """The module with these parameters, in float64, kept until they change."""

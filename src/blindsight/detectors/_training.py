@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from blindsight.errors import ParameterError
 
 __all__ = ["Training"]
+
+MAX_STEPS = 1_000_000
+"""Optimiser steps in a round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +23,7 @@ class Training:
     rounds : int in [1, 10000]
         Sums of updates.
     local_epochs : int in [1, 1000]
-        Passes over a party's records in each round.
+        Passes over a party's records in each round; at most a million steps in all.
     sampling_rate : float in (0, 1]
         Fraction of a party's records in one batch; an epoch is ``ceil(1 / sampling_rate)`` steps at every party,
         whatever its size, so that nobody's number of records shows.
@@ -98,6 +102,13 @@ class Training:
             if not fine or (open_end and value == most):
                 rule = f"{least:g} to {most:g}" + (", less than that" if open_end else "")
                 raise ParameterError(f"{name} is out of its domain", got=repr(value)[:60], rule=rule)
+        steps = self.local_epochs * math.ceil(1.0 / self.sampling_rate - 1e-9)
+        if steps > MAX_STEPS:  # a coordinator's word: a party would be busy for weeks
+            raise ParameterError(
+                "A round has too many steps",
+                got=f"{steps:,}",
+                rule=f"local_epochs / sampling_rate is at most {MAX_STEPS:,}",
+            )
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ParameterError(

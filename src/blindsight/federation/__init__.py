@@ -7,17 +7,21 @@ from ._home import open_party, provision
 from ._party import Party
 from ._policy import Policy
 from ._run import RunRecord, StepRecord
+from ._selection import FeatureSelection
 from ._statistics import ColumnDescription
+from ._steps import check_suits
 
 __all__ = [
     "Breakdown",
     "ColumnDescription",
     "Evaluation",
+    "FeatureSelection",
     "Federation",
     "Party",
     "Policy",
     "RunRecord",
     "StepRecord",
+    "check_suits",
     "evaluate_locally",
     "open_party",
     "provision",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from blindsight.data import Schema, records
+from blindsight.data import Schema
 from blindsight.detectors import Detector, Total
 from blindsight.errors import DataError, FormatError
 from blindsight.store import Store
@@ -41,12 +41,14 @@ class Breakdown:
     run : str
         The evaluation that asked.
     records, anomalous : int
+        Of a detector of aligned windows: windows.
     auroc : float or None
         None where the party has one class only.
     false_positive_rate, false_negative_rate : float or None
         At the model's common threshold; None without records of that class.
     own_threshold : float
-        The threshold that flags the model's ``contamination`` of this party's own records.
+        The threshold that flags the model's ``contamination`` of this party's own records; the common one where there
+        are none.
     own_false_positive_rate, own_false_negative_rate : float or None
         At ``own_threshold``.
     left_party : bool
@@ -67,10 +69,10 @@ class Breakdown:
 
 
 def _labelled_scores(model: Detector, schema: Schema, source: Any) -> Iterator[tuple[Any, Any]]:
-    for chunk in records(schema, source, warn=False):
+    for chunk in model._chunks(schema, source):
         if chunk.label is None:
             raise DataError("A breakdown needs labels", fix="add the label column")
-        yield model._integer_scores(chunk.X), chunk.label != 0
+        yield model._cases(chunk)
 
 
 def breakdown_of(model: Detector, schema: Schema, source: Any, *, party: str, run: str) -> Breakdown:
@@ -80,12 +82,14 @@ def breakdown_of(model: Detector, schema: Schema, source: Any, *, party: str, ru
     parts = list(_labelled_scores(model, schema, source))
     scores = np.concatenate([part[0] for part in parts])
     anomalous = np.concatenate([part[1] for part in parts])
-    own = float(np.quantile(scores, 1.0 - model.contamination, method="higher"))
+    common_at = model.threshold_ / model.score_scale_
+    # a party may be without a single aligned window
+    own = float(np.quantile(scores, 1.0 - model.contamination, method="higher")) if len(scores) else common_at
 
     def rate(flagged: Any, among: Any) -> float | None:
         return float(flagged[among].mean()) if among.any() else None
 
-    common = scores > model.threshold_ / model.score_scale_
+    common = scores > common_at
     both = anomalous.any() and not anomalous.all()
     return Breakdown(
         party=party,
@@ -154,6 +158,6 @@ def evaluate_locally(model: Detector, schema: Schema, source: Any) -> Evaluation
     """
     query = evaluation_query(model, private=False)
     values = np.zeros(query.length, dtype=np.int64)
-    for chunk in records(schema, source, warn=False):
+    for chunk in model._chunks(schema, source):
         query.add(values, chunk)
     return evaluation_from_total(model, Total(values=values), None, source="validation set")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blindsight.privacy import DifferentialPrivacy, Event, epsilon_of, sampler_delta
+from blindsight.privacy import MIN_LOCAL_VARIANCE, DifferentialPrivacy, Event, epsilon_of, sampler_delta
 
 from ._run import RunRecord, StepRecord
 
@@ -28,6 +28,7 @@ def certificate_of(record: RunRecord, privacy: DifferentialPrivacy | None, parti
         The participant list.
     """
     events = [event_from_record(step.event) for step in record.steps]
+    spent = None if privacy is None else max(epsilon_by_party(record.steps, parties, privacy.delta).values())
     value: dict[str, Any] = {
         "differential_privacy": privacy is not None,
         "epsilon_asked": None,
@@ -39,13 +40,13 @@ def certificate_of(record: RunRecord, privacy: DifferentialPrivacy | None, parti
         "neighbouring": events[0].neighbouring,
         "sampler_delta": None,
         "trust": record.trust,
-        "statement": _statement(privacy, record, events),
+        "statement": _statement(privacy, record, events) + _asked_and_spent(privacy, spent, events),
         "events": [step.event for step in record.steps],
     }
     if privacy is not None:
         value |= {
             "epsilon_asked": privacy.epsilon,
-            "epsilon_spent": max(epsilon_by_party(record.steps, parties, privacy.delta).values()),
+            "epsilon_spent": spent,
             "delta": privacy.delta,
             "unit": privacy.unit,
             "max_records_per_person": privacy.max_records_per_person,
@@ -98,6 +99,19 @@ def _statement(privacy: DifferentialPrivacy | None, record: RunRecord, events: S
         f"{_as_long_as(privacy, events)}. "
         f"{_not_covered(privacy)}"
     )
+
+
+def _asked_and_spent(privacy: DifferentialPrivacy | None, spent: float | None, events: Sequence[Event]) -> str:
+    if privacy is None or spent is None:
+        return ""
+    purposes = ", ".join(dict.fromkeys(event.purpose for event in events))
+    text = f" Of the epsilon {privacy.epsilon:g} asked for, this run ({purposes}) spent {spent:.3g}."
+    if any(0 < event.local_variance <= MIN_LOCAL_VARIANCE for event in events):
+        text += (
+            f" It could not spend more: no party draws noise of a variance below {MIN_LOCAL_VARIANCE:g}, "
+            "and this protects more than was asked for."
+        )
+    return text
 
 
 def _who(privacy: DifferentialPrivacy) -> str:

@@ -217,21 +217,26 @@ def evaluation_query(model: Detector, *, private: bool | None = None) -> SumQuer
 
     Privacy
     -------
-    One record adds 1 to one bin of one of the two: L2 sensitivity 1 (add or remove one record).
+    One record adds 1 to one bin of one of the two: L2 sensitivity 1 (add or remove one record). A detector of aligned
+    windows counts windows, of which one record is in one at most; of other windows no noise hides a record, and the
+    detector refuses (``Detector.check_privacy``).
     """
     edges = _edges(model, private=_is_noisy(model) if private is None else private)
 
-    def add(accumulator: Ints, chunk: Records) -> None:
+    length = 2 * (edges.size + 1)
+
+    def count(chunk: Records) -> Ints:
         if chunk.label is None:
             raise DataError(
                 "Evaluation needs labels",
                 rule="the schema has a column of role 'label' and the records hold it",
                 fix="add the label column, or declare its role in the schema",
             )
-        place = np.searchsorted(edges, model._integer_scores(chunk.X), side="right")
-        accumulator += np.bincount(place + (edges.size + 1) * (chunk.label != 0), minlength=accumulator.size)
+        scores, anomalous = model._cases(chunk)
+        place = np.searchsorted(edges, scores, side="right")
+        return np.bincount(place + (edges.size + 1) * anomalous, minlength=length)
 
-    return SumQuery(name="evaluation", length=2 * (edges.size + 1), sensitivity_l2=1.0, max_abs=1, add=add)
+    return model._counting("evaluation", length, count)
 
 
 def _is_noisy(model: Detector) -> bool:

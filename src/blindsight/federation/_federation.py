@@ -1,4 +1,4 @@
-"""The public face of a federation: fit, describe, evaluate."""
+"""The public face of a federation: fit, describe, select features, evaluate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from blindsight import modelfile
 from blindsight._version import __version__
 from blindsight.channels import Channel, MemoryChannel, ProcessChannel
 from blindsight.data import Schema
-from blindsight.detectors import Detector, Query, Total, detector_to_json
+from blindsight.detectors import Detector, Query, SumQuery, Total, detector_to_json
 from blindsight.errors import (
     AuthenticationError,
     BlindsightError,
@@ -42,8 +42,9 @@ from ._party import Party
 from ._plot import federation_html
 from ._policy import Policy
 from ._run import RunRecord, StepRecord
+from ._selection import FeatureSelection, check_count, select
 from ._statistics import ColumnDescription, describe_column_totals, describe_query
-from ._steps import check_query, is_masked, privacy_of, terms_of, trust_of
+from ._steps import check_ahead, check_query, is_masked, privacy_of, terms_of, trust_of
 from ._wire import Greeting, Hello, Step, decode_reply, encode
 
 __all__ = ["Federation"]
@@ -266,6 +267,7 @@ class Federation:
         model._validate()
         if privacy is not None:
             model._under_privacy()
+            model.check_privacy(privacy.unit)
         description = detector_to_json(model)
         record = self._record("fit", description, privacy)
 
@@ -281,6 +283,7 @@ class Federation:
             return self._sum(record, step, query)
 
         model.begin(self.schema)
+        check_ahead(model, privacy)
         while (query := model.next_query()) is not None:
             total = total_of(query)
             try:
@@ -366,6 +369,8 @@ class Federation:
             finally:
                 for party in self.parties.values():
                     party.set_data("evaluation", None)
+        if privacy is not None:
+            model.check_privacy(privacy.unit)
         record = self._record("evaluate", detector_to_json(model), privacy)
         query = evaluation_query(model, private=privacy is not None)
         step = self._step(
@@ -398,8 +403,7 @@ class Federation:
         list of ColumnDescription
             One per feature, in the schema's order.
         """
-        if privacy is not None and "describe" not in privacy.shares:
-            privacy = replace(privacy, shares={"describe": 1.0})
+        privacy = _for_describing(privacy)
         record = self._record("describe", None, privacy)
         totals: dict[str, Total] = {}
         numbers = any(column.type != "category" for column in self.schema.features)
@@ -408,6 +412,38 @@ class Federation:
             step = self._step(record, purpose="describe", part=query.name, detector=None, model=None, privacy=privacy)
             totals[part] = self._sum(record, step, query)
         return describe_column_totals(self.schema, totals["histogram"], totals.get("moments"))
+
+    def select_features(self, k: int, *, privacy: DifferentialPrivacy | None) -> FeatureSelection:
+        """Choose k features that tell most and copy none, from two private sums; see ``detectors.select_features``.
+
+        Parameters
+        ----------
+        k : int in [1, d]
+        privacy : DifferentialPrivacy or None
+            All of its epsilon is spent on this, a quarter on histograms and the rest on moments, unless its ``shares``
+            give "describe" a part: ``{"describe": .2, "fit": .5, ...}`` leaves the rest for the fit that follows.
+
+        Returns
+        -------
+        FeatureSelection
+            Names by rank, and ``schema`` reduced to them, for the federation that is to fit on fewer features.
+
+        Raises
+        ------
+        ParameterError
+            k is out of its domain; nothing was sent.
+        PolicyError, BudgetError, SurvivorsError, SchemaError
+            As for :meth:`fit`; every party's policy must allow the purpose "describe".
+        """
+        check_count(self.schema, k)
+        privacy = _for_describing(privacy)
+        record = self._record("select", None, privacy)
+
+        def total_of(query: SumQuery) -> Total:
+            step = self._step(record, purpose="describe", part=query.name, detector=None, model=None, privacy=privacy)
+            return self._sum(record, step, query)
+
+        return replace(select(self.schema, k, total_of), certificate=self._certificate(record, privacy))
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -516,6 +552,13 @@ class Federation:
     def __repr__(self) -> str:
         names = ", ".join(f"{name} ({PublicIdentity(key).fingerprint})" for name, key in self._participants)
         return f"Federation({self.name!r}: {names})"
+
+
+def _for_describing(privacy: DifferentialPrivacy | None) -> DifferentialPrivacy | None:
+    """The privacy asked for, all of it for "describe" unless the shares give that a part."""
+    if privacy is None or "describe" in privacy.shares:
+        return privacy
+    return replace(privacy, shares={"describe": 1.0})
 
 
 def _check_enough(parties: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ from blindsight.privacy import (
 from blindsight.securesum import Phase, SumClient, SumSpec, default_threshold
 from blindsight.store import Store
 
-from ._breakdown import keep_own_figures
+from ._breakdown import Breakdown, keep_own_figures, kept_breakdowns
 from ._exact import ExactTotals, version_of
 from ._memory import RunMemory
 from ._policy import Policy
@@ -48,6 +49,7 @@ from ._steps import (
     query_of,
     run_event_of,
     spec_of,
+    trains_in_the_clear,
 )
 from ._vector import check_first_rows, own_sum, own_update
 from ._wire import Begin, Continue, Greeting, Hello, Refusal, Reply, Step, decode_request, encode
@@ -140,6 +142,20 @@ class Party:
         """Replace the records of ``"training"`` or ``"evaluation"``: a new data version."""
         self._sources[dataset] = source
 
+    def own_figures(self) -> list[Breakdown]:
+        """What this party measured of each model that it was asked to evaluate, on its own records; by run.
+
+        Privacy
+        -------
+        Exact, and for this party's eyes: no message holds them.
+
+        Raises
+        ------
+        FormatError
+            What was kept is malformed.
+        """
+        return kept_breakdowns(self._store)
+
     def pin(self, participants: list[tuple[str, bytes]]) -> None:
         """Fix the participant list that this party accepts: names and public keys, sorted by name.
 
@@ -214,6 +230,7 @@ class Party:
             # once it has begun, a release goes on even where its own charge has taken the rest of the budget
             self._check_budget(step, query)
             check_first_rows(self.schema, self._source(step))
+        self._bind_run(step)
         try:
             self._store.table("steps").put_once(step.release_id, encoded)
         except ReleaseError as error:
@@ -229,6 +246,22 @@ class Party:
         self._persist(step.release_id, client)
         self._remember(step, query, client)
         return Reply(body)
+
+    def _bind_run(self, step: Step) -> None:
+        """Hold a run to the detector and the privacy of its first step.
+
+        What a party keeps from round to round (noise, tensors, control variates) was made under these; another round
+        of the run under other ones would be charged for noise that it does not have.
+        """
+        terms = hashlib.sha256(msgspec.msgpack.encode((step.detector, step.privacy))).digest()
+        try:
+            self._store.table("runs").put_once(step.run, terms)
+        except ReleaseError as error:
+            raise ReleaseError(
+                f"Run {step.run} is already bound to another request",
+                rule="one run, one detector and one privacy",
+                fix="start a new run",
+            ) from error
 
     def _continue(self, message: Continue) -> Reply:
         step, query, client = self._resume(message.release_id)
@@ -304,7 +337,8 @@ class Party:
                 rule=f"at least {least}: what still holds when parties collude with the coordinator",
             )
         privacy = privacy_of(step.privacy) if step.privacy is not None else None
-        self._check_policy(step, privacy, masked=True)
+        # before anything is charged: what a later step of this run would be refused for
+        self._check_policy(step, privacy, masked=not trains_in_the_clear(step))
         if privacy is not None and self.schema.ranges != "declared":
             raise SchemaError(
                 "Differential privacy needs declared ranges",
@@ -403,7 +437,8 @@ class Party:
             self._exact.contribute(step.release_id, dataset, version)
         with self._store.transaction():
             ledger.record_output(step.release_id, vector.astype("<i8").tobytes())
-            self._memory.save(step.run, memory)
+            if isinstance(query, UpdateQuery):  # a sum of losses in between leaves it as it is
+                self._memory.save(step.run, memory)
             if notice and step.privacy is None:
                 self._store.table("notices").put(step.release_id, notice.encode())
         if step.purpose == "evaluation":

@@ -20,7 +20,9 @@ from ._statistics import describe_query
 from ._wire import Step, Terms
 
 __all__ = [
+    "check_ahead",
     "check_query",
+    "check_suits",
     "event_of",
     "is_masked",
     "privacy_of",
@@ -28,6 +30,7 @@ __all__ = [
     "run_event_of",
     "spec_of",
     "terms_of",
+    "trains_in_the_clear",
     "trust_of",
 ]
 
@@ -69,8 +72,10 @@ def query_of(step: Step, schema: Schema, *, allowed: frozenset[str]) -> Query:
 
 
 def _detector_of(step: Step, schema: Schema, allowed: frozenset[str]) -> Detector:
-    """The detector in the state that the step carries, or as it begins."""
+    """The detector in the state that the step carries, or as it begins; one that can keep the privacy asked for."""
     described = detector_from_json(step.detector, allowed=allowed)
+    if step.privacy is not None:
+        described.check_privacy(step.privacy.unit)
     if step.model is None:
         if step.purpose != "fit":
             raise WireError("The step carries no model", got=step.purpose)
@@ -100,6 +105,52 @@ def detector_name(step: Step) -> str | None:
         return None
     name = step.detector.get("name")
     return name if isinstance(name, str) else ""
+
+
+def trains_in_the_clear(step: Step) -> bool:
+    """Whether the step belongs to a fit whose rounds show the coordinator single updates, by its description alone."""
+    if step.purpose != "fit" or step.detector is None:
+        return False
+    parameters = step.detector.get("parameters")
+    training = parameters.get("training") if isinstance(parameters, dict) else None
+    return isinstance(training, dict) and training.get("aggregation", "mean") != "mean"
+
+
+def check_ahead(detector: Detector, privacy: DifferentialPrivacy | None) -> None:
+    """Refuse what the first query of a detector that has begun, or a later one, would be refused for.
+
+    Raises
+    ------
+    ParameterError
+    """
+    first = detector.next_query()
+    for query in ([] if first is None else [first]) + detector._later_queries():
+        check_query(query, privacy)
+
+
+def check_suits(detector: Detector, schema: Schema, privacy: DifferentialPrivacy | None) -> None:
+    """Refuse a detector that cannot be fitted under this schema and privacy; nothing is asked of any party.
+
+    Parameters
+    ----------
+    detector : Detector
+        Not changed.
+    schema : Schema
+    privacy : DifferentialPrivacy or None
+
+    Raises
+    ------
+    ParameterError, SchemaError, MissingExtraError
+        With what does not suit, and what to do about it.
+    """
+    model = detector.unfitted_copy()
+    model.schema = schema
+    model._validate()
+    if privacy is not None:
+        model._under_privacy()
+        model.check_privacy(privacy.unit)
+    model.begin(schema)
+    check_ahead(model, privacy)
 
 
 def spec_of(step: Step, query: Query) -> SumSpec:

@@ -47,8 +47,10 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ----------
     epsilon_asked, epsilon_spent, delta : float
         ``epsilon_spent`` is of everything released in this run together, fit to evaluation.
-    unit : {"record", "person"}
-    max_records_per_person : int or None
+    unit : {"record", "person", "party"}
+    max_records_per_person, max_records_per_party : int or None
+    trust : {"federation", "local"}
+        Whether the parties' noise protects together, or each party's by itself.
     statement : str
         The guarantee in one paragraph.
     """
@@ -56,9 +58,11 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     epsilon_asked: Size
     epsilon_spent: Size
     delta: Share
-    unit: Literal["record", "person"]
+    unit: Literal["record", "person", "party"]
     max_records_per_person: Count | None
     statement: Long
+    max_records_per_party: Count | None = None
+    trust: Literal["federation", "local"] = "federation"
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

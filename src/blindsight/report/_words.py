@@ -72,11 +72,11 @@ def _trained(run: RunFile) -> str:
     noisy = run.privacy is not None
     records = f"about {float(f'{run.model.records:.3g}'):,.0f}" if noisy else f"{run.model.records:,}"
     simulated = "simulated " if run.simulated else ""
-    used = (
-        f" (of each person at most {run.privacy.max_records_per_person} are used)"
-        if run.privacy is not None and run.privacy.unit == "person"
-        else ""
-    )
+    used = ""
+    if run.privacy is not None and run.privacy.unit == "person":
+        used = f" (of each person at most {run.privacy.max_records_per_person} are used)"
+    if run.privacy is not None and run.privacy.unit == "party":
+        used = f" (of each party at most {run.privacy.max_records_per_party:,} are used in a sum over records)"
     text = (
         f"One {run.model.detector} anomaly detector, from {records} {simulated}records{used} with "
         f"{len(run.model.features)} features, held by {len(run.parties)} parties: {join_names(run.parties)}. "
@@ -88,18 +88,34 @@ def _trained(run: RunFile) -> str:
 def _moved(run: RunFile) -> str:
     fewest = min((len(stage.survivors) for stage in run.stages), default=0)
     total = sum(stage.sent_bytes + stage.received_bytes for stage in run.stages)
-    text = (
-        "No record left its party. Each party computed sums over its own records"
-        + (", added noise to them" if run.privacy is not None else "")
-        + ", masked them, and sent the masked numbers; only their total over at least "
-        f"{fewest} parties was opened ({describe_bytes(total)} crossed in all). {run.separation}"
-    )
+    crossed = f"({describe_bytes(total)} crossed in all). {run.separation}"
+    if _unmasked(run):
+        text = (
+            "No record left its party, but masking was given up: the coordinator read each party's update of every "
+            f"round by itself{_noise_added(run).replace(', added noise to them', ', with noise')} {crossed}"
+        )
+    else:
+        text = (
+            f"No record left its party. Each party computed sums over its own records{_noise_added(run)}, masked them, "
+            f"and sent the masked numbers; only their total over at least {fewest} parties was opened {crossed}"
+        )
     if run.blind is not None:
         text += (
             f" For scoring, {run.blind.records:,} records were encrypted by their owner and scored by a process that "
             "has the model but no key to read them."
         )
     return text
+
+
+def _unmasked(run: RunFile) -> bool:
+    """Whether an update went to the coordinator in the clear; see ``federation``'s certificate."""
+    return "masking was given up" in run.trust
+
+
+def _noise_added(run: RunFile) -> str:
+    if run.privacy is None:
+        return ""
+    return ", added noise to them" + (" that is enough by itself" if run.privacy.trust == "local" else "")
 
 
 def _quality(run: RunFile) -> str:
@@ -182,12 +198,15 @@ def _cost(run: RunFile) -> str:
             "can show in the totals: a count of one says that somebody is there."
         )
     p = run.privacy
-    who = "person" if p.unit == "person" else "record"
     delta = describe_small(p.delta)
     text = (
-        f"Epsilon {p.epsilon_spent:.3g} per {who} (asked: {p.epsilon_asked:g}) at delta {delta}, for the model, its "
-        "threshold and its evaluation together."
+        f"Epsilon {p.epsilon_spent:.3g} per {p.unit} (asked: {p.epsilon_asked:g}) at delta {delta}, for the model"
+        + (", its threshold and its evaluation together." if run.evaluation is not None else " and its threshold.")
     )
+    if p.unit == "party":
+        text += " It hides all that one party adds, whatever its records are; that the party takes part is public."
+    if p.trust == "local":
+        text += " Every party's own noise is enough (local differential privacy between organisations)."
     # each account is one party's own; the tightest is the one that matters
     if run.budgets:
         tightest = max(run.budgets, key=lambda b: b.spent / b.limit if b.limit else 0.0)
@@ -204,6 +223,8 @@ def _gaps(run: RunFile) -> str:
         gaps.append("records against whoever sees the model")
     elif run.privacy.unit == "record":
         gaps.append("a person with several records (the guarantee counts single records)")
+    elif run.privacy.unit == "party":
+        gaps.append("that a party takes part, which is public")
     else:
         gaps.append("a person known to several parties beyond one of them")
     gaps.append("what all records have in common, which is what a model is for")
@@ -221,6 +242,7 @@ def roles(run: RunFile) -> list[Role]:
     """Who held what and learned what in this run."""
     totals = "exact totals" if run.privacy is None else "noisy totals"
     total = sum(stage.sent_bytes + stage.received_bytes for stage in run.stages)
+    bare = _unmasked(run)
     table = [
         Role(
             name="Party (data owner)",
@@ -231,9 +253,9 @@ def roles(run: RunFile) -> list[Role]:
         Role(
             name="Coordinator",
             held="the participant list and the messages it passes on",
-            learned=f"{describe_bytes(total)} of masked messages; {len(run.stages)} {totals}, hence the model; "
-            "who dropped out",
-            not_learned="any single party's sums; any record (under the assumptions below)",
+            learned=f"{describe_bytes(total)} of {'messages, updates among them' if bare else 'masked messages'}; "
+            f"{len(run.stages)} {totals}, hence the model; who dropped out",
+            not_learned=("" if bare else "any single party's sums; ") + "any record (under the assumptions below)",
         ),
     ]
     blind = run.blind
@@ -268,7 +290,12 @@ def roles(run: RunFile) -> list[Role]:
 def assumptions(run: RunFile) -> list[str]:
     """What must hold for the claims above."""
     result = [f"Secret sums, as set up in this run: {run.trust}."]
-    if run.privacy is not None:
+    if run.privacy is not None and run.privacy.trust == "local":
+        result.append(
+            "Differential privacy: each party draws its own noise from the operating system's randomness, and that is "
+            "enough. It trusts neither the other parties nor the masking with its privacy."
+        )
+    elif run.privacy is not None:
         result.append(
             "Differential privacy: the surviving parties draw their noise as agreed, from the operating system's "
             "randomness. The noise was chosen for the smallest number of survivors that could have been opened."
@@ -283,6 +310,14 @@ def assumptions(run: RunFile) -> list[str]:
     return result
 
 
+def _left_to_the_last(run: RunFile) -> str:
+    if run.privacy is None:
+        return "nothing: these sums were exact."
+    if run.privacy.trust == "local":
+        return "its own noise, which is all that the guarantee counts on."
+    return "its own share of the noise."
+
+
 def not_covered(run: RunFile) -> list[str]:
     """What no line above protects."""
     result = [
@@ -290,13 +325,15 @@ def not_covered(run: RunFile) -> list[str]:
         "A party can lie: nothing proves that it summed real records. Nobody else can check or bound its sums.",
         "The model's parameters are never sent to a record's owner, but they can be learned from enough scores.",
         "All other parties together can subtract their own sums from a total. What then protects the last one is "
-        + ("its own share of the noise." if run.privacy is not None else "nothing: these sums were exact."),
+        + _left_to_the_last(run),
         "Timing, memory and other side channels of the machines on which this ran.",
     ]
     if run.privacy is None:
         result.insert(0, "Exact sums are releases about persons. Anyone with the model can look for counts of one.")
     elif run.privacy.unit == "person":
         result.insert(0, "Somebody who is a customer of m parties counts m times: the epsilon for them is larger.")
+    elif run.privacy.unit == "party":
+        result.insert(0, "The guarantee is about one party's part. What several parties have in common is not hidden.")
     else:
         result.insert(0, "Somebody with k records is protected by a guarantee that is about k times weaker.")
     if run.comparison is not None:
