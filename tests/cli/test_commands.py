@@ -318,7 +318,7 @@ def test_comparing_over_a_federation_says_what_all_of_it_cost(banks: Path, tmp_p
     [
         (["--detectors", "ecod"], "Say whose records"),
         (["--detectors", "ecod,ECOD", "--input", "{a}"], "--detectors cannot be read"),
-        (["--detectors", "fraud", "--input", "{a}"], "--detector is unknown"),
+        (["--detectors", "fraud", "--input", "{a}"], "--detectors names no known detector"),
         (["--detectors", "ecod", "--input", "{a}", "--set", "hbos.bins=3"], "--set names no detector"),
         (["--detectors", "ecod", "--input", "{a}", "--set", "ecod.bin=3"], "has no parameter 'bin'"),
         (["--detectors", "ecod", "--input", "{a}", "--set", "ecod.bins=3"], "bins is out of its domain"),
@@ -357,3 +357,100 @@ def test_parts_of_training_are_set_by_name() -> None:
     assert tuple(parameters["hidden"]) == (4, 2)
     with pytest.raises(ParameterError, match=r"There is no 'training\.round'"):
         choose_detector("autoencoder", {"training.round": 3}, contamination=0.1)
+
+
+@pytest.mark.parametrize("text", ["8,4", "(8,4)", "[8,4]", "8, 4"])
+def test_a_list_is_set_as_people_write_it(text: str) -> None:
+    detector = choose_detector("auto-encoder", read_settings([f"hidden={text}"]), contamination=0.1)
+    assert detector.get_params()["hidden"] == (8, 4)
+    alone = choose_detector("AUTO_ENCODER", read_settings(["hidden=8"]), contamination=0.1)
+    assert alone.get_params()["hidden"] == (8,)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "told"),
+    [
+        ("hbos", "bin=8", "did you mean --set bins"),
+        ("autoencoder", "training.round=8", r"did you mean --set training\.rounds"),
+        ("autoencoder", "training=5", r"--set training\.rounds=5"),
+        ("autoencoder", "training.rounds=1.5", "a whole number, 1 to 10000"),
+        ("autoencoders", "hidden=8", "did you mean --detector autoencoder"),
+    ],
+)
+def test_a_slip_is_told_with_what_was_meant(name: str, setting: str, told: str) -> None:
+    with pytest.raises(ParameterError, match=told):
+        choose_detector(name, read_settings([setting]), contamination=0.1)
+
+
+def test_one_file_is_never_compared_under_a_privacy_that_nothing_gives(banks: Path) -> None:
+    command = ["compare", "--schema", banks / "schema.toml", "--detectors", "ecod", "--input", banks / "a.csv"]
+    done = invoke(*command, "--epsilon", 1)
+    assert done.code == 2
+    assert "--party" in done.err
+
+
+def test_what_cannot_be_fitted_is_left_out_before_anything_is_charged(banks: Path, tmp_path: Path) -> None:
+    command = ["compare", "--schema", banks / "schema.toml", *parties(banks), "--policy", banks / "policy.toml"]
+    command += ["--home", tmp_path / "run", "--epsilon", 1]
+    none = invoke(*command, "--detectors", "voting-forest")
+    assert none.code == 2
+    assert "None of these detectors" in none.err
+    assert not (tmp_path / "run").exists()
+    output = tmp_path / "compared.html"
+    done = invoke(*command, "--detectors", "voting-forest,ecod", "--output", output, "--json")
+    assert done.code == 0, done.err
+    assert [entry["name"] for entry in done.value["detectors"]] == ["ECOD"]
+    assert [entry["name"] for entry in done.value["left_out"]] == ["VotingForest"]
+    assert "VotingForest was left out: This detector cannot be fitted with differential" in output.read_text()
+
+
+def test_a_schema_leaves_number_detectors_out_of_a_comparison(tmp_path: Path) -> None:
+    MIXED_SCHEMA.write(tmp_path / "schema.toml")
+    make_table(300, 1).write_csv(tmp_path / "a.csv")
+    command = ["compare", "--schema", tmp_path / "schema.toml", "--input", tmp_path / "a.csv"]
+    done = invoke(*command, "--detectors", "mahalanobis,hbos")
+    assert done.code == 0, done.err
+    assert "Mahalanobis was left out: " in done.out
+    assert invoke(*command, "--detectors", "mahalanobis").code == 2
+
+
+def test_the_catalogue_says_where_privacy_is_refused(banks: Path, tmp_path: Path) -> None:
+    entries = invoke("detectors", "--schema", banks / "schema.toml", "--epsilon", 1, "--json").value["detectors"]
+    assert {e["name"] for e in entries if e["epsilon"] == "refused"} == {"VotingForest"}
+    MIXED_SCHEMA.write(tmp_path / "schema.toml")
+    entries = invoke("detectors", "--schema", tmp_path / "schema.toml", "--epsilon", 1, "--json").value["detectors"]
+    unsuitable = [e for e in entries if e["note"]]
+    assert "Mahalanobis" in {e["name"] for e in unsuitable}
+    assert all(e["epsilon"] == "" and e["blind"] == "" for e in unsuitable)
+
+
+def test_doctor_looks_at_what_networks_need(tmp_path: Path) -> None:
+    findings = invoke("doctor", "--home", tmp_path, "--json").value["findings"]
+    assert "torch" in next(f["told"] for f in findings if f["what"] == "extra 'deep'")
+
+
+def test_a_partys_log_is_named_where_its_records_fail(banks: Path, tmp_path: Path) -> None:
+    (tmp_path / "b.csv").write_text("age,amount,balance,fraud\n1,none,3,0\n")
+    command = ["fit", "--schema", banks / "schema.toml", "--policy", banks / "policy.toml", "--exact"]
+    for name, folder in (("a", banks), ("b", tmp_path), ("c", banks)):
+        command += ["--party", f"{name}={folder / name}.csv"]
+    done = invoke(*command, "--home", tmp_path / "run", "--output", tmp_path / "m")
+    assert done.code != 0
+    assert str(tmp_path / "run" / "b" / "party.log") in done.err
+    assert str(tmp_path / "run" / "a" / "party.log") not in done.err
+
+
+def test_fit_says_what_is_kept_for_an_evaluation_and_what_the_least_noise_caps(banks: Path, tmp_path: Path) -> None:
+    command = ["fit", "--schema", banks / "schema.toml", *parties(banks)]
+    done = invoke(*command, "--home", tmp_path / "run", "--output", tmp_path / "m", "--epsilon", 1)
+    assert done.code == 0, done.err
+    assert "20% of the budget is kept for an evaluation" in done.out
+    assert "could not spend more" not in done.out
+    (tmp_path / "wide.toml").write_text("maximum_epsilon = 900.0\n")
+    more = ["--policy", tmp_path / "wide.toml", "--epsilon", 100]
+    for name in "abc":
+        more += ["--evaluate", f"{name}={banks / 'test.csv'}"]
+    done = invoke(*command, *more, "--home", tmp_path / "wide", "--output", tmp_path / "m")
+    assert done.code == 0, done.err
+    assert "is kept for an evaluation" not in done.out
+    assert "could not spend more" in done.out

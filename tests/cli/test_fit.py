@@ -222,3 +222,27 @@ def test_an_empty_folder_is_bad_input(tmp_path, command):
     done = invoke(*command, tmp_path)
     assert done.code == 2
     assert "fix:" in done.err
+
+
+def test_ledger_shows_dp_sgd_by_its_own_terms(tmp_path):
+    from blindsight import load_hospitals
+    from blindsight.detectors import AutoEncoder, Training
+    from blindsight.federation import Federation
+    from blindsight.privacy import DifferentialPrivacy
+
+    pytest.importorskip("opacus")
+    tables, schema = load_hospitals()
+    for name, table in tables.items():
+        table.write_csv(tmp_path / f"{name}.csv")
+    model = AutoEncoder(hidden=(2,), scales="declared", training=Training(rounds=1, sampling_rate=0.5))
+    data = {name: tmp_path / f"{name}.csv" for name in tables}
+    with Federation.processes(data, schema=schema, home=tmp_path / "run") as federation:
+        federation.fit(model, privacy=DifferentialPrivacy(epsilon=5, delta=1e-6))
+    value = invoke("ledger", "show", "--home", tmp_path / "run", "--json").value
+    used = [account for account in value["accounts"] if account["releases"]]
+    rounds = [r for account in used for r in account["releases"] if r["mechanism"] == "sampled-gaussian"]
+    assert len(rounds) == len(tables)
+    assert all(r["sampling_rate"] == 0.5 and r["steps"] == 2 and r["noise_multiplier"] > 0 for r in rounds)
+    shown = "".join(invoke("ledger", "show", "--home", tmp_path / "run").out.split())
+    assert "DP-SGD" in shown
+    assert "0.00000" not in shown

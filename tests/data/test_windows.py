@@ -146,7 +146,7 @@ def test_what_is_refused_says_what_and_where() -> None:
     X = np.zeros((6, 1))
     with pytest.raises(DataError, match=r"goes back in row 4\b.*2 after 9.*sort"):
         windows(X, length=2, time=[0, 1, 2, 9, 2, 3])
-    with pytest.raises(DataError, match=r"goes back in row 4 of 'b'"):
+    with pytest.raises(DataError, match=r"goes back in row 4 of series 'b'"):
         windows(X, length=2, time=[0, 1, 2, 9, 2, 3], entity=list("aabbba"))
     with pytest.raises(DataError, match=r"irregular in row 3\b.*resample"):
         windows(X, length=2, time=[0, 1, 2, 4, 5, 6], interval=1, irregular="refuse")

@@ -276,3 +276,11 @@ def test_a_quadratic_too_wide_for_its_weights_says_so():
     redundant = rng.normal(size=(900, 30)) @ rng.normal(size=(30, 300)) + 0.05 * rng.normal(size=(900, 300))
     with pytest.warns(BlindsightWarning, match="rounding the weights"):
         Mahalanobis().fit(redundant)
+
+
+def test_a_models_text_is_short_whatever_its_schema(number_schema):
+    from blindsight.detectors import ECOD
+
+    model = ECOD(schema=number_schema, bins=32)
+    assert repr(model) == "ECOD(bins=32)"
+    assert model.schema is number_schema

@@ -11,6 +11,7 @@ from blindsight.detectors import ECOD, Mahalanobis
 from blindsight.errors import (
     AuthenticationError,
     BlindsightError,
+    BlindsightWarning,
     BudgetError,
     ParameterError,
     PolicyError,
@@ -392,3 +393,16 @@ def test_a_release_id_is_bound_to_one_request(number_schema: Schema) -> None:
     assert isinstance(error, ReleaseError)
     assert "already bound to another request" in str(error)
     assert "Fix: start a new run" in str(error)
+
+
+def test_a_misspelt_detector_is_warned_of_and_another_packages_is_not(recwarn):
+    with pytest.warns(BlindsightWarning, match="did you mean 'AutoEncoder'"):
+        Policy(detectors=("AutoEncodr",))
+    recwarn.clear()
+    Policy(detectors=("ECOD", "ThirdPartyForest9"))
+    assert not recwarn.list
+
+
+def test_a_wrong_budget_is_named_by_its_key():
+    with pytest.raises(ParameterError, match="Got: maximum_epsilon = -1"):
+        Policy(maximum_epsilon=-1)

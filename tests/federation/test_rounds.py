@@ -40,7 +40,7 @@ from blindsight.store import Store
 from blindsight.testing import FaultyChannel
 from sample_tables import make_table
 
-from ._drive import charges, dp, embedded, faulty, tables
+from ._drive import charges, dp, embedded, faulty, nothing_charged, tables
 
 PLUGIN = Path(__file__).with_name("plugin")
 POLICY = Policy(allow_exact_sums=True, detectors=("RoundMean",), units=("record", "person", "party"))
@@ -654,3 +654,26 @@ def test_a_party_refuses_scales_of_its_own_under_privacy_in_every_sum(part: str,
         assert isinstance(answer, Reply)
     else:
         assert "scales are computed from its records" in str(answer.error("x"))
+
+
+def test_a_fit_that_would_later_show_updates_is_refused_at_its_first_step(number_schema: Schema) -> None:
+    pytest.importorskip("torch")
+    from blindsight.detectors import AutoEncoder, Training
+
+    policy = Policy(allow_exact_sums=True)
+    federation = embedded(tables(3), number_schema, policy)
+    model = AutoEncoder(hidden=(2,), training=Training(rounds=1, aggregation="median"))
+    with pytest.raises(PolicyError, match="updates in the clear"):
+        federation.fit(model, privacy=None)
+    assert nothing_charged(federation)
+
+
+def test_a_fit_whose_rounds_are_refused_is_refused_before_its_scales_are_charged(number_schema: Schema) -> None:
+    pytest.importorskip("torch")
+    from blindsight.detectors import AutoEncoder, Training
+
+    federation = embedded(tables(3), number_schema, Policy(allow_exact_sums=True))
+    channel = faulty(federation)
+    with pytest.raises(ParameterError, match="Client sampling needs differential privacy"):
+        federation.fit(AutoEncoder(hidden=(2,), training=Training(rounds=1, parties=0.5)), privacy=None)
+    assert not channel.requests

@@ -234,7 +234,9 @@ class RecordOwner:
                 "One message cannot carry these records",
                 got=f"{len(rows)} records",
                 rule=f"at most {most} in a message of {MAX_MESSAGE_BYTES} bytes",
-                fix="seal them in pieces",
+                fix="seal them in pieces"
+                if most
+                else "this encoding is too long for packing='columns': use packing='rows'",
             )
         return rows
 

@@ -36,7 +36,7 @@ class Entry:
     bytes_per_sum : int or None
         Bytes of the longest masked vector that one party sends; None without a schema, or where it does not fit it.
     epsilon : str
-        How the budget is spent.
+        How the budget is spent; "refused" where differential privacy is, "" where the schema does not fit.
     blind : str
         How it can be scored blind, or that it cannot.
     extra : str
@@ -94,20 +94,37 @@ def _entry(cls: type[Detector], schema: Schema | None, privacy: DifferentialPriv
                 if issubclass(cls, SumDetector):
                     blind = _engine(cls(), schema)
         except BlindsightError as error:
-            note = error.what
+            note, blind = error.what, ""
     one_sum = issubclass(cls, SumDetector)
+    if note:
+        epsilon = ""
+    elif not extra and _is_exact_only(cls()):
+        epsilon = "refused"
+    else:
+        epsilon = _epsilon(rounds, privacy, parties)
     return Entry(
         name=cls.name,
         about=(cls.__doc__ or "").strip().split("\n")[0],
         kind="one sum" if one_sum else "other" if rounds is None else "rounds",
         sums=2 if one_sum else None if rounds is None else _sums(rounds, training),
         bytes_per_sum=bytes_per_sum,
-        epsilon=_epsilon(rounds, privacy, parties),
+        epsilon=epsilon,
         blind=blind,
         extra=extra,
         installed=installed,
         note=note,
     )
+
+
+def _is_exact_only(detector: Detector) -> bool:
+    """Whether no noise could make its update private, whatever the schema."""
+    from blindsight.data import Column, Schema
+
+    try:
+        detector.begin(Schema((Column(name="x", low=0.0, high=1.0),)))
+        return bool(getattr(detector.next_query(), "exact_only", False))
+    except BlindsightError:
+        return False  # it needs other columns than one number: nothing is known of it
 
 
 def _needs_torch(cls: type[Detector]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from blindsight.detectors import Detector
     from blindsight.privacy import DifferentialPrivacy
 
-__all__ = ["choose_detector", "choose_privacy", "detector_class", "read_settings"]
+__all__ = ["choose_detector", "choose_privacy", "detector_class", "plain_name", "read_settings"]
 
 
 def choose_privacy(
@@ -45,9 +46,13 @@ def choose_privacy(
     if exact:
         return None
     if unit not in ("record", "person", "party"):
-        raise ParameterError("--unit is unknown", got=repr(unit)[:80], rule="record, person or party")
+        raise ParameterError(
+            "--unit is unknown", got=repr(unit)[:80], rule="record, person or party", fix="--unit record"
+        )
     if trust not in ("federation", "local"):
-        raise ParameterError("--trust is unknown", got=repr(trust)[:80], rule="federation or local")
+        raise ParameterError(
+            "--trust is unknown", got=repr(trust)[:80], rule="federation or local", fix="--trust federation"
+        )
     return DifferentialPrivacy(
         epsilon=epsilon,  # type: ignore[arg-type]
         delta=delta,
@@ -75,15 +80,17 @@ def read_settings(values: Iterable[str]) -> dict[str, Any]:
             )
         if key in settings:
             raise ParameterError(f"--set gives '{key}' twice", fix="give it once")
-        try:
-            settings[key] = json.loads(value)
-        except ValueError:
-            settings[key] = value
+        settings[key] = _json_or_text(value)
     return settings
 
 
-def detector_class(name: str) -> type[Detector]:
-    """Return a known detector by name, in capitals or not; a third party's by its exact name.
+def plain_name(name: str) -> str:
+    """A detector's name as it is compared: small letters, without hyphens and underscores."""
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def detector_class(name: str, *, option: str = "--detector") -> type[Detector]:
+    """Return a known detector by name, in capitals or not, with hyphens or not; a third party's by its exact name.
 
     Raises
     ------
@@ -94,17 +101,25 @@ def detector_class(name: str) -> type[Detector]:
 
     known = known_detectors(allowed=frozenset({name}))
     for candidate, cls in known.items():
-        if candidate.lower() == name.lower():
+        if plain_name(candidate) == plain_name(name):
             return cls
     raise ParameterError(
-        "--detector is unknown",
+        f"{option} names no known detector",
         got=repr(name)[:80],
         rule=", ".join(sorted(candidate.lower() for candidate in known)),
-        fix="blindsight detectors lists them",
+        fix=_did_you_mean(plain_name(name), map(plain_name, known), f"{option} ")
+        or f"blindsight detectors lists them: {option} NAME",
     )
 
 
-def choose_detector(name: str, settings: Mapping[str, Any], *, contamination: float) -> Detector:
+def _did_you_mean(word: str, known: Iterable[str], before: str) -> str | None:
+    close = difflib.get_close_matches(word[:80], list(known), n=1)
+    return f"did you mean {before}{close[0]}?" if close else None
+
+
+def choose_detector(
+    name: str, settings: Mapping[str, Any], *, contamination: float, option: str = "--detector"
+) -> Detector:
     """Build an unfitted detector.
 
     Parameters
@@ -112,8 +127,11 @@ def choose_detector(name: str, settings: Mapping[str, Any], *, contamination: fl
     name : str
         In capitals or not.
     settings : mapping
-        Parameters by name; ``training.rounds`` and its like set a part of ``training``.
+        Parameters by name; ``training.rounds`` and its like set a part of ``training``. Where a parameter is a list,
+        ``8,4`` and ``(8,4)`` are the list ``[8, 4]``, and ``8`` is ``[8]``.
     contamination : float
+    option : str
+        Where the name was given, for the message.
 
     Raises
     ------
@@ -122,23 +140,53 @@ def choose_detector(name: str, settings: Mapping[str, Any], *, contamination: fl
     """
     from blindsight.detectors import detector_from_json, detector_to_json
 
-    cls = detector_class(name)
+    cls = detector_class(name, option=option)
     plain = detector_to_json(cls())
     parameters = {**plain["parameters"], "contamination": contamination}
     for key, value in settings.items():
         outer, dot, inner = key.partition(".")
         if outer not in parameters or (dot and outer != "training"):
+            names = _names(cls, parameters)
             raise ParameterError(
-                f"{cls.name} has no parameter '{key[:60]}'", rule=", ".join(sorted(_names(cls, parameters)))
+                f"{cls.name} has no parameter '{key[:60]}'",
+                rule=", ".join(sorted(names)),
+                fix=_did_you_mean(key, names, "--set ") or "give one of these",
             )
         if not dot:
-            parameters[key] = value
+            if key == "training":
+                raise ParameterError(
+                    "training is not one value",
+                    got=repr(value)[:80],
+                    rule="each part is set by its name: " + ", ".join(sorted(_default_training(cls))),
+                    fix="--set training.rounds=5",
+                )
+            is_list = isinstance(parameters[key], list)
+            parameters[key] = _listed(value) if is_list else value
             continue
         training = parameters["training"] or _default_training(cls)
         if inner not in training:
-            raise ParameterError(f"There is no 'training.{inner[:60]}'", rule=", ".join(sorted(training)))
+            raise ParameterError(
+                f"There is no 'training.{inner[:60]}'",
+                rule=", ".join(sorted(training)),
+                fix=_did_you_mean(inner, training, "--set training.") or "give one of these",
+            )
         parameters["training"] = {**training, inner: value}
     return detector_from_json({"name": cls.name, "parameters": parameters}, allowed=frozenset({cls.name}))
+
+
+def _listed(value: Any) -> Any:
+    """The value of a parameter that is a list: ``8,4``, ``(8,4)`` and ``[8,4]`` alike, and a single one."""
+    if not isinstance(value, str):
+        return value if isinstance(value, list) else [value]
+    words = value.strip().removeprefix("(").removesuffix(")").split(",")
+    return [_json_or_text(word.strip()) for word in words if word.strip()]
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def _names(cls: type[Detector], parameters: Mapping[str, Any]) -> set[str]:

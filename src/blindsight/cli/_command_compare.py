@@ -55,13 +55,21 @@ def compare(
     from blindsight.federation import Policy
     from blindsight.report import write_compared
 
-    from ._choose import choose_detector, choose_privacy
+    from ._choose import choose_detector, choose_privacy, plain_name
     from ._compare import compare_file, compare_parties
 
     screen = Screen(as_json=json_output)
     if (input_file is None) == (not party):
         raise ParameterError(
             "Say whose records", rule="--party NAME=PATH at least three times, or --input FILE", fix="one of the two"
+        )
+    if input_file is not None and (epsilon is not None or evaluate):
+        raise ParameterError(
+            "A single file is read exactly and by its owner alone",
+            got="--input with " + ("--epsilon" if epsilon is not None else "--evaluate"),
+            rule="--epsilon and --evaluate are for the sums over several parties",
+            fix="give --party NAME=PATH at least three times instead of --input, or leave "
+            + ("--epsilon out" if epsilon is not None else "--evaluate out and give --test"),
         )
     data, tests = named_paths(party or (), "--party"), named_paths(evaluate or (), "--evaluate")
     if output is not None:
@@ -70,20 +78,30 @@ def compare(
         if output.suffix.lower() not in SUFFIXES:
             raise ParameterError("--output is of an unknown kind", got=output.suffix[:20], rule=", ".join(SUFFIXES))
     names = [name.strip() for name in detectors.split(",") if name.strip()]
-    if not names or len({name.lower() for name in names}) != len(names) or len(names) > 20:
-        raise ParameterError("--detectors cannot be read", got=repr(detectors)[:80], rule="1 to 20 different names")
+    if not names or len({plain_name(name) for name in names}) != len(names) or len(names) > 20:
+        raise ParameterError(
+            "--detectors cannot be read",
+            got=repr(detectors)[:80],
+            rule="1 to 20 different names",
+            fix="--detectors ecod,hbos,iforest",
+        )
     own = _settings(settings or (), names)
-    chosen = [choose_detector(name, own[name.lower()], contamination=contamination) for name in names]
+    chosen = [
+        choose_detector(name, own[plain_name(name)], contamination=contamination, option="--detectors")
+        for name in names
+    ]
     with screen.working(f"Comparing {len(chosen)} detectors") as progress:
         if input_file is not None:
             done = compare_file(chosen, schema=Schema.read(schema), records=input_file, test=test, progress=progress)
         else:
             if home is None:
-                raise ParameterError("--home is needed with --party", rule="ledgers and keys are kept there")
+                raise ParameterError(
+                    "--home is needed with --party", rule="ledgers and keys are kept there", fix="--home run"
+                )
             privacy = choose_privacy(
-        epsilon, delta, unit, max_records_per_person,
-        exact=exact, max_records_per_party=max_records_per_party, trust=trust,
-    )  # fmt: skip
+                epsilon, delta, unit, max_records_per_person,
+                exact=exact, max_records_per_party=max_records_per_party, trust=trust,
+            )  # fmt: skip
             done = compare_parties(
                 chosen, schema=Schema.read(schema), data=data, evaluation=tests, privacy=privacy,
                 policy=None if policy is None else Policy.read(policy), home=home, key_file=key_file,
@@ -91,26 +109,29 @@ def compare(
             )  # fmt: skip
     best = max((c for c in done.compared if c.measurable), key=lambda c: c.auroc, default=None)
     screen.table(
-        f"{len(chosen)} detectors: {done.note}",
+        f"{len(done.compared)} detectors: {done.note}",
         [("Detector", "left"), ("AUROC", "right"), ("95%", "right"), ("AP", "right"), ("FPR", "right"),
          ("FNR", "right"), ("Seconds", "right"), ("Sums", "right"), ("Bytes", "right"), ("Epsilon", "right")],
-        [c.cells() for c in done.compared],
+        [c.cells() for c in done.compared] + [(name, "left out", *[""] * 8) for name, _ in done.left_out],
     )  # fmt: skip
+    for name, why in done.left_out:
+        screen.say(f"{name} was left out: {why}.")
     if best is not None and any(c.auroc_high >= best.auroc_low for c in done.compared if c is not best):
         screen.say("Where intervals overlap, these records do not tell which is better.")
     if done.epsilon is not None:
         screen.say(
             f"Charged for all of it together: epsilon {done.epsilon:.3g} per {unit} at delta {delta:g}, "
-            f"{epsilon:g} asked for each of {len(chosen)}."
+            f"{epsilon:g} asked for each of {len(done.compared)}."
         )
     if output is not None:
-        write_compared(done.compared, output, note=done.note, epsilon=done.epsilon)
+        write_compared(done.compared, output, note=done.note, epsilon=done.epsilon, left_out=done.left_out)
         screen.say(f"Wrote {output}.")
     screen.result(
         {
             "note": done.note,
             "epsilon_total": done.epsilon,
             "detectors": [{k: v for k, v in asdict(c).items() if k != "roc"} for c in done.compared],
+            "left_out": [{"name": name, "reason": why} for name, why in done.left_out],
             "output": None if output is None else str(output),
         }
     )
@@ -119,14 +140,17 @@ def compare(
 def _settings(values: list[str] | tuple[()], names: list[str]) -> dict[str, dict[str, object]]:
     from blindsight.errors import ParameterError
 
-    from ._choose import read_settings
+    from ._choose import plain_name, read_settings
 
-    own: dict[str, dict[str, object]] = {name.lower(): {} for name in names}
+    own: dict[str, dict[str, object]] = {plain_name(name): {} for name in names}
     for key, value in read_settings(values).items():
         name, dot, parameter = key.partition(".")
-        if not dot or name.lower() not in own:
+        if not dot or plain_name(name) not in own:
             raise ParameterError(
-                "--set names no detector of this comparison", got=repr(key)[:80], rule="--set DETECTOR.KEY=VALUE"
+                "--set names no detector of this comparison",
+                got=repr(key)[:80],
+                rule="--set DETECTOR.KEY=VALUE",
+                fix=f"--set {names[0]}.{key}=...",
             )
-        own[name.lower()][parameter] = value
+        own[plain_name(name)][parameter] = value
     return own

@@ -49,4 +49,8 @@ def detectors(
     if schema is None:
         screen.say("Give --schema for the bytes that one party sends, and for what your columns allow.")
     screen.say("Sums: the score histogram, which every threshold is read from, is one of them.")
+    screen.say(
+        "Epsilon: what the fit takes of the budget, 60% of it unless shares say otherwise, in one sum or spread over "
+        "the rounds; the score histogram and an evaluation take the rest. Refused: exact sums only."
+    )
     screen.result({"detectors": [asdict(entry) for entry in entries]})

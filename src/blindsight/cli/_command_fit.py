@@ -51,6 +51,7 @@ def fit(
     """Fit one detector on the records of several parties, each in a process of its own that sees only its own file."""
     from blindsight.data import Schema
     from blindsight.federation import Policy
+    from blindsight.privacy import MIN_LOCAL_VARIANCE
     from blindsight.report import write_run
 
     from ._choose import choose_detector, choose_privacy, read_settings
@@ -85,10 +86,17 @@ def fit(
     if run.privacy is None:
         screen.say("Exact sums: there is no differential privacy in this model.")
     else:
-        screen.say(
-            f"Spent epsilon {run.privacy.epsilon_spent:.3g} of {epsilon:g} per {unit} at delta {delta:g}"
-            f"{'' if tests else ' (the rest is kept for evaluation)'}."
-        )
+        screen.say(f"Spent epsilon {run.privacy.epsilon_spent:.3g} of {epsilon:g} per {unit} at delta {delta:g}.")
+        assert privacy is not None  # whoever spent had asked
+        kept = 0.0 if tests else privacy.shares.get("evaluation", 0.0)
+        if kept:
+            screen.say(f"A share of {kept:.0%} of the budget is kept for an evaluation.")
+        events = [step.event for record in fitting.history for step in record.steps]
+        if any(0 < event["local_variance"] <= MIN_LOCAL_VARIANCE for event in events):
+            screen.say(
+                "It could not spend more: no party draws noise of a variance below "
+                f"{MIN_LOCAL_VARIANCE:g}, and that least noise caps what a sum spends."
+            )
         if unit == "person":
             most = max_records_per_person or 1
             screen.say(f"At most {most} record{'s' * (most > 1)} of each person were used at each party.")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ._exits import FINDING, command
 from ._options import HomeOption, JsonOption, KeyFileOption
 from ._screen import Screen
+
+if TYPE_CHECKING:
+    from blindsight.privacy import Event
 
 __all__ = ["ledger_figures", "ledger_show", "ledger_verify"]
 
@@ -22,7 +25,8 @@ def ledger_show(home: HomeOption, key_file: KeyFileOption = None, json_output: J
     screen = Screen(as_json=json_output)
     result = []
     for account in accounts(home, key_file=key_file):
-        charges = [charge_of(account.party, entry) for entry in account.charged()]
+        entries = account.charged()
+        charges = [charge_of(account.party, entry) for entry in entries]
         spent, budget = account.ledger.spent(), account.ledger.budget
         assert budget is not None  # a party always has one
         result.append(
@@ -35,8 +39,10 @@ def ledger_show(home: HomeOption, key_file: KeyFileOption = None, json_output: J
                 "head": account.ledger.head(),
                 "releases": [
                     {"release": c.release, "time_utc": c.time_utc, "purpose": c.purpose, "exact": c.exact,
-                     "rho": c.rho, "noise_stddev": c.noise_stddev, "output_stored": c.output_stored}
-                    for c in charges
+                     "rho": c.rho, "noise_stddev": c.noise_stddev, "output_stored": c.output_stored,
+                     "mechanism": entry.event.mechanism, "sampling_rate": entry.event.sampling_rate,
+                     "noise_multiplier": entry.event.noise_multiplier, "steps": entry.event.steps}
+                    for c, entry in zip(charges, entries, strict=True)
                 ],
             }
         )  # fmt: skip
@@ -54,12 +60,21 @@ def ledger_show(home: HomeOption, key_file: KeyFileOption = None, json_output: J
             [("Time (UTC)", "left"), ("Release", "left"), ("Purpose", "left"), ("rho", "right"),
              ("Noise (sd)", "right"), ("Output", "left")],
             [
-                (c.time_utc, c.release, c.purpose, "exact sum" if c.exact else f"{c.rho:.5f}",
-                 "none" if c.exact else f"{c.noise_stddev:.1f}", "stored" if c.output_stored else "never stored, spent")
-                for c in charges
+                (c.time_utc, c.release, c.purpose, *_cost(entry.event),
+                 "stored" if c.output_stored else "never stored, spent")
+                for c, entry in zip(charges, entries, strict=True)
             ],
         )  # fmt: skip
     screen.result({"accounts": result})
+
+
+def _cost(event: Event) -> tuple[str, str]:
+    """What a release cost, and its noise. DP-SGD has no rho: its rate, noise multiplier and steps are its cost."""
+    if event.exact:
+        return "exact sum", "none"
+    if event.sampled:
+        return f"DP-SGD, {event.steps} steps at rate {event.sampling_rate:.4g}", f"{event.noise_multiplier:.4g} x clip"
+    return f"{event.rho:.3g}", f"{event.total_stddev:.1f}"
 
 
 @command

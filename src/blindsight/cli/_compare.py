@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blindsight.errors import BlindsightError, ParameterError
 from blindsight.report import Compared
 
 from ._fit import fit_parties, total_epsilon
@@ -151,6 +152,7 @@ def compare_file(
         compared=compared,
         epsilon=None,
         note="one file, read exactly" + (IN_SAMPLE if test is None else ""),
+        left_out=left_out,
     )
 
 

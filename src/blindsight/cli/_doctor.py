@@ -18,8 +18,8 @@ import msgspec
 __all__ = ["Finding", "examine"]
 
 MIN_FREE_BYTES = 500_000_000
-EXTRAS = ("he",)
-"""Extras that exist in this version; more will follow with the work that needs them."""
+EXTRAS = ("he", "deep")
+"""Extras that a user chooses by what is to be computed."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

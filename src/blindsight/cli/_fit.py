@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blindsight.errors import BlindsightWarning
+from blindsight.errors import BlindsightError, BlindsightWarning, BudgetError, PolicyError
 from blindsight.report import Budget, Charge, Histogram, MeasuredEvaluation, ModelFacts, Privacy, RunFile, Stage
 
 from ._parties import accounts
@@ -81,7 +82,7 @@ def fit_parties(
     """
     from blindsight.federation import Federation
 
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, _naming_logs(home, data):
         warnings.simplefilter("always", BlindsightWarning)
         with Federation.processes(
             data,
@@ -107,6 +108,28 @@ def fit_parties(
         trust="federation" if privacy is None else privacy.trust,
         warnings=told,
     )
+
+
+@contextlib.contextmanager
+def _naming_logs(home: Path, names: Iterable[str]) -> Iterator[None]:
+    """Add to an error which parties' logs say more: their processes were started here, by whoever reads it."""
+    logs = [home / name / "party.log" for name in sorted(names)]
+    before = [_size(log) for log in logs]
+    try:
+        yield
+    except (PolicyError, BudgetError):
+        raise  # says all there is to say
+    except BlindsightError as error:
+        told = [str(log) for log, size in zip(logs, before, strict=True) if _size(log) > size]
+        if not told:
+            raise
+        more = f"read {', '.join(told)} for what a party does not tell the coordinator"
+        fix = more if error.fix is None else f"{error.fix}; {more}"
+        raise type(error)(error.what, got=error.got, rule=error.rule, fix=fix) from error
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def run_file(

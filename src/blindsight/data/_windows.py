@@ -332,7 +332,7 @@ def _refuse_unsorted(
         at = int(np.argmax(back))
         row = int(order[at + 1])
         raise DataError(
-            f"The time goes back in row {row}{'' if keys is None else f' of {show(keys[at + 1])}'}",
+            f"The time goes back in row {row}{'' if keys is None else f' of series {show(keys[at + 1])}'}",
             got=f"{times[row]:.15g} after {times[order[at]]:.15g}",
             rule="the records of a series are in order of time",
             fix="sort the table by time",

@@ -303,6 +303,14 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
             fix="fit again on the records that shall count, or use ECOD, IForest or another sum-based detector",
         )
 
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        """scikit-learn's text, without the schema: that has a file of its own."""
+        if self.schema is None:
+            return str(super().__repr__(N_CHAR_MAX=N_CHAR_MAX))
+        bare = clone(self)
+        bare.schema = None
+        return str(BaseEstimator.__repr__(bare, N_CHAR_MAX=N_CHAR_MAX))
+
     def _repr_html_(self) -> str:
         from ._display import detector_html
 

@@ -86,7 +86,12 @@ class Training:
         ):
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
-                raise ParameterError(f"{name} is out of its domain", got=repr(value)[:60], rule=f"{low} to {high}")
+                raise ParameterError(
+                    f"{name} is out of its domain",
+                    got=repr(value)[:60],
+                    rule=f"a whole number, {low} to {high}",
+                    fix=f"leave {name} out for its default",
+                )
         for name, least, most, open_end in (
             ("sampling_rate", 1e-6, 1.0, False),
             ("learning_rate", 1e-9, 1e3, False),

@@ -89,6 +89,7 @@ def check_sizes(hidden: object, activation: object) -> None:
             "hidden is out of its domain",
             got=repr(hidden)[:80],
             rule=f"1 to {MAX_LAYERS} widths from 1 to {MAX_WIDTH}, e.g. (64, 32)",
+            fix="hidden=(64, 32)",
         )
     if activation not in ACTIVATIONS:
         raise ParameterError(

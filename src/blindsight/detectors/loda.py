@@ -85,7 +85,10 @@ class LODA(SumDetector):
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise ParameterError(
-                    f"{name} is out of its domain", got=repr(value)[:60], rule=f"an integer, {low} to {high}"
+                    f"{name} is out of its domain",
+                    got=repr(value)[:60],
+                    rule=f"a whole number, {low} to {high}",
+                    fix=f"leave {name} out for its default",
                 )
         if self.scales not in ("declared", "learned"):
             raise ParameterError(

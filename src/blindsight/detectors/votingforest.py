@@ -102,7 +102,10 @@ class VotingForest(Detector):
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise ParameterError(
-                    f"{name} is out of its domain", got=repr(value)[:60], rule=f"an integer, {low} to {high}"
+                    f"{name} is out of its domain",
+                    got=repr(value)[:60],
+                    rule=f"a whole number, {low} to {high}",
+                    fix=f"leave {name} out for its default",
                 )
 
     # -- one query: a forest from each party ------------------------------------------------------------------------

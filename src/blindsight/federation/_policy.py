@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import tomllib
+import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import msgspec
 
 from blindsight.detectors import VotingForest, known_detectors
-from blindsight.errors import ParameterError, PolicyError
+from blindsight.errors import BlindsightWarning, ParameterError, PolicyError
 from blindsight.privacy import Unit
 
 __all__ = ["Policy"]
@@ -67,12 +69,31 @@ class Policy:
                 rule="3 to 256: the total of two parties shows each the other's",
             )
         if not 0 < self.maximum_epsilon < 1000 or not 0 < self.delta < 0.1:
-            raise ParameterError("The policy's budget is out of its domain", rule="0 < epsilon < 1000, 0 < delta < 0.1")
+            raise ParameterError(
+                "The policy's budget is out of its domain",
+                got=f"maximum_epsilon = {self.maximum_epsilon!r}, delta = {self.delta!r}"[:120],
+                rule="0 < maximum_epsilon < 1000, 0 < delta < 0.1",
+                fix="maximum_epsilon = 10.0, delta = 1e-6",
+            )
         if not self.units or not set(self.units) <= set(UNITS) or not set(self.purposes) <= set(PURPOSES):
             raise ParameterError(
                 "The policy names an unknown unit or purpose",
                 rule=f"units of {', '.join(UNITS)}; purposes of {', '.join(PURPOSES)}",
             )
+        self._warn_misspelt()
+
+    def _warn_misspelt(self) -> None:
+        """An unknown name may be a third party's; one that is nearly ours is more likely misspelt."""
+        known = known_detectors()
+        for name in self.detectors:
+            close = [] if name in known else difflib.get_close_matches(name[:80], known, n=1, cutoff=0.8)
+            if close:
+                warnings.warn(
+                    f"The policy names an unknown detector '{name[:80]}': did you mean '{close[0]}'? "
+                    "A detector of another package is meant by its exact name.",
+                    BlindsightWarning,
+                    stacklevel=4,
+                )
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Policy:

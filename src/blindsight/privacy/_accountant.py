@@ -117,6 +117,7 @@ def rho_total(epsilon: float, delta: float) -> float:
             "epsilon is out of its domain",
             got=repr(epsilon),
             rule=f"{MIN_EPSILON:g} <= epsilon <= {MAX_EPSILON:g}",
+            fix="ask for epsilon=1, or another positive number",
         )
     delta_left = delta * (1.0 - SAMPLER_SHARE)
     low, high = 0.0, epsilon  # pure epsilon-DP would allow no more than rho = epsilon

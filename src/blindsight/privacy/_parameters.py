@@ -100,7 +100,9 @@ class DifferentialPrivacy:
             object.__setattr__(self, name, float(value))
         rho_total(self.epsilon, self.delta)  # checks both
         if self.unit not in UNITS:
-            raise ParameterError("The unit of privacy is unknown", got=repr(self.unit)[:80], rule=", ".join(UNITS))
+            raise ParameterError(
+                "The unit of privacy is unknown", got=repr(self.unit)[:80], rule=", ".join(UNITS), fix="unit='record'"
+            )
         if self.trust not in ("federation", "local"):
             raise ParameterError("The trust is unknown", got=repr(self.trust)[:80], rule="'federation' or 'local'")
         self._settle_bound("max_records_per_person", "person", 1)

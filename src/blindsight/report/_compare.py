@@ -70,8 +70,16 @@ class Compared:
         )
 
 
-def render_compared(compared: Sequence[Compared], *, note: str, epsilon: float | None) -> str:
-    """Return one self-contained page: no script, nothing fetched, every value escaped."""
+def render_compared(
+    compared: Sequence[Compared], *, note: str, epsilon: float | None, left_out: Sequence[tuple[str, str]] = ()
+) -> str:
+    """Return one self-contained page: no script, nothing fetched, every value escaped.
+
+    Parameters
+    ----------
+    left_out : sequence of (name, reason)
+        Detectors that could not be fitted at all.
+    """
     import jinja2
     from markupsafe import Markup
 
@@ -84,12 +92,17 @@ def render_compared(compared: Sequence[Compared], *, note: str, epsilon: float |
     )
     figure = Markup(compare_figure(compared))  # noqa: S704 (matplotlib has escaped what it drew)
     return environment.get_template("compare.html.j2").render(
-        compared=compared, note=note, epsilon=epsilon, figure=figure
+        compared=compared, note=note, epsilon=epsilon, figure=figure, left_out=left_out
     )
 
 
 def write_compared(
-    compared: Sequence[Compared], path: str | os.PathLike[str], *, note: str, epsilon: float | None
+    compared: Sequence[Compared],
+    path: str | os.PathLike[str],
+    *,
+    note: str,
+    epsilon: float | None,
+    left_out: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write the page (.html) or the plot alone (.png, .svg).
 
@@ -100,7 +113,7 @@ def write_compared(
     """
     path = Path(path)
     if path.suffix.lower() == ".html":
-        write_atomic(path, render_compared(compared, note=note, epsilon=epsilon).encode("utf-8"))
+        write_atomic(path, render_compared(compared, note=note, epsilon=epsilon, left_out=left_out).encode("utf-8"))
         return
     from matplotlib.figure import Figure
 
