@@ -81,7 +81,7 @@ def test_what_it_imitates_is_the_tail_of_the_teachers_scores(teacher: Detector) 
 
 def test_federated_equals_local_and_drops_the_teacher(teacher: Detector) -> None:
     data = {"a": TABLE[:20], "b": TABLE[20:500], "c": TABLE[500:]}
-    policy = Policy(allow_exact_sums=True, detectors=("TableStudent",))
+    policy = Policy(allow_exact_sums=True, detectors=("TableStudent", "RandomFeatures"))
     federation = Federation.embedded(data, schema=NUMBER_SCHEMA, policy=policy)
     model = federation.fit(TableStudent(teacher=teacher, bins=16, rounds=3), privacy=None)
     alone = TableStudent(teacher=teacher, bins=16, rounds=3).fit(pl.concat(data.values()))
@@ -98,9 +98,9 @@ def test_under_differential_privacy(teacher: Detector) -> None:
     """What the student costs is within the asked epsilon, and noise leaves most of the ranking."""
     data = {name: make_table(4000, seed) for seed, name in enumerate("abc")}
     privacy = DifferentialPrivacy(epsilon=8.0, delta=1e-6, unit="record")
-    model = Federation.embedded(data, schema=NUMBER_SCHEMA, policy=Policy(detectors=("TableStudent",))).fit(
-        TableStudent(teacher=teacher, bins=16, rounds=3), privacy=privacy
-    )
+    model = Federation.embedded(
+        data, schema=NUMBER_SCHEMA, policy=Policy(detectors=("TableStudent", "RandomFeatures"))
+    ).fit(TableStudent(teacher=teacher, bins=16, rounds=3), privacy=privacy)
     assert model.certificate_["epsilon_spent"] <= 8.0
     assert sum(event["query"].startswith("round/") for event in model.certificate_["events"]) == 3
     assert spearmanr(model.decision_function(TABLE), teacher.decision_function(TABLE))[0] > 0.8

@@ -435,12 +435,15 @@ class Party:
         if event.exact:
             # first: a vector that may leave is remembered, even where this process ends between the two
             self._exact.contribute(step.release_id, dataset, version)
-        with self._store.transaction():
-            ledger.record_output(step.release_id, vector.astype("<i8").tobytes())
-            if isinstance(query, UpdateQuery):  # a sum of losses in between leaves it as it is
+        output = vector.astype("<i8").tobytes()
+        if isinstance(query, UpdateQuery):  # a sum of losses in between leaves the memory as it is
+            with self._store.transaction():
                 self._memory.save(step.run, memory)
-            if notice and step.privacy is None:
-                self._store.table("notices").put(step.release_id, notice.encode())
+                if notice and step.privacy is None:
+                    self._store.table("notices").put(step.release_id, notice.encode())
+                ledger.record_output(step.release_id, output)
+        else:
+            ledger.record_output(step.release_id, output)
         if step.purpose == "evaluation":
             keep_own_figures(self._store, step, self.schema, source, party=self.name, allowed=self.policy.detectors)
         return vector

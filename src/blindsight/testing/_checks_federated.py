@@ -36,7 +36,9 @@ def _data(schema: Schema, *, extreme: float = 0.2) -> dict[str, pl.DataFrame]:
 def _federation(make: Make, schema: Schema, data: dict[str, Any], **policy: Any) -> Federation:
     from blindsight.federation import Federation, Policy
 
-    return Federation.embedded(data, schema=schema, policy=Policy(detectors=(make().name,), **policy))
+    return Federation.embedded(
+        data, schema=schema, policy=Policy(detectors=(*Policy().detectors, make().name), **policy)
+    )
 
 
 def _stack(data: dict[str, pl.DataFrame], names: str) -> pl.DataFrame:
