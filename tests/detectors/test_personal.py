@@ -112,3 +112,16 @@ def test_bad_options_are_named(shared: AutoEncoder) -> None:
             shared.personalise(X, **bad)
     with pytest.raises(NotFittedError):
         AutoEncoder().personalise(X)
+
+
+def test_a_model_of_local_scales_is_evaluated_with_each_partys_own() -> None:
+    """The shared model cannot score alone; its evaluation counts what each party's localised copy would."""
+    from blindsight.federation import Federation, Policy
+
+    tables = {name: make_table(120, seed) for seed, name in enumerate("abc")}
+    federation = Federation.embedded(tables, schema=NUMBER_SCHEMA, policy=Policy(allow_exact_sums=True))
+    model = federation.fit(AutoEncoder(training=Training(**SMALL), scales="local"), privacy=None)
+    evaluation = federation.evaluate(model, privacy=None)
+    labels = [table["fraud"].to_numpy() != 0 for table in tables.values()]
+    assert evaluation.anomalous == sum(int(label.sum()) for label in labels)
+    assert evaluation.normal == sum(int((~label).sum()) for label in labels)

@@ -488,6 +488,13 @@ class RoundDetector(Detector):
     def _integer_scores(self, X: Floats) -> Ints:
         return self._scored(self._inputs(X))
 
+    def _cases(self, chunk: Records) -> tuple[Ints, npt.NDArray[np.bool_]]:
+        """As for every detector; with ``scales="local"`` each party scales its own chunk."""
+        if self.scales != "local" or self.local_scaling_ is not None:
+            return super()._cases(chunk)
+        assert chunk.label is not None
+        return self._scored(self._party_inputs(chunk.X)), chunk.label != 0
+
     def _scored(self, Z: Floats) -> Ints:
         scores: Ints = np.rint(self._clean(self._losses(Z), MAX_SCORE) / SCORE_SCALE).astype(np.int64)
         return scores
