@@ -12,20 +12,26 @@ from ._evaluate import evaluate
 from ._fourier import RandomFourier
 from ._layers import InnerProduct
 from ._monomials import Monomials
+from ._network import Activation, Dense, Network
 from ._projections import ProjectedBins
 from ._spread import even_edges, spread, unspread
+from ._standardised import Standardised, standardised_from_json, standardised_to_json
 from ._trees import MAX_DEPTH, TreeLeaves, Trees
 
 __all__ = [
     "MAX_DEPTH",
     "MAX_LENGTH",
+    "Activation",
+    "Dense",
     "Encoder",
     "InnerProduct",
     "Monomials",
+    "Network",
     "OneHot",
     "OneHotBins",
     "ProjectedBins",
     "RandomFourier",
+    "Standardised",
     "TreeLeaves",
     "Trees",
     "bin_index",
@@ -34,5 +40,7 @@ __all__ = [
     "evaluate",
     "even_edges",
     "spread",
+    "standardised_from_json",
+    "standardised_to_json",
     "unspread",
 ]

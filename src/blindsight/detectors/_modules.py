@@ -72,7 +72,7 @@ class Encoding(nn.Module):
     def __init__(self, sizes: tuple[int, ...], activation: str, centre: list[float]) -> None:
         super().__init__()
         self.net = layers(sizes, activation, bias=False, last=False)
-        self._centre = centre
+        self.centre = centre
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         """(n, m) -> (n, k)."""
@@ -81,5 +81,5 @@ class Encoding(nn.Module):
 
     def losses(self, z: torch.Tensor) -> torch.Tensor:
         """(n, m) -> (n,)."""
-        distances: torch.Tensor = (self(z) - z.new_tensor(self._centre)) ** 2
+        distances: torch.Tensor = (self(z) - z.new_tensor(self.centre)) ** 2
         return distances.sum(dim=1)

@@ -32,10 +32,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from blindsight.circuits import Network, Standardised
 from blindsight.data import Schema
 from blindsight.errors import MissingExtraError, ParameterError
 
+from ._domains import number, whole_number
 from ._inputs import Inputs
+from ._network import network_of, public_inputs
 from ._queries import Local
 from ._rounds import Parameters, RoundDetector, Trained, Weights, check_parameters, initial_uniform
 
@@ -114,6 +117,21 @@ class TorchDetector(RoundDetector):
         net: torch.nn.Module = kept[1]
         return net
 
+    @property
+    def inputs_(self) -> Standardised:
+        """The public inputs of :attr:`network_`."""
+        self._check_fitted()
+        return public_inputs(self.schema_, self._scaling())
+
+    @property
+    def network_(self) -> Network:
+        """The secret network as a value, for the engines that score blind; CapacityError where it is not one.
+
+        ``network_.scores(inputs_.encode(X))`` is ``decision_function(X)`` but for rounding.
+        """
+        self._check_fitted()
+        return network_of(self._net(self.parameters_))
+
     def _losses(self, Z: Floats) -> Floats:
         net = self._net(self.parameters_)
         parts = [loop().losses(net, Z[i : i + SCORING_ROWS]) for i in range(0, len(Z), SCORING_ROWS)]
@@ -167,18 +185,16 @@ class TorchDetector(RoundDetector):
         Exact: the copy is marked personal (``is_personal_``), its certificate says so, and it must not be shared.
         """
         self._check_fitted()
-        if type(epochs) is not int or not 1 <= epochs <= 1000:
-            raise ParameterError("epochs is out of its domain", got=repr(epochs)[:60], rule="1 to 1000")
+        whole_number("epochs", epochs, 1, 1000)
         rate = self._training.learning_rate if learning_rate is None else learning_rate
-        for what, value in (("learning_rate", rate), ("distil", distil)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e6:
-                raise ParameterError(f"{what} is out of its domain", got=repr(value)[:60], rule="0 or more, finite")
+        number("learning_rate", rate, 0.0, 1e6)
+        number("distil", distil, 0.0, 1e6)
         mine = self._personal("tuned to one party's records")
         mine.quantised_ = {}
         tuned = loop().fine_tune(
             lambda: self._module(self.schema_),
             self.parameters_,
-            mine._party_inputs(self._matrix(X)),
+            mine._own_rows(X),
             epochs=epochs,
             learning_rate=float(rate),
             sampling_rate=self._training.sampling_rate,
@@ -190,6 +206,12 @@ class TorchDetector(RoundDetector):
             raise ParameterError("Fine-tuning diverged", got=f"learning_rate {rate:g}", fix="use a lower learning_rate")
         mine.parameters_ = mine._named(tuned)
         return mine.calibrate(X)
+
+    def _own_rows(self, X: Any) -> Any:
+        """One party's own records as what the training loop takes batches of."""
+        import torch
+
+        return torch.from_numpy(self._party_inputs(self._matrix(X)).astype(np.float32))
 
     @staticmethod
     def _width(schema: Schema) -> int:
