@@ -485,8 +485,10 @@ def test_sealed_with_a_key_file(model: Detector, tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"'nowhere' cannot be read.*Fix: check path"):
         bs.load(tmp_path / "nowhere")
-    with pytest.raises(StoreError):
-        bs.load(tmp_path)
+    (tmp_path / "models").mkdir()
+    for folder, named in ((tmp_path / "models", "'models'"), (".", "'.'"), ("/", "'/'")):
+        with pytest.raises(StoreError, match=rf"The model {named} cannot be read. Got: a folder.*the path of a file"):
+            bs.load(folder)
 
 
 def test_an_unfitted_model_is_not_written(tmp_path: Path) -> None:

@@ -246,10 +246,11 @@ def load(
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 4096)
     except OSError as error:
+        folder = path.is_dir()
         raise StoreError(
-            f"The model '{path.name}' cannot be read",
-            got=error.strerror or "an error",
-            fix="check path and rights",
+            f"The model '{path.name or path}' cannot be read",
+            got="a folder" if folder else error.strerror or "an error",
+            fix="give the path of a file that Detector.save wrote" if folder else "check path and rights",
         ) from error
     if is_sealed(data):
         if sealer is None:

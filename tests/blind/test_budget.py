@@ -118,7 +118,7 @@ def test_no_answer_without_a_written_charge():
     scorer.score(owner.seal(records(MODEL, 1)))
     table.full = True
     computed = []
-    scorer._evaluate = lambda *args: computed.append(args)
+    scorer._engine._evaluate = lambda *args: computed.append(args)
     with pytest.raises(StoreError, match="disk is full"):
         scorer.score(owner.seal(records(MODEL, 1)))
     assert computed == []
@@ -132,7 +132,7 @@ def test_the_charge_stands_when_the_computation_fails():
     def fail(*args):
         raise MemoryError
 
-    scorer._evaluate = fail
+    scorer._engine._evaluate = fail
     with pytest.raises(MemoryError):
         scorer.score(owner.seal(records(MODEL, 1)))
     assert scorer.bits_released(owner.key_id) == 2 * scorer.parameters.charge_bits(1)

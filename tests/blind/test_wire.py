@@ -128,7 +128,7 @@ def test_mutated_registrations(scene):
         stranger = RecordOwner(scorer.offer())
         sealed = stranger.seal(X[:1], register=True)
         _, body = split_envelope(sealed, "sealed", offer=stranger._digest)
-        end = len(sealed) - TAG_BYTES - len(body) + scorer._registration_bytes
+        end = len(sealed) - TAG_BYTES - len(body) + scorer.registration_bytes
         mutant = mutate(rng, sealed[:end]) + sealed[end:]
         if mutant != sealed:
             with pytest.raises(ProtocolError):  # the key id commits to every byte of a registration

@@ -47,11 +47,11 @@ def test_a_draft_names_and_types_and_leaves_ranges_blank(tmp_path, suffix):
     text = draft(path)
     for private in ("17.25", "423", "secret", "hidden", "777", "c8"):
         assert private not in text
-    with pytest.raises(SchemaError, match=r"Column 'amount' has no public range.*fill in low and high"):
+    with pytest.raises(SchemaError, match=r"'amount', 'is_fraud': has no public range: fill in low"):
         Schema.from_toml(text)
     assert 'A label? Then: role = "label"' in text
     text = text.replace('low = ""', "low = 0").replace('high = ""', "high = 1000")
-    with pytest.raises(SchemaError, match="Column 'merchant' is a category without declared values"):
+    with pytest.raises(SchemaError, match="'merchant', 'customer_id': is a category without declared values"):
         Schema.from_toml(text)
     schema = Schema.from_toml(text.replace("categories = []", "categories = ['other']"))
     kinds = {column.name: (column.role, column.type) for column in schema.columns}

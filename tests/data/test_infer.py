@@ -176,3 +176,24 @@ def test_what_cannot_be_inferred_says_so():
 def test_a_constant_column_has_a_range_that_holds_it():
     (column,) = Schema.infer({"x": [5.0] * 10}).features
     assert column.low < 5 < column.high
+
+
+@pytest.mark.parametrize("rows", [1000, 20])
+def test_numbers_as_text_are_named_and_become_no_categories(rows):
+    X = RNG.standard_normal((rows, 2))
+    for text in (X.astype(str), X.astype(str).astype(object), X.astype(str).tolist()):
+        with pytest.raises(SchemaError, match=r"Column x0 holds numbers as text.*convert to float"):
+            Schema.infer(text)
+    assert Schema.infer(np.array([["1.5", "a"], ["2.5", "b"]]), roles={"x0": "ignore"}).feature_names == ("x1",)
+    words = Schema.infer(np.array([["a", "7b"], ["b", "8c"]]))
+    assert [column.type for column in words.features] == ["category", "category"]
+    # a table says of each column what it is: codes of digits stay categories
+    assert Schema.infer({"code": ["404", "200"]}).features[0].type == "category"
+
+
+def test_a_sample_without_any_feature_says_why():
+    numbers = [str(value) for value in RNG.standard_normal(1000)]
+    with pytest.raises(SchemaError, match=r"No column can be a feature.*a holds numbers as text"):
+        Schema.infer({"a": numbers})
+    with pytest.raises(SchemaError, match=r"No column can be a feature.*a: text of many kinds"):
+        Schema.infer({"a": [f"n{number}" for number in numbers]})

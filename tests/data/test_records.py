@@ -336,9 +336,8 @@ def test_values_outside_pass_through_and_are_counted_and_warned_of_once():
         chunks = list(records(schema, source, chunk_rows=2))
     assert len(caught) == 1
     message = str(caught[0].message)
-    assert "declared ranges, in 4 rows" in message
-    assert "'age' 3 outside [0, 120]" in message
-    assert "'shop' 2 of no declared category" in message
+    assert "outside the declared ranges: 3 of 4 rows have 'age' outside [0, 120]; " in message
+    assert "; 2 have 'shop' of no declared category. They are kept" in message
     assert "pay" not in message
     assert caught[0].filename == __file__
     np.testing.assert_array_equal(np.concatenate([c.X[:, 0] for c in chunks]), source["age"])
@@ -357,7 +356,7 @@ def test_learned_ranges_warn_only_above_one_percent():
         list(records(learned.declare(), values, warn=False))
     assert chunk.report.outside == {"age": 2}
     values[:3] = 500
-    with pytest.warns(BlindsightWarning, match="learned ranges, in 200 rows: 'age' 3 outside"):
+    with pytest.warns(BlindsightWarning, match="learned ranges: 3 of 200 rows have 'age' outside"):
         list(records(learned, values))
 
 

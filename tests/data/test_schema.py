@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blindsight.data import Column, Schema
+from blindsight.data._plain import columns_from_plain
 from blindsight.errors import FormatError, SchemaError
 
 AGE = Column(name="age", low=0, high=120, unit="years", missing="middle")
@@ -173,6 +174,39 @@ def test_the_digest_is_fixed_and_sees_every_field():
 def test_a_wrong_toml_file_names_the_place_and_the_fix(text, message):
     with pytest.raises(SchemaError, match=message):
         Schema.from_toml(text)
+
+
+def test_all_blanks_are_named_at_once():
+    """Those of one kind together, each with what mends it; a single one as it always was."""
+    blank = "[[columns]]\nname = '{}'\ntype = 'number'\nlow = ''\nhigh = ''\n"
+    text = "version = 1\n" + "".join(blank.format(name) for name in ("age", "pay", "x" * 60))
+    text += "[[columns]]\nname = 'shop'\ntype = 'category'\ncategories = []\n"
+    text += "[[columns]]\nname = 'fine'\ntype = 'number'\nlow = 0\nhigh = 1\n"
+    text += "[[columns]]\nname = 'odd'\ntype = 'number'\nlow = 'x'\nhigh = 1\n[[columns]]\ntype = 'number'\n"
+    with pytest.raises(SchemaError, match="6 columns of the schema cannot be used") as caught:
+        Schema.from_toml(text)
+    told = caught.value.got.split("; ")
+    assert told[0] == (
+        "'age', 'pay': has no public range: fill in low and high from what the column means, not from the records"
+    )
+    assert "x" * 60 in told[1]
+    assert told[2].startswith("'shop': is a category without declared values: write categories")
+    assert told[3] == "'odd': low is not a number ('x')"
+    assert told[4].startswith("number 6: has no name")
+    assert "fine" not in caught.value.got
+    with pytest.raises(SchemaError, match=r"^Column 'age' has no public range"):
+        Schema.from_toml("version = 1\n" + blank.format("age"))
+
+
+def test_thousands_of_faults_make_a_short_error():
+    rows = [{"name": f"c{i}", "type": "number", "low": "", "high": "" if i % 2 else f"{i}"} for i in range(10_000)]
+    with pytest.raises(FormatError):
+        Schema.from_json({"version": 1, "columns": rows})
+    with pytest.raises(SchemaError, match="10000 columns") as caught:
+        columns_from_plain({"version": 1, "columns": rows})
+    assert "5000 in all" in str(caught.value)
+    assert "further faults" in str(caught.value)
+    assert len(str(caught.value)) < 4000
 
 
 def test_an_unreadable_file_is_a_schema_error(tmp_path):

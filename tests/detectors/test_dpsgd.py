@@ -39,7 +39,7 @@ def change(model: LineDetector, X: np.ndarray, noise: SampledNoise, *, person: n
     """What one round moves the parameters by, before it is put on the grid."""
     local = Local(records=lambda: iter([Records(X=X, person=person)] if len(X) else []), noise=noise, **more)
     done = model._train(local, model.parameters_, None)
-    return done.flat - model._flat(model.parameters_)
+    return done.flat - model._layout.flat(model.parameters_)
 
 
 def plain(**more: object) -> SampledNoise:
@@ -47,7 +47,7 @@ def plain(**more: object) -> SampledNoise:
 
 
 def clipped_gradients(model: LineDetector, Z: np.ndarray) -> np.ndarray:
-    w = model._flat(model.parameters_)
+    w = model._layout.flat(model.parameters_)
     g = 2 * (Z @ w - 1.0)[:, None] * Z
     return g * np.minimum(1.0, CLIP / (np.linalg.norm(g, axis=1) + 1e-6))[:, None]
 
@@ -89,7 +89,7 @@ def test_an_empty_batch_has_noise_like_any_other(persons: bool) -> None:
     )
     X = np.zeros((10, n_inputs))
     local = Local(records=lambda: iter([Records(X=X, person=np.arange(10))]), noise=noise)
-    moved = model._train(local, model.parameters_, None).flat - model._flat(model.parameters_)
+    moved = model._train(local, model.parameters_, None).flat - model._layout.flat(model.parameters_)
     assert np.isfinite(moved).all()
     # the expected batch is empty too; a step is divided by at least 1
     wanted = RATE * 3.0 * CLIP * (4 if persons else 1)
@@ -183,12 +183,12 @@ def test_persons_need_their_column() -> None:
 
 
 def test_a_large_batch_is_taken_in_parts_with_one_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    from blindsight.detectors import _loop
+    from blindsight.detectors import _batches
 
     X = np.random.default_rng(5).normal(size=(50, 2))
     model = started()
     whole = change(model, X, plain())
-    monkeypatch.setattr(_loop, "MAX_GRADIENTS", 2 * 7)
+    monkeypatch.setattr(_batches, "MAX_VALUES", 2 * 7)
     assert np.allclose(change(model, X, plain()), whole, atol=1e-6)
     noise = SampledNoise(sampling_rate=1.0, noise_multiplier=5.0)
     moves = np.array([change(model, X, noise) - whole for _ in range(300)])

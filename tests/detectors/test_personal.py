@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from blindsight import modelfile
-from blindsight.detectors import AutoEncoder, Training
+from blindsight.detectors import ECOD, AutoEncoder, Mahalanobis, Training
 from blindsight.errors import NotFittedError, ParameterError
 from sample_tables import NUMBER_SCHEMA, make_table
 
@@ -112,6 +112,13 @@ def test_bad_options_are_named(shared: AutoEncoder) -> None:
             shared.personalise(X, **bad)
     with pytest.raises(NotFittedError):
         AutoEncoder().personalise(X)
+
+
+@pytest.mark.parametrize("cls", [ECOD, Mahalanobis])
+def test_what_is_no_network_says_that_it_cannot_be_tuned(cls: type) -> None:
+    model = cls(schema=NUMBER_SCHEMA).fit(make_table(60, 0))
+    with pytest.raises(ParameterError, match=f"A {cls.__name__} cannot be personalised.*calibrate"):
+        model.personalise(make_table(60, 1), epochs=3)
 
 
 def test_a_model_of_local_scales_is_evaluated_with_each_partys_own() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from blindsight.data import Records, Schema
 from blindsight.detectors import AutoEncoder, Local, SumQuery, Total, Training, UpdateQuery, detector_from_json
-from blindsight.detectors._rounds import GRID, MAX_ROWS, clipped, held_out, on_grid
+from blindsight.detectors._own_records import held_out
+from blindsight.detectors._round_vector import GRID, MAX_ROWS, RoundVector, Trained, clipped, on_grid
 from blindsight.errors import BlindsightWarning, ParameterError
 from sample_tables import NUMBER_SCHEMA, make_table
 
@@ -143,13 +144,10 @@ def test_weights_by_rows_are_capped() -> None:
 
 
 def test_validation_weights_favour_training_that_helps() -> None:
-    from blindsight.detectors._rounds import Trained
-
-    model = AutoEncoder(training=Training(rounds=1, weighting="validation"))
-    model.begin(NUMBER_SCHEMA)
+    vector = RoundVector(training=Training(rounds=1, weighting="validation"), size=1)
 
     def weight(before: float, after: float) -> int:
-        return model._weight(Trained(flat=np.zeros(1), rows=9, steps=1, before=before, after=after))
+        return vector.weight(Trained(flat=np.zeros(1), rows=9, steps=1, before=before, after=after))
 
     assert weight(1.0, 0.1) > weight(1.0, 1.0) == 500 > weight(1.0, 9.0) > 0
     assert weight(float("nan"), 1.0) == 500

@@ -15,7 +15,7 @@ pytest.importorskip("opacus")
 import torch
 from sklearn.metrics import roc_auc_score
 
-from blindsight import DifferentialPrivacy, Federation, Policy, load
+from blindsight import DifferentialPrivacy, Federation, Policy, load, modelfile
 from blindsight.data import Column, Schema, records
 from blindsight.detectors import (
     ConvAutoEncoder,
@@ -224,6 +224,91 @@ def test_one_record_changes_one_aligned_score() -> None:
         assert np.array_equal(counts(data, rows), whole)
 
 
+CASES = Schema((*SCHEMA.columns, Column(name="odd", role="label")))
+
+
+def labelled(rows: int = 240, seed: int = 0) -> pl.DataFrame:
+    data = table(rows, seed)
+    return data.with_columns(odd=(pl.int_range(pl.len()) % 37 < 3).cast(pl.Int64))
+
+
+def cases(model: SequenceDetector, data: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    parts = [model._cases(chunk) for chunk in model._chunks(CASES, data)]
+    return tuple(np.concatenate([part[i] for part in parts]) for i in (0, 1))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100])
+@pytest.mark.parametrize("options", [{}, {"interval": 1.0, "horizon": 1}, {"interval": 1.0, "aligned": True}])
+def test_chunks_score_as_the_whole_does(rows: int, options: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    from blindsight.data import _records
+
+    model = LSTMAutoEncoder(window=8, training=SHORT, schema=CASES, **options).fit(labelled())
+    # a gap near a border, and a machine that comes late
+    data = labelled(240, 2).with_columns(when=pl.col("when") + pl.when(pl.col("when") >= 61).then(5.0).otherwise(0.0))
+    data = data.filter((pl.col("machine") == "a") | (pl.col("when") > 80))
+    scores, found = model.decision_function(data), cases(model, data)
+    monkeypatch.setattr(_records, "CHUNK_VALUES", 2 * rows)
+    assert len(list(records(CASES, data))) == math.ceil(len(data) / rows)
+    assert np.array_equal(model.decision_function(data), scores)
+    assert all(np.array_equal(a, b) for a, b in zip(cases(model, data), found, strict=True))
+    if not options.get("aligned"):
+        assert max(len(chunk) for chunk in model._chunks(CASES, data)) == rows, "never all at once"
+    with pytest.raises(DataError, match="goes back in row 200 of series 'a'"):
+        model.decision_function(pl.concat([labelled(200, 2), labelled(10, 2)]))
+
+
+@pytest.mark.parametrize("scales", ["declared", "local"])
+@pytest.mark.parametrize("options", [{}, {"interval": 1.0, "aligned": True}])
+def test_sums_over_chunks_are_those_of_the_whole(scales: str, options: dict[str, object]) -> None:
+    """In any order where windows are aligned; every query anew, and one query twice."""
+    training = Training(rounds=1, patience=1, validation=0.4, learning_rate=0.1, clip_norm=10.0)
+    model = LSTMAutoEncoder(window=4, training=training, schema=CASES, scales=scales, **options).fit(labelled(480))
+    model.local_scaling_ = None  # as it comes from a federation
+    data = labelled(480, 3)
+    if options:
+        data = pl.concat([data.sample(fraction=1.0, shuffle=True, seed=0), data[5:6]])
+    for query in (model.score_query(), model._loss_query()):
+        totals = []
+        for rows in (1 << 18, 100, 31, 100):
+            accumulator = np.zeros(query.length, dtype=np.int64)
+            for chunk in records(CASES, data, chunk_rows=rows, warn=False):
+                query.add(accumulator, chunk)
+            totals.append(accumulator)
+        assert totals[0].any()
+        assert all(np.array_equal(total, totals[0]) for total in totals)
+
+
+def test_a_record_is_scored_once_where_chunks_follow_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum over chunks costs what the whole costs, but for the windows' reach."""
+    model = fitted(LSTMAutoEncoder)
+    scored: list[int] = []
+    real = LSTMAutoEncoder._scored
+    monkeypatch.setattr(LSTMAutoEncoder, "_scored", lambda self, Z: (scored.append(len(Z)), real(self, Z))[1])
+    query = model.score_query()
+    accumulator = np.zeros(query.length, dtype=np.int64)
+    for chunk in records(SCHEMA, table(480), chunk_rows=48, warn=False):
+        query.add(accumulator, chunk)
+    assert accumulator.sum() == 480
+    assert sum(scored) <= 480 + 9 * 2 * (model.span - 1)
+
+
+def test_a_personal_copy_fits_its_machine_better() -> None:
+    training = Training(rounds=4, learning_rate=0.1, clip_norm=10.0)
+    shared = LSTMAutoEncoder(window=8, training=training, schema=SCHEMA).fit(table(480, 0, "a"))
+    own = table(480, 1, "xy").filter(pl.col("machine") == "y")
+    before = shared.decision_function(own)
+    mine = shared.personalise(own, epochs=10, learning_rate=0.2)
+    assert np.array_equal(shared.decision_function(own), before)
+    assert mine.decision_function(own).mean() < 0.8 * before.mean()
+    assert mine.is_personal_
+    assert mine.score_histogram_.n_records == len(own)
+    assert np.array_equal(load_again(mine).decision_function(own), mine.decision_function(own))
+
+
+def load_again(model: SequenceDetector) -> SequenceDetector:
+    return modelfile.loads(modelfile.dumps(model))  # type: ignore[return-value]
+
+
 @pytest.mark.parametrize("cls", [*KINDS, ConvAutoEncoder])
 def test_it_trains_by_dp_sgd(cls: type) -> None:
     """Opacus knows every layer, an update is bounded, and with hardly any noise it learns as without."""
@@ -250,9 +335,11 @@ def test_it_trains_by_dp_sgd(cls: type) -> None:
     assert np.linalg.norm(loud) > 2 * np.linalg.norm(quiet) > 0
     # a party without a single window adds noise like any other: that it has none does not show
     if cls is not ConvAutoEncoder:
-        empty = update(1.0, table(4))
-        assert np.linalg.norm(empty[: model._size]) > 0
-        assert empty[-2:].tolist() == [1, 1]
+        # nor does one without a single record
+        for rows in (4, 0):
+            empty = update(1.0, table(480)[:rows])
+            assert np.linalg.norm(empty[: model._size]) > 0
+            assert empty[-2:].tolist() == [1, 1]
 
 
 def test_what_dp_sgd_refuses() -> None:
@@ -353,8 +440,8 @@ def test_what_is_refused() -> None:
         model.decision_function(table().reverse())
     with pytest.raises(ParameterError, match="not scored one by one"):
         model._integer_scores(np.zeros((3, 2)))
-    with pytest.raises(ParameterError, match="cannot be personalised"):
-        model.personalise(table())
+    with pytest.raises(DataError, match="No series is long enough"):
+        model.personalise(table(10))
     with pytest.raises(NotFittedError):
         LSTMAutoEncoder().stream()
     with pytest.raises(NotFittedError):

@@ -48,6 +48,7 @@ def test_ledger_identity_and_exact_releases_outlive_the_process(number_schema: S
     assert np.array_equal(same.fit(ECOD(), privacy=None).totals_, numpy_counts(stacked(data)))
 
 
+@pytest.mark.filterwarnings("ignore:The federation has about")
 def test_nothing_private_lies_open_in_the_folder(number_schema: Schema, tmp_path: Path) -> None:
     federation = embedded(tables(3, rows=10), number_schema, home=tmp_path)
     federation.fit(ECOD(), privacy=None)
@@ -123,6 +124,7 @@ def test_values_outside_the_range_are_counted_and_warned_about(number_schema: Sc
     assert model.totals_[63] == 3
 
 
+@pytest.mark.filterwarnings("ignore:The federation has about")
 def test_an_overflowing_vector_is_refused_before_it_is_sent(
     number_schema: Schema, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -176,3 +178,13 @@ def test_one_budget_over_restarts(number_schema: Schema, tmp_path: Path) -> None
                 federation.fit(ECOD(bins=8), privacy=whole)
         assert charges(federation) == dict.fromkeys(federation.parties, 2)
     assert os.listdir(tmp_path / "bank-00")
+
+
+def test_an_embedded_partys_warning_comes_after_its_sum(number_schema: Schema) -> None:
+    """Made an error, it reaches the caller as itself; the sum is done and no party is lost to it."""
+    data = tables(3)
+    data["bank-01"] = data["bank-01"].with_columns(age=pl.lit(500.0))
+    federation = embedded(data, number_schema)
+    with pytest.raises(BlindsightWarning, match="Values lie outside"):  # pytest makes errors of warnings
+        federation.fit(ECOD(), privacy=None)
+    assert [step.survivors for step in federation.history[0].steps] == [sorted(data)]

@@ -24,6 +24,8 @@ from sample_tables import NUMBER_SCHEMA, make_table
 
 from ._drive import charges, embedded, faulty, nothing_charged, numpy_counts, stacked, tables
 
+pytestmark = pytest.mark.filterwarnings("ignore:The federation has about")  # few records make quick tests
+
 GARBAGE = {
     "empty": b"",
     "noise": os.urandom(200),

@@ -19,6 +19,7 @@ from blindsight.errors import BlindsightWarning, DataError, ParameterError
 from blindsight.federation import Evaluation, Federation, Policy
 from blindsight.federation._bootstrap import spread_of
 from blindsight.federation._breakdown import kept_breakdowns
+from blindsight.federation._certificate import epsilon_by_party
 from blindsight.federation._curves import curves_of
 from blindsight.federation._evaluation import evaluation_query
 from sample_tables import NUMBER_SCHEMA, make_table
@@ -155,10 +156,13 @@ def test_rank_deficient_data_stay_finite(number_schema: Schema) -> None:
     assert model.decision_function(off)[0] > scores.max()
 
 
-def test_one_record_in_all_is_fitted(number_schema: Schema) -> None:
+def test_one_record_in_all_is_fitted_and_warned_of_once(number_schema: Schema) -> None:
     data = {name: make_table(1, i) for i, name in enumerate("abc")}
     for detector in (ECOD(), Mahalanobis()):
-        model = embedded(data, number_schema).fit(detector, privacy=None)
+        with pytest.warns(BlindsightWarning, match="has about 3 records in all, fewer than 50") as warned:
+            model = embedded(data, number_schema).fit(detector, privacy=None)
+        assert len(warned) == 1
+        assert warned[0].filename == __file__
         assert np.isfinite(model.decision_function(make_table(10, 3))).all()
         assert np.isfinite(model.threshold_)
 
@@ -326,3 +330,25 @@ def test_curves_are_drawn_and_shown(measured: tuple, tmp_path: Path) -> None:
             assert repr(value) not in shown
     assert evaluation._repr_html_().count("<svg") == 2
     assert "bank-03" in federation._repr_html_()
+
+
+@pytest.mark.filterwarnings(FLOOR)
+def test_every_run_is_a_row_that_can_be_told_from_the_others(number_schema: Schema) -> None:
+    federation = embedded(tables(3), number_schema)
+    for detector, privacy in (
+        (ECOD(), dp(1.0)),
+        (ECOD(bins=16), dp(1.0)),
+        (ECOD(), dp(1.0, trust="local")),
+        (ECOD(), None),
+    ):
+        federation.fit(detector, privacy=privacy)
+    rows = [row for row in federation._repr_html_().split("<tr>") if ">fit ECOD" in row]
+    for record, row in zip(federation.history, rows, strict=True):
+        assert record.run in row
+    plain, bins, local, exact = (row.split("</td>", 1)[1].rsplit("<td", 2)[0] for row in rows)
+    assert len({plain, bins, local, exact}) == 4, "without name, seconds and bytes"
+    assert "fit ECOD(bins=16)" in bins
+    assert "trust=&#x27;local&#x27;" in local
+    assert "exact sums" in exact
+    spent = federation.history[0].steps
+    assert f"{epsilon_by_party(spent, sorted(federation.parties), 1e-6)['bank-00']:.3g}<" in plain

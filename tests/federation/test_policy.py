@@ -62,11 +62,25 @@ def test_one_party_that_does_not_allow_them_is_enough(number_schema: Schema) -> 
         (Policy(detectors=("Mahalanobis",)), {}, "does not allow the detector 'ECOD'.*Rule: detectors = Mahalanobis"),
         (Policy(purposes=("describe",)), {}, "does not allow 'fit'.*Rule: purposes = describe"),
         (Policy(units=("person",)), {}, "does not accept the privacy unit 'record'.*Rule: units = person"),
+        (
+            Policy(),
+            {"privacy": dp(colluders=0)},
+            "keep their noise.*Got: colluders=0.*Rule: minimum_colluders = 1.*colluders=1",
+        ),
+        (Policy(minimum_colluders=2), {}, "keep their noise.*Got: colluders=1.*Rule: minimum_colluders = 2"),
         (Policy(minimum_survivors=4), {}, "too few parties.*Got: 3.*Rule: minimum_survivors = 4"),
     ],
 )
 def test_every_rule_of_the_policy(policy: Policy, fit: dict, match: str, number_schema: Schema) -> None:
-    refuse(embedded(tables(3), number_schema, policy), PolicyError, match, privacy=dp(), **fit)
+    refuse(embedded(tables(3), number_schema, policy), PolicyError, match, **{"privacy": dp(), **fit})
+
+
+def test_noise_that_counts_on_nobody_else_needs_no_colluders(number_schema: Schema) -> None:
+    """And a policy may allow the privacy that a party's own noise is not left out of."""
+    for policy, privacy in ((Policy(), dp(colluders=0, trust="local")), (Policy(minimum_colluders=0), dp(colluders=0))):
+        federation = embedded(tables(3), number_schema, policy)
+        federation.fit(ECOD(bins=8), privacy=privacy)
+        assert charges(federation) == dict.fromkeys(federation.parties, 2)
 
 
 def test_a_threshold_that_the_policy_does_not_allow_stops_after_the_fit(number_schema: Schema) -> None:
@@ -138,6 +152,8 @@ def test_person_level_needs_a_person_column(number_schema: Schema) -> None:
     [
         {"minimum_survivors": 2},
         {"minimum_survivors": 257},
+        {"minimum_colluders": -1},
+        {"minimum_colluders": 256},
         {"maximum_epsilon": 0},
         {"maximum_epsilon": float("nan")},
         {"delta": 0.5},

@@ -61,12 +61,13 @@ def test_the_honest_survivors_alone_carry_the_noise(number_schema: Schema) -> No
     data = tables(5, rows=10)
     variances = {}
     for colluders in (0, 2):
-        federation = embedded(data, number_schema, Policy())
+        federation = embedded(data, number_schema, Policy(minimum_colluders=0))
         federation.fit(ECOD(bins=8), privacy=dp(1.0, colluders=colluders))
         variances[colluders] = federation.history[0].steps[0].event["local_variance"]
     assert variances[2] == pytest.approx(2 * variances[0], rel=1e-6)  # threshold 4: 4 against 2 honest
 
 
+@pytest.mark.filterwarnings(FLOOR)
 @pytest.mark.parametrize("bound", [1, 3])
 def test_a_person_counts_at_most_as_often_as_stated(bound: int, mixed_schema: Schema) -> None:
     """One person holds 5,000 records with an age that nobody else has; only ``bound`` of them may be counted."""
@@ -130,6 +131,22 @@ def test_the_certificate_says_what_was_released(number_schema: Schema, tmp_path:
     assert model.provenance_ is not None
     assert model.provenance_["parties"] == sorted(federation.parties)
     assert model.provenance_["federation"] == "clearing-house"
+
+
+@pytest.mark.filterwarnings(FLOOR)
+def test_the_certificate_says_against_whom_it_does_not_hold(number_schema: Schema) -> None:
+    federation = embedded(tables(3, rows=20), number_schema, Policy(minimum_colluders=0))
+    against = {
+        (0, "federation"): "against a party, which knows its own noise, it does not hold",
+        (1, "federation"): "against whoever knows the noise of more than 1 of them it does not hold",
+        (0, "local"): "neither the other parties nor the masking is trusted",
+    }
+    for (colluders, trust), words in against.items():
+        certificate = federation.fit(ECOD(bins=8), privacy=dp(1.0, colluders=colluders, trust=trust)).certificate_
+        assert certificate is not None
+        told = certificate["statement"]
+        assert words in told
+        assert ("it does not hold" in told) == (trust == "federation")
 
 
 def _json(event: dict) -> bytes:

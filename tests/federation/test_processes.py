@@ -105,3 +105,18 @@ def test_a_party_that_cannot_open_its_folder_is_absent(number_schema: Schema, tm
     from blindsight.federation.worker import main
 
     assert main([str(tmp_path / "nowhere")]) == 2
+
+
+def test_a_warning_about_records_loses_no_party(
+    number_schema: Schema, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the environment makes errors of warnings, a party writes them into its own log all the same."""
+    paths = {}
+    for name, table in tables(3, rows=40).items():
+        paths[name] = tmp_path / f"{name}.csv"
+        table.with_columns(age=table["age"] + 100).write_csv(paths[name])
+    monkeypatch.setenv("PYTHONWARNINGS", "error::UserWarning")
+    with Federation.processes(paths, schema=number_schema, home=tmp_path / "home", policy=EXACT) as federation:
+        federation.fit(ECOD(), privacy=None)
+        assert federation.history[0].steps[0].survivors == sorted(paths)
+    assert "Values lie outside the declared ranges" in (tmp_path / "home" / "bank-00" / "party.log").read_text()

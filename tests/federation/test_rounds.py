@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -185,6 +186,20 @@ def test_party_level_noise_is_in_the_total(number_schema: Schema) -> None:
     assert "all that one party adds" in certificate["statement"]
 
 
+@pytest.mark.parametrize("unit", ["record", "party"])
+def test_a_detector_that_takes_more_than_its_share_promises_what_was_spent(unit: str, number_schema: Schema) -> None:
+    """Each of three rounds says that it takes the whole share: ledgers and certificate go by what was released."""
+    federation = embedded(tables(5, rows=20), number_schema, replace(POLICY, maximum_epsilon=30.0))
+    certificate = federation.fit(round_mean(rounds=3, greedy=True), privacy=dp(8.0, unit=unit)).certificate_
+    assert certificate is not None
+    spent = certificate["epsilon_spent"]
+    assert spent > 8.5
+    assert spent == pytest.approx(federation.parties["bank-00"].ledgers[unit].spent())  # type: ignore[index]
+    factor = float(re.search(r"a factor e\^([\d.]+),", certificate["statement"])[1])  # type: ignore[index]
+    assert spent <= factor < spent + 0.002
+    assert "more than the epsilon 8 asked for" in certificate["statement"]
+
+
 @pytest.mark.parametrize("bound", [50, 1000])
 def test_a_party_counts_with_at_most_so_many_records_in_a_sum(bound: int, number_schema: Schema) -> None:
     data = {name: make_table(3000, i) for i, name in enumerate(("a", "b", "c"))}
@@ -201,7 +216,7 @@ def test_a_party_counts_with_at_most_so_many_records_in_a_sum(bound: int, number
 def test_local_trust_means_full_noise_at_every_party(number_schema: Schema) -> None:
     variances = {}
     for trust in ("federation", "local"):
-        federation = embedded(tables(5, rows=20), number_schema, POLICY)
+        federation = embedded(tables(5, rows=20), number_schema, replace(POLICY, minimum_colluders=0))
         privacy = dp(4.0, unit="party", colluders=0, trust=trust)
         model = federation.fit(round_mean(rounds=1), privacy=privacy)
         event = entries(federation.parties["bank-00"], "party")[0]

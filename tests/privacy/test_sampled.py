@@ -1,5 +1,7 @@
 """DP-SGD's events: what they cost, alone and beside integer noise, against dp_accounting itself."""
 
+import re
+
 import dp_accounting
 import msgspec
 import numpy as np
@@ -128,10 +130,23 @@ def test_the_request_plans_one_noise_for_all_rounds():
 
 
 def test_what_no_noise_can_do_is_refused():
-    with pytest.raises(ParameterError, match="fewer rounds or a larger epsilon"):
+    with pytest.raises(ParameterError, match="fewer rounds, or give the fit a larger share"):
         noise_multiplier_for(0.001, 1e-6, share=1e-9, sampling_rate=1.0, total_steps=10**9)
     with pytest.raises(ParameterError, match="share"):
         noise_multiplier_for(1.0, 1e-6, share=0.0, sampling_rate=1.0, total_steps=1)
+
+
+@pytest.mark.parametrize(("share", "rate", "steps"), [(0.6, 0.05, 1000), (1.0, 0.05, 10), (0.2, 1.0, 30)])
+def test_the_smallest_epsilon_that_is_named_is_the_smallest(share, rate, steps):
+    plan = {"share": share, "sampling_rate": rate, "total_steps": steps}
+    with pytest.raises(ParameterError) as caught:
+        noise_multiplier_for(0.002, 1e-6, **plan)
+    named = float(re.search(r"ask for epsilon=([\d.e-]+\d) or more", str(caught.value))[1])
+    assert 0.002 < named < 0.02
+    multiplier = noise_multiplier_for(named, 1e-6, **plan)
+    assert epsilon_of([sampled(rate, multiplier, steps)], 1e-6) <= named
+    with pytest.raises(ParameterError, match="smallest epsilon"):
+        noise_multiplier_for(named * 0.99, 1e-6, **plan)
 
 
 def test_the_guarantee_says_what_it_is():
@@ -201,3 +216,8 @@ def test_orders_cover_what_budgets_need():
     orders = 1 + np.logspace(-1, 5, 5000)
     best = orders[np.argmin(rho * orders + np.log1p(-1 / orders) - np.log(1e-6 * orders) / (orders - 1))]
     assert best < 1024
+
+
+def test_large_budgets_use_fractional_orders_whose_series_fail_for_much_noise() -> None:
+    multiplier = noise_multiplier_for(50.0, 1e-5, share=0.6, sampling_rate=0.5, total_steps=10)
+    assert 0 < epsilon_of([sampled(0.5, multiplier, 10)], 1e-5) <= 50.0

@@ -8,17 +8,31 @@ The score is one integer inner product on a public encoding, evaluated under BFV
 """
 
 from ._budget import BitBudget, KeyValue, MemoryTable
+from ._ckks_circuit import plan_network
+from ._ckks_plan import CkksParameters
+from ._engines import Model
+from ._envelope import Header, read_header
 from ._owner import RecordOwner
 from ._plan import BlindParameters, plan
-from ._scorer import Model, Scorer
+from ._registration import RegistrationCheck
+from ._scorer import Scorer
+from ._verdict_comparison import Comparison
+from ._verdict_process import ComparisonProcess
 
 __all__ = [
     "BitBudget",
     "BlindParameters",
+    "CkksParameters",
+    "Comparison",
+    "ComparisonProcess",
+    "Header",
     "KeyValue",
     "MemoryTable",
     "Model",
     "RecordOwner",
+    "RegistrationCheck",
     "Scorer",
     "plan",
+    "plan_network",
+    "read_header",
 ]

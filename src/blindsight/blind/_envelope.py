@@ -28,6 +28,7 @@ __all__ = [
     "open_envelope",
     "private_bytes",
     "public_bytes",
+    "read_header",
     "split_envelope",
 ]
 
@@ -39,6 +40,7 @@ MAX_HEADER_BYTES = 256
 MAX_MESSAGE_BYTES = 1 << 30
 MAX_ROWS = 1 << 20
 
+Kind = Literal["sealed", "answer", "compare", "opened", "explain", "explained"]
 Bytes16 = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
@@ -48,7 +50,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     Parameters
     ----------
-    kind : {"sealed", "answer"}
+    kind : {"sealed", "answer", "compare", "opened", "explain", "explained"}
     offer : bytes
         SHA-256 of the offer: parameters, encoder, schema, score scale, scorer's public key.
     key : bytes
@@ -64,7 +66,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """
 
     version: Literal[1] = 1
-    kind: Literal["sealed", "answer"]
+    kind: Kind
     offer: Bytes32
     key: Bytes16
     request: Bytes16
@@ -127,8 +129,8 @@ def close_envelope(session: Session, header: Header, body: list[bytes]) -> bytes
     return bytes(view)
 
 
-def split_envelope(message: bytes, kind: Literal["sealed", "answer"], *, offer: bytes) -> tuple[Header, memoryview]:
-    """Read a header, without trusting it; the body is not looked at.
+def read_header(message: bytes) -> tuple[Header, memoryview]:
+    """Read what a message says of itself, without trusting it; the body is not looked at.
 
     Returns
     -------
@@ -139,9 +141,7 @@ def split_envelope(message: bytes, kind: Literal["sealed", "answer"], *, offer: 
     Raises
     ------
     WireError
-        Not a message of this kind.
-    AuthenticationError
-        It is about another offer.
+        Not a message of blind scoring.
     """
     if not isinstance(message, bytes):
         raise WireError("A message must be bytes", got=type(message).__name__, rule="bytes, as they came")
@@ -168,15 +168,35 @@ def split_envelope(message: bytes, kind: Literal["sealed", "answer"], *, offer: 
         ) from error
     if _encoder.encode(header) != encoded:
         raise WireError("A message's header is malformed", rule="the shortest encoding, fields in order")
-    if header.kind != kind:
-        raise WireError("This is another kind of message", got=header.kind, rule=kind)
+    return header, memoryview(message)[start:-TAG_BYTES]
+
+
+def split_envelope(message: bytes, *kinds: Kind, offer: bytes) -> tuple[Header, memoryview]:
+    """Read a header, without trusting it; the body is not looked at.
+
+    Returns
+    -------
+    header : Header
+    body : memoryview
+        What lies between header and MAC.
+
+    Raises
+    ------
+    WireError
+        Not a message of one of these kinds.
+    AuthenticationError
+        It is about another offer.
+    """
+    header, body = read_header(message)
+    if header.kind not in kinds:
+        raise WireError("This is another kind of message", got=header.kind, rule=" or ".join(kinds))
     if header.offer != offer:
         raise AuthenticationError(
             "The message belongs to another offer",
             rule="same model, encoder and parameters on both sides",
             fix="fetch the scorer's present offer and seal again",
         )
-    return header, memoryview(message)[start:-TAG_BYTES]
+    return header, body
 
 
 def open_envelope(session: Session, header: Header, message: bytes) -> None:

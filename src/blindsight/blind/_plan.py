@@ -10,7 +10,7 @@ import numpy as np
 
 from blindsight.circuits import Encoder, InnerProduct
 from blindsight.errors import CapacityError, ParameterError
-from blindsight.he import SEED_BYTES, HeParameters
+from blindsight.he import SEED_BYTES, WORD_BITS, HeParameters
 
 __all__ = ["BlindParameters", "Packing", "Upload", "plan"]
 
@@ -35,6 +35,10 @@ MIN_PLAIN_BITS = 20
 MAX_PLAIN_BITS = 56
 FRESH_NOISE = 22
 """Largest noise coefficient of a fresh symmetric encryption: 21 (centred binomial) and 1 for rounding ``q m / t``."""
+
+MAX_THRESHOLDS = 15
+SHARE_ROOM_BITS = 3
+"""Rounding to the words of shares takes at most ``2**-SHARE_ROOM_BITS`` of half a score unit, where 64 bits allow it."""
 
 MULTIPLIER_BITS = 16
 SECOND_PART_NOISE = 8
@@ -66,6 +70,9 @@ class BlindParameters:
     weight_bits : int
         The sum of the absolute weights is at most ``2**weight_bits``. With ``plain_bits`` all that an offer says of
         the weights.
+    thresholds : int
+        0: the owner learns scores. Otherwise verdicts: for each record, how many of this many secret thresholds its
+        score exceeds, from a comparison that hides the score from both sides (see ``_verdict``).
     """
 
     packing: Packing
@@ -74,6 +81,7 @@ class BlindParameters:
     degree: int
     plain_bits: int
     weight_bits: int
+    thresholds: int = 0
 
     def __post_init__(self) -> None:
         if (self.packing, self.degree) not in PRIME_BITS or self.upload not in ("seeded", "unseeded"):
@@ -89,6 +97,10 @@ class BlindParameters:
                 "The score does not fit",
                 got=f"plain_bits={self.plain_bits}, weight_bits={self.weight_bits}",
                 rule=f"{MIN_PLAIN_BITS} <= plain_bits <= {MAX_PLAIN_BITS}, 0 <= weight_bits <= 62",
+            )
+        if not 0 <= self.thresholds <= MAX_THRESHOLDS:
+            raise ParameterError(
+                "The number of thresholds is out of range", got=str(self.thresholds), rule=f"0 to {MAX_THRESHOLDS}"
             )
         if self.flood_half_width < 1 << self.weight_bits:
             raise CapacityError(
@@ -133,6 +145,25 @@ class BlindParameters:
         return -(-rows // self.rows_per_ciphertext)
 
     @property
+    def residue_bytes(self) -> int:
+        """One residue on the wire."""
+        return self.he.residue_bytes
+
+    @property
+    def group_bytes(self) -> int:
+        """One uploaded group on the wire."""
+        return self.ciphertexts_per_group * self.ciphertext_bytes
+
+    def answer_bytes(self, rows: int) -> int:
+        """One answered group of this many records on the wire, where scores are revealed."""
+        return rows * len(self.he.prime_bits) * self.residue_bytes + self.part_bytes
+
+    @property
+    def material_bytes(self) -> int:
+        """The encryptions of zero that an owner registers."""
+        return self.zeros * (SEED_BYTES + self.part_bytes)
+
+    @property
     def part_bytes(self) -> int:
         """One polynomial on the wire."""
         he = self.he
@@ -164,7 +195,23 @@ class BlindParameters:
     def flood_half_width(self) -> int:
         """W: uniform noise in [-W, W) is added to each owed coefficient; as wide as exact decryption allows."""
         room = self.least_modulus >> self.plain_bits + 1
-        return room - (FRESH_NOISE << self.weight_bits) - self.mask_noise
+        return room - (FRESH_NOISE << self.weight_bits) - self.mask_noise - self._share_noise
+
+    @property
+    def share_bits(self) -> int:
+        """Bits b of the words modulo ``2**b`` that the phase is shared in: whole bytes, 64 at most."""
+        wanted = self.plain_bits + 1 + SHARE_ROOM_BITS + self._share_rounding.bit_length()
+        return min(WORD_BITS, -(-wanted // 8) * 8)
+
+    @property
+    def _share_rounding(self) -> int:
+        """Largest error of a phase, in words, from switching: each coefficient is too small by less than ``primes``."""
+        return len(PRIME_BITS[self.packing, self.degree]) * (self.degree + 1)
+
+    @property
+    def _share_noise(self) -> int:
+        """The same in units of q."""
+        return 0 if self.thresholds == 0 else (self._share_rounding << self.modulus_bits >> self.share_bits) + 1
 
     @property
     def flood_bits(self) -> float:
@@ -190,12 +237,22 @@ class BlindParameters:
 
         The capacity of a channel modulo q with uniform noise of width 2W. It is a little above ``plain_bits``, hence
         at least ceil(log2(high - low + 1)) of the honest score, and holds for ciphertexts that encode no record.
+        Verdicts: one bit for each threshold.
         """
+        return self.thresholds or self.capacity_bits
+
+    @property
+    def capacity_bits(self) -> float:
+        """log2(q / 2W); of a verdict, what an owner that *broke* the comparison could learn of a record at most."""
         return self.modulus_bits - self.flood_bits
 
     def charge_bits(self, rows: int) -> int:
         """Bits released by answering this many records."""
         return math.ceil(rows * self.answer_bits)
+
+    def rows_for(self, bits: int) -> int:
+        """Largest number of records that this many bits answer."""
+        return int(bits / self.answer_bits)
 
     def describe(self, *, answers: int = 1) -> str:
         """Summarise in one line for people: sizes, security, flood bits minus log2(answers)."""
@@ -206,11 +263,17 @@ class BlindParameters:
             f"{self.entries} entries, {self.rows_per_ciphertext} records a ciphertext; flood 2^{self.flood_bits:.1f}, "
             f"{self.hiding_bits:.1f} bits above honest noise, {left:.1f} after {answers} answers; "
             f"{self.answer_bits:.2f} bits released a record at most"
+            + (f", by comparing shares of {self.share_bits} bits" if self.thresholds else "")
         )
 
 
 def plan(
-    encoder: Encoder, circuit: InnerProduct, *, packing: Packing = "rows", upload: Upload | None = None
+    encoder: Encoder,
+    circuit: InnerProduct,
+    *,
+    packing: Packing = "rows",
+    upload: Upload | None = None,
+    thresholds: int = 0,
 ) -> BlindParameters:
     """Choose parameters that carry a circuit exactly, with the widest flood.
 
@@ -223,6 +286,8 @@ def plan(
         bytes as a full one).
     upload : {"seeded", "unseeded"}, optional
         Default: unseeded for columns, where expanding hundreds of seeds would dominate; rows are always seeded.
+    thresholds : int
+        0 for scores, else the number of thresholds of a verdict.
 
     Raises
     ------
@@ -233,7 +298,9 @@ def plan(
     """
     low, high = circuit.bounds(encoder)
     largest_weight = max(int(circuit.weights.max()), -int(circuit.weights.min()))
-    plain_bits = max(MIN_PLAIN_BITS, max(-low, high, largest_weight, 1).bit_length() + 1)
+    # verdicts: score minus threshold must not wrap either, wherever between low - 1 and high the threshold lies
+    extent = max(-low, high, largest_weight, 1, high - low + 1 if thresholds else 0)
+    plain_bits = max(MIN_PLAIN_BITS, extent.bit_length() + 1)
     total = int(np.abs(circuit.weights).sum())
     weight_bits = max(total - 1, 0).bit_length()
     for degree in (4096, 8192) if plain_bits <= MAX_PLAIN_BITS else ():
@@ -245,6 +312,7 @@ def plan(
                 degree=degree,
                 plain_bits=plain_bits,
                 weight_bits=weight_bits,
+                thresholds=thresholds,
             )
         except CapacityError:
             continue

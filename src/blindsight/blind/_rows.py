@@ -16,6 +16,7 @@ from blindsight.he import (
     SEED_BYTES,
     HeContext,
     NttCipher,
+    NttPlain,
     SecretKey,
     add_mod,
     pack_residues,
@@ -49,6 +50,16 @@ class Rows:
 
     def prepare(self, weights: Ints) -> Callable[[memoryview, Mask], Residues]:
         """Make a function from one group's bytes and a mask's terms to the masked product, shape (2, primes, N)."""
+        plains = self.plains(weights)
+
+        def evaluate(body: memoryview, mask: Mask) -> Residues:
+            zeros, multipliers = mask
+            return self.context.inner_product([*self.ciphers(body), *zeros], [*plains, *multipliers])
+
+        return evaluate
+
+    def plains(self, weights: Ints) -> list[NttPlain | None]:
+        """Reverse and transform weights: one polynomial for each ciphertext of a group, None where all are 0."""
         p = self.parameters
         padded = np.zeros(p.ciphertexts_per_group * self._stride, dtype=np.int64)
         padded[: p.entries] = weights
@@ -57,14 +68,10 @@ class Rows:
             polynomial = np.zeros(p.degree, dtype=np.int64)
             polynomial[: self._stride] = piece[::-1]
             plains.append(self.context.prepare_plain(polynomial))
+        return plains
 
-        def evaluate(body: memoryview, mask: Mask) -> Residues:
-            zeros, multipliers = mask
-            return self.context.inner_product([*self._ciphers(body), *zeros], [*plains, *multipliers])
-
-        return evaluate
-
-    def _ciphers(self, body: memoryview) -> list[NttCipher]:
+    def ciphers(self, body: memoryview) -> list[NttCipher]:
+        """Read and transform one group's ciphertexts, strictly."""
         p, context = self.parameters, self.context
         shape, width, size = (len(context.primes), p.degree), p.he.residue_bytes, p.ciphertext_bytes
         ciphers = []

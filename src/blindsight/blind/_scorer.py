@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Collection
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Literal, cast
 
-import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from blindsight.circuits import Encoder, InnerProduct, encoder_to_json
 from blindsight.errors import (
     AuthenticationError,
     BlindsightWarning,
     CapacityError,
-    NotFittedError,
     ParameterError,
     PolicyError,
     StoreError,
     WireError,
 )
-from blindsight.he import SEED_BYTES, HeContext, add_mod, pack_residues, scale_up, unpack_residues
+from blindsight.he import CkksContext, HeContext, pack_residues
 
+from ._bfv import BfvScorer
 from ._budget import BitBudget, BitLedger, KeyValue, MemoryTable
-from ._columns import Columns
+from ._ckks_plan import CkksParameters
+from ._engine import Masks, Priced
+from ._engines import Model, serve
 from ._envelope import (
     KEY_BYTES,
     Header,
@@ -40,27 +38,18 @@ from ._envelope import (
     public_bytes,
     split_envelope,
 )
+from ._explain import Explainer, rows_of_one_answer
 from ._offer import Offer
-from ._plan import BlindParameters, Packing, Upload, plan
-from ._protect import Mask, Protections, Rerandomiser, finish
-from ._rows import Rows
+from ._plan import BlindParameters, Packing, Upload
+from ._protect import Protections, Rerandomiser
+from ._registration import key_id_of_registration, registration_bytes
+from ._verdict import Desk, integer_thresholds, share_answer
+from ._verdict_comparison import Comparison
+from ._verdict_exchange import answer as answer_comparison
 
-__all__ = ["Model", "Scorer"]
+__all__ = ["Scorer"]
 
 MAX_KEPT_OWNERS = 64
-
-
-class Model(Protocol):
-    """What a scorer asks of a fitted model."""
-
-    encoder_: Encoder
-    circuit_: InnerProduct
-    score_scale_: float
-    schema_: Any
-
-    @property
-    def is_secret_(self) -> bool:
-        """Whether the public encoder tells nothing learned from data."""
 
 
 class Scorer:
@@ -69,10 +58,18 @@ class Scorer:
     Parameters
     ----------
     model : Model
-        Any fitted detector: ``encoder_``, ``circuit_``, ``score_scale_``, ``schema_``, ``is_secret_``.
+        Any fitted detector: ``encoder_``, ``circuit_``, ``score_scale_``, ``schema_``, ``is_secret_``. Or a network of
+        dense layers and at most one square activation, in columns: ``network_`` and ``inputs_`` in place of the first
+        three; its scores are approximate.
     packing : {"rows", "columns"}
         See :func:`plan`.
     upload : {"seeded", "unseeded"}, optional
+    reveal : {"score", "verdict"}
+        What the owner learns. "verdict": whether the score exceeds a threshold that stays secret, and nothing else; see
+        :meth:`compare`.
+    thresholds : sequence of float, optional
+        For verdicts, in units of ``decision_function``: up to 15, increasing; the owner learns how many of them the score
+        exceeds, and is charged a bit for each. Default: the model's ``threshold_``, so that verdicts equal ``predict``.
     budget : BitBudget, optional
         Default: bits are counted, not limited.
     table : KeyValue, optional
@@ -83,6 +80,16 @@ class Scorer:
         registers again and again.
     max_owners : int
         Registrations kept.
+    tolerance : float, optional
+        Of a network: the largest error of scores up to 1,000 tolerances. Default: a thousandth of ``threshold_``.
+    threads : int
+        For products of residues in columns.
+    explanations : bool
+        Whether contributions may be asked for (``RecordOwner.seal(X, explain=True)``): every block's part of a score, at
+        ``blocks * answer_bits`` bits a record. One-hot encodings in rows; see ``_explain``.
+    inline_registration : bool
+        Whether a sealed request may carry its owner's registration. False: :meth:`register` comes first, in a process
+        of the caller's choosing.
 
     Warns
     -----
@@ -91,7 +98,7 @@ class Scorer:
 
     Security
     --------
-    What leaves is described in ``_protect``. A request that is sent again is charged and re-randomised again: no answer
+    What leaves is described in ``_protect`` and ``_ckks_protect``. A request that is sent again is charged and re-randomised again: no answer
     is kept, and none is free. No secret key of an owner ever reaches this side. Not yet audited.
     """
 
@@ -101,23 +108,21 @@ class Scorer:
         *,
         packing: Packing = "rows",
         upload: Upload | None = None,
+        reveal: Literal["score", "verdict"] = "score",
+        thresholds: Sequence[float] | None = None,
         budget: BitBudget | None = None,
         table: KeyValue | None = None,
         admit: Collection[str] | None = None,
         max_owners: int = 10_000,
+        tolerance: float | None = None,
+        threads: int = 1,
+        explanations: bool = False,
+        inline_registration: bool = True,
     ) -> None:
-        if hasattr(model, "score_histogram_") and not hasattr(model, "circuit_"):
-            raise CapacityError(
-                f"{type(model).__name__} cannot be scored blind",
-                rule="a blind score is one inner product of a public encoding with secret weights",
-                fix="teach its scores to a table, TableStudent, and offer that; or score where the model is",
-            )
-        if not hasattr(model, "circuit_"):
-            raise NotFittedError(
-                "The model to score with is not fitted", fix="fit it, or load a saved one with blindsight.load"
-            )
-        encoder, circuit = model.encoder_, model.circuit_
-        circuit.check(encoder)
+        taus = _thresholds(model, reveal, thresholds)
+        served = serve(
+            model, packing=packing, upload=upload, thresholds=len(taus), tolerance=tolerance, threads=threads
+        )
         if not bool(model.is_secret_):
             warnings.warn(
                 "The model is not secret: ranges, edges or scales were learned from data and are part of the public "
@@ -126,57 +131,80 @@ class Scorer:
                 BlindsightWarning,
                 stacklevel=2,
             )
-        self.parameters: BlindParameters = plan(encoder, circuit, packing=packing, upload=upload)
+        self.parameters: BlindParameters | CkksParameters = served.parameters
+        self._engine, self._freedom = served.engine, served.freedom
+        self._explainer = (
+            Explainer(served.engine, served.encoder, getattr(model, "circuit_", None)) if explanations else None
+        )
         self._table: KeyValue = table if table is not None else MemoryTable()
         self._private = self._identity()
         self._offer = Offer(
             parameters=self.parameters,
-            encoder=encoder,
+            encoder=served.encoder,
             schema=dict(model.schema_.to_json()),
-            score_scale=float(model.score_scale_),
+            score_scale=served.score_scale,
             secret=bool(model.is_secret_),
             scorer=public_bytes(self._private),
         ).encode()
         Offer.decode(self._offer.encoded)  # what we offer, an owner accepts
         self._digest = self._offer.digest
         self._scope = self._digest.hex()[:16]
-        self._context = HeContext(self.parameters.he)
-        if self._context.modulus < self.parameters.least_modulus:
-            raise CapacityError("SEAL found smaller primes than planned")
-        self._packing = (Columns if packing == "columns" else Rows)(self._context, self.parameters)
-        self._evaluate = self._packing.prepare(np.asarray(circuit.weights))
-        bias = np.array([circuit.bias], dtype=np.int64)
-        self._bias = scale_up(bias, self._context.primes, self.parameters.plain_bits)
+        self._desk = (
+            Desk(self.parameters, taus, self._table, self._scope)
+            if taus and isinstance(self.parameters, BlindParameters)
+            else None
+        )
         # by model, not by offer: answers in another packing tell about the same weights
-        state = hashlib.sha256(json.dumps(encoder_to_json(encoder), sort_keys=True).encode())
-        state.update(np.asarray(circuit.weights).astype("<i8").tobytes() + str(circuit.bias).encode())
-        self._ledger = BitLedger(budget or BitBudget(), self._table, state.hexdigest()[:16])
+        self._ledger = BitLedger(budget or BitBudget(), self._table, served.fingerprint)
         self._admit = None if admit is None else frozenset(admit)
         if type(max_owners) is not int or max_owners < 1:
             raise ParameterError("max_owners is out of its domain", got=repr(max_owners), rule="an integer >= 1")
         self._max_owners = max_owners
-        self._owners: OrderedDict[bytes, tuple[Session, Rerandomiser]] = OrderedDict()
+        self._inline = inline_registration
+        self._owners: OrderedDict[bytes, tuple[Session, Masks]] = OrderedDict()
         self._lock = threading.RLock()
-        self._protections = Protections()
 
     # -- what the holder may ask
+
+    @property
+    def _context(self) -> HeContext | CkksContext:
+        return self._engine.context
+
+    @property
+    def _protections(self) -> Protections:
+        """Switched in the tests that attack alone."""
+        return self._engine.protections
+
+    @_protections.setter
+    def _protections(self, value: Protections) -> None:
+        self._engine.protections = value
 
     def offer(self) -> bytes:
         """Return what a record owner needs: public encoder, parameters, schema, score scale. Never weights."""
         return self._offer.encoded
 
     def bits_released(self, key_id: str | None = None) -> int:
-        """Bits charged so far to one owner's key id, or to all."""
+        """Bits charged so far to one owner's key id (or account, see :meth:`score`), or to all."""
         return self._ledger.spent(key_id)
+
+    def rows_answered(self, key_id: str | None = None) -> int:
+        """Records charged so far to one owner, or to all."""
+        return self._ledger.rows(key_id)
+
+    @property
+    def registration_bytes(self) -> int:
+        """Length of an owner's registration."""
+        return registration_bytes(self.parameters)
 
     @property
     def rows_to_extract(self) -> int:
         """Well-chosen exact scores after which an owner can compute every score itself.
 
-        One-hot blocks: sum of (slots - 1), and 1. Otherwise all entries. No encryption changes this; a budget below
+        One-hot blocks: sum of (slots - 1), and 1. Other encodings: all entries. Networks: coefficients of the quadratic
+        form; with a square activation, weights. No encryption changes this; a budget below
         ``rows_to_extract`` records does.
         """
-        return self._offer.encoder.freedom()
+        return self._freedom
 
     def prepare(self, key_id: str, answers: int) -> None:
         """Compute masks for an owner's next answers while there is time; without this they are computed when needed.
@@ -200,13 +228,25 @@ class Scorer:
 
     # -- scoring
 
-    def score(self, sealed: bytes) -> bytes:
+    def score(
+        self,
+        sealed: bytes,
+        *,
+        account: str | None = None,
+        settle: Callable[[Callable[[], int]], object] | None = None,
+    ) -> bytes:
         """Answer a sealed request.
 
         Parameters
         ----------
         sealed : bytes
             From :meth:`RecordOwner.seal`; untrusted.
+        account : str, optional
+            Whom to charge, where one owner may have several keys. Default: the key id.
+        settle : callable, optional
+            Called once the request has been authenticated and before anything is computed, with the function that
+            charges for it. It calls that, or knows that the charge for this very request was made and that no answer
+            to it ever left, nor will but one. An exception from it ends the request. Default: charge.
 
         Returns
         -------
@@ -220,20 +260,27 @@ class Scorer:
         AuthenticationError
             Another offer, an unknown key id, or a wrong MAC.
         PolicyError
-            The key id is not admitted, or there are too many owners.
+            The key id is not admitted, there are too many owners, or contributions are asked for and not given.
         BudgetError
             The bit budget does not carry the request. Nothing was computed.
 
         Privacy
         -------
-        Charges ``parameters.charge_bits(rows)`` before anything is computed, and gives nothing back, not even when the
+        Charges ``parameters.charge_bits(rows)``, of contributions as much for every block, before anything is computed, and gives nothing back, not even when the
         body then turns out to be malformed. Every call charges, a retry as well.
         """
-        header, body = split_envelope(sealed, "sealed", offer=self._digest)
+        header, body = split_envelope(sealed, "sealed", "explain", offer=self._digest)
         p = self.parameters
+        explainer = self._explains(header)
         groups = p.groups(header.rows)
-        registration = self._registration_bytes if header.registers else 0
-        group_bytes = p.ciphertexts_per_group * p.ciphertext_bytes
+        if header.registers and not self._inline:
+            raise WireError(
+                "A request carries a registration",
+                rule="keys are registered first, by themselves",
+                fix="register RecordOwner.registration, then seal with register=False",
+            )
+        registration = registration_bytes(self.parameters) if header.registers else 0
+        group_bytes = p.group_bytes
         if len(body) != registration + groups * group_bytes:
             raise WireError(
                 "A sealed request has the wrong length",
@@ -241,53 +288,131 @@ class Scorer:
                 rule=f"{registration + groups * group_bytes} bytes for {header.rows} records",
             )
         session, rerandomiser = self._owner(header, body[:registration], sealed)
-        self._ledger.charge(header.key.hex(), header.rows, p)
+        price: Priced = p if explainer is None else explainer.price
+
+        def charge() -> int:
+            return self._ledger.charge(account or header.key.hex(), header.rows, price)
+
+        charge() if settle is None else settle(charge)
         pieces: list[bytes] = []
+        masks: list[bytes] = []
         for g in range(groups):
             start = registration + g * group_bytes
             rows = min(p.rows_per_ciphertext, header.rows - g * p.rows_per_ciphertext)
-            pieces += self._answer(body[start : start + group_bytes], rows, rerandomiser)
+            group = body[start : start + group_bytes]
+            if explainer is None:
+                pieces += self._answer(group, rows, rerandomiser, masks)
+            else:
+                pieces += explainer.answer(group, rows, cast(Rerandomiser, rerandomiser))
+        salt = new_salt()
+        if self._desk is not None:
+            pieces.insert(0, self._desk.keep(header.key, salt, masks))
         reply = Header(
-            kind="answer",
+            kind="answer" if explainer is None else "explained",
             offer=self._digest,
             key=header.key,
             request=header.request,
-            salt=new_salt(),
+            salt=salt,
             rows=header.rows,
         )
         return close_envelope(session, reply, pieces)
 
-    def _answer(self, body: memoryview, rows: int, rerandomiser: Rerandomiser) -> list[bytes]:
-        context, p = self._context, self.parameters
-        terms: Mask = ([], [])
-        ready = None
-        if self._protections.rerandomise:
-            ready = rerandomiser.take()
-            if ready is None:
-                terms = rerandomiser.terms()
-        product = self._evaluate(body, terms)
-        if ready is not None:
-            product = add_mod(product, ready, context.primes)
-        first, second = finish(
-            context,
-            p,
-            product,
-            owed=self._packing.owed(rows),
-            bias=self._bias,
-            protections=self._protections,
+    def compare(self, comparison: Comparison) -> Header:
+        """Serve one comparison, so that an owner learns verdicts on an answer of :meth:`score`; waits for it to ask.
+
+        Parameters
+        ----------
+        comparison : Comparison
+            Rank 0 of a link to the owner, who calls :meth:`RecordOwner.verdicts` on the other end.
+
+        Returns
+        -------
+        Header
+            What was compared: key id, number of records, and as ``request`` the answer's salt.
+
+        Raises
+        ------
+        ParameterError
+            This scorer reveals scores.
+        PolicyError
+            The answer has been compared before, or too many others have been answered since.
+        AuthenticationError, WireError
+            What came is not a request of a registered owner.
+        UnavailableError
+            The owner went away. Its mask is spent and its bits are charged: it must seal again.
+
+        Privacy
+        -------
+        Bits were charged by :meth:`score`. The scorer learns neither scores nor verdicts.
+        """
+        if self._desk is None:
+            raise ParameterError("This scorer reveals scores", fix="Scorer(model, reveal='verdict')")
+        return answer_comparison(
+            comparison,
+            self._desk,
+            lambda header, message: self._owner(header, memoryview(b""), message)[0],
+            offer=self._digest,
         )
-        width = p.he.residue_bytes
-        return [pack_residues(first, width), pack_residues(second, width)]
+
+    def _explains(self, header: Header) -> Explainer | None:
+        """What answers a request for contributions; None for one for scores."""
+        if header.kind != "explain":
+            return None
+        if self._explainer is None:
+            raise PolicyError(
+                "This scorer gives no contributions",
+                rule="a number for each block of the encoding gives the model away as many times faster",
+                fix="seal without explain=True; or the model's holder makes a Scorer(model, explanations=True)",
+            )
+        most = rows_of_one_answer(self._explainer.price.parameters, self._explainer.price.blocks)
+        if header.rows > most:
+            raise WireError("One answer cannot carry these contributions", got=f"{header.rows}", rule=f"at most {most}")
+        return self._explainer
+
+    def _answer(self, body: memoryview, rows: int, rerandomiser: Any, masks: list[bytes]) -> list[bytes]:
+        first, others = self._engine.answer(body, rows, rerandomiser)
+        if self._desk is not None and isinstance(self._engine, BfvScorer):
+            pieces, mask = share_answer(self._engine.context, self._engine.parameters, first, others)
+            masks.append(mask)
+            return pieces
+        width = self.parameters.residue_bytes
+        return [pack_residues(first, width), pack_residues(others, width)]
 
     # -- owners
 
-    @property
-    def _registration_bytes(self) -> int:
-        return KEY_BYTES + self.parameters.zeros * (SEED_BYTES + self.parameters.part_bytes)
+    def register(self, registration: bytes) -> str:
+        """Keep an owner's registration that :class:`RegistrationCheck` has passed, in a process that may die of it.
 
-    def _owner(self, header: Header, registration: memoryview, sealed: bytes) -> tuple[Session, Rerandomiser]:
+        Only its length is looked at here. Keeping the same registration twice is a no-op.
+
+        Returns
+        -------
+        str
+            Its key id.
+
+        Raises
+        ------
+        WireError
+            It has the wrong length.
+        PolicyError
+            The key id is not admitted, or there are too many owners.
+        """
+        key = key_id_of_registration(self.parameters, registration)
+        self._keep(key, bytes(registration))
+        return key.hex()
+
+    def forget(self, key_id: str) -> None:
+        """Drop a registration; what it was charged stays. A no-op where there is none."""
+        with self._table.transaction():
+            if self._table.get(self._place(key_id)) is not None:
+                self._table.delete(self._place(key_id))
+                self._table.put(f"owners/{self._scope}", str(max(0, self._count_owners() - 1)).encode())
+        with self._lock:
+            self._owners.pop(bytes.fromhex(key_id), None)
+
+    def _owner(self, header: Header, registration: memoryview, sealed: bytes) -> tuple[Session, Masks]:
         """Authenticate a request and return its owner's keys; registers a new owner."""
-        name = f"owner/{self._scope}/{header.key.hex()}"
+        name = self._place(header.key.hex())
         with self._lock:
             kept = self._owners.get(header.key)
             if kept is not None:
@@ -295,7 +420,7 @@ class Scorer:
                 open_envelope(kept[0], header, sealed)
                 return kept
             stored = self._table.get(name)
-            if stored is not None and len(stored) != self._registration_bytes:
+            if stored is not None and len(stored) != registration_bytes(self.parameters):
                 raise StoreError("A stored registration is damaged", fix="the owner may register again with a new key")
             if stored is None and not registration:
                 raise AuthenticationError(
@@ -315,22 +440,24 @@ class Scorer:
             open_envelope(session, header, sealed)
             if stored is None:
                 self._admit_new(header.key.hex())
-            rerandomiser = Rerandomiser(self._context, self._zeros(material[KEY_BYTES:]))
+            rerandomiser = self._engine.masks(material[KEY_BYTES:])
             if stored is None:
-                self._table.put(f"owners/{self._scope}", str(self._count_owners() + 1).encode())
-                self._table.put(name, bytes(material))
+                self._keep(header.key, bytes(material))
             self._owners[header.key] = session, rerandomiser
             while len(self._owners) > MAX_KEPT_OWNERS:
                 self._owners.popitem(last=False)
             return session, rerandomiser
 
-    def _zeros(self, material: memoryview) -> list[tuple[bytes, np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]]]:
-        p = self.parameters
-        size, shape = SEED_BYTES + p.part_bytes, (len(p.he.prime_bits), p.degree)
-        return [
-            (bytes(piece[:SEED_BYTES]), unpack_residues(piece[SEED_BYTES:], shape, p.he.residue_bytes))
-            for piece in (material[i * size : (i + 1) * size] for i in range(p.zeros))
-        ]
+    def _place(self, key_id: str) -> str:
+        return f"owner/{self._scope}/{key_id}"
+
+    def _keep(self, key: bytes, material: bytes) -> None:
+        """Store a registration, once, however many processes are at it."""
+        with self._table.transaction():
+            if self._table.get(self._place(key.hex())) is None:
+                self._admit_new(key.hex())
+                self._table.put(f"owners/{self._scope}", str(self._count_owners() + 1).encode())
+                self._table.put(self._place(key.hex()), material)
 
     def _admit_new(self, key_id: str) -> None:
         if self._admit is not None and key_id not in self._admit:
@@ -350,14 +477,36 @@ class Scorer:
         return int(value)
 
     def _identity(self) -> X25519PrivateKey:
-        stored = self._table.get("identity")
-        if stored is None:
-            key = X25519PrivateKey.generate()
-            self._table.put("identity", private_bytes(key))
-            return key
+        with self._table.transaction():
+            stored = self._table.get("identity")
+            if stored is None:
+                key = X25519PrivateKey.generate()
+                self._table.put("identity", private_bytes(key))
+                return key
         if len(stored) != KEY_BYTES:
             raise StoreError("The scorer's stored identity is damaged")
         return X25519PrivateKey.from_private_bytes(stored)
 
     def __repr__(self) -> str:
         return f"Scorer({self.parameters.describe()})"
+
+
+def _thresholds(model: Model, reveal: str, thresholds: Sequence[float] | None) -> tuple[int, ...]:
+    if reveal not in ("score", "verdict") or (reveal == "score" and thresholds is not None):
+        raise ParameterError(
+            "reveal is out of its domain", got=repr(reveal), rule="'score', or 'verdict' with or without thresholds"
+        )
+    if reveal == "score":
+        return ()
+    if not hasattr(model, "circuit_"):
+        raise CapacityError(
+            f"{type(model).__name__} gives no verdicts under encryption alone",
+            rule="a comparison needs the exact score of an integer circuit",
+            fix="use MPC, or reveal='score'",
+        )
+    if thresholds is None:
+        if not hasattr(model, "threshold_"):
+            raise ParameterError("The model has no threshold_", fix="give thresholds=[...]")
+        thresholds = [float(model.threshold_)]
+    low, high = model.circuit_.bounds(model.encoder_)
+    return integer_thresholds(thresholds, float(model.score_scale_), low, high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -61,18 +62,7 @@ class OneHotBins(OneHot):
         return tuple(len(inner) + 1 for inner in self.edges)
 
     def slots(self, X: Floats) -> npt.NDArray[np.int32]:
-        """Return the slot that each feature's 1 falls in.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n, d), float64
-            Feature values; finite (the schema has refused NaN before).
-
-        Returns
-        -------
-        ndarray of shape (n, d), int32
-            Indices into the encoding of length m.
-        """
+        """Return the slot of each feature's bin, shape (n, d), int32."""
         X = matrix(X, self.n_features)
         out = np.empty(X.shape, dtype=np.int32)
         for f, (inner, offset) in enumerate(zip(self.edges, self.offsets, strict=True)):
@@ -86,6 +76,10 @@ class OneHotBins(OneHot):
         for f, table in enumerate(np.split(weights, self.offsets[1:])):
             total += table[bin_index(X[:, f], np.asarray(self.edges[f]))]
         return total
+
+    def block_names(self, features: Sequence[str]) -> tuple[str, ...]:
+        """A block is a feature."""
+        return tuple(features)
 
     def same_form(self, other: Encoder) -> bool:
         """Whether both have as many bins everywhere, and edges that are equal up to their last bits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -134,6 +135,16 @@ class OneHot(Encoder):
         for column in self.slots(X).T:
             total += weights[column]
         return total
+
+    def contributions(self, X: Floats, weights: Ints) -> Ints:
+        """What each block adds to ``dot(X, weights)``: the weights at each record's slots, shape (n, blocks), int64."""
+        parts: Ints = np.asarray(weights, dtype=np.int64)[self.slots(X)]
+        return parts
+
+    def block_names(self, features: Sequence[str]) -> tuple[str, ...]:
+        """Name the blocks for people, given the features' names; ``block 0`` and so on where nothing better is known."""
+        del features
+        return tuple(f"block {b}" for b in range(self.blocks))
 
     def count(self, X: Floats, accumulator: Ints) -> None:
         """Add every record's encoding to ``accumulator``, shape (m,), int64, in place."""

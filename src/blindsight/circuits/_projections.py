@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -155,6 +156,11 @@ class ProjectedBins(OneHot):
         for start in range(0, len(X), 4096):
             for row, place in zip(counts, self._bins(X[start : start + 4096]).astype(np.intp), strict=True):
                 row += np.bincount(place, minlength=self.bins)
+
+    def block_names(self, features: Sequence[str]) -> tuple[str, ...]:
+        """A block is a projection: projection 0 and so on."""
+        del features
+        return tuple(f"projection {b}" for b in range(self.projections))
 
     def same_form(self, other: Encoder) -> bool:
         """Whether both have the same projections, and ranges that are equal up to their last bits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -268,6 +268,11 @@ class TreeLeaves(OneHot):
         masses = accumulator.reshape(self.trees, -1)
         for _, tree, leaf in self._walk(X):
             masses[tree] += np.bincount(leaf, minlength=2**self.depth)
+
+    def block_names(self, features: Sequence[str]) -> tuple[str, ...]:
+        """A block is a tree: tree 0 and so on."""
+        del features
+        return tuple(f"tree {b}" for b in range(self.trees))
 
     def same_form(self, other: Encoder) -> bool:
         """Whether both have the same trees, and edges that are equal up to their last bits."""

@@ -12,8 +12,10 @@ from ._command_detectors import detectors
 from ._command_fit import fit
 from ._command_ledger import ledger_figures, ledger_show, ledger_verify
 from ._command_look import doctor, report
+from ._command_mpc_node import mpc_node_certificate, mpc_node_check, mpc_node_serve
 from ._command_schema import schema_check, schema_draft
 from ._command_score import score
+from ._command_serve import serve_app
 
 __all__ = ["app", "main"]
 
@@ -34,6 +36,9 @@ schema_app = typer.Typer(
 ledger_app = typer.Typer(help="Look at what a party's records have paid so far.", no_args_is_help=True)
 app.add_typer(schema_app, name="schema", short_help="Write and check schemas.")
 app.add_typer(ledger_app, name="ledger", short_help="Show and verify what was spent.")
+mpc_app = typer.Typer(help="Be one operator of a secure computation: hold shares, run, open nothing.", no_args_is_help=True)
+app.add_typer(mpc_app, name="mpc-node", short_help="Be one operator of a secure computation.")
+app.add_typer(serve_app, name="serve", short_help="Score sealed records for strangers, over HTTPS.")
 
 
 def main() -> None:
@@ -92,3 +97,8 @@ app.command(short_help="Write a run as one HTML page.", epilog="Example: blindsi
     report
 )
 app.command(short_help="Look whether this machine is fit.", epilog="Example: blindsight doctor --home run")(doctor)
+mpc_app.command("serve", epilog="Example: blindsight mpc-node serve --config node.toml")(mpc_node_serve)
+mpc_app.command("check", epilog="Example: blindsight mpc-node check --config node.toml")(mpc_node_check)
+mpc_app.command("certificate", epilog="Example: blindsight mpc-node certificate operator-0 --output keys")(
+    mpc_node_certificate
+)

@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 from ._exits import command, safe_after
-from ._options import JsonOption, KeyFileOption, named_paths, writable_target
+from ._options import (
+    ContaminationOption,
+    DeltaOption,
+    EvaluateOption,
+    ExactOption,
+    JsonOption,
+    KeyFileOption,
+    PartyRecordsOption,
+    PersonRecordsOption,
+    PolicyOption,
+    TrustOption,
+    UnitOption,
+    named_paths,
+    writable_target,
+)
 from ._screen import Screen
 
 __all__ = ["compare"]
@@ -23,7 +37,7 @@ def compare(
     schema: Annotated[Path, typer.Option(help="Schema that all records share.")],
     detectors: Annotated[str, typer.Option(help="Names, joined by commas: ecod,hbos,iforest.")],
     party: Annotated[list[str] | None, typer.Option(help="NAME=PATH of one party's records; three or more.")] = None,
-    evaluate: Annotated[list[str] | None, typer.Option(help="NAME=PATH of a party's labelled test records.")] = None,
+    evaluate: EvaluateOption = None,
     input_file: Annotated[Path | None, typer.Option("--input", help="One labelled file, instead of parties.")] = None,
     test: Annotated[Path | None, typer.Option(help="Labelled test records, with --input.")] = None,
     output: Annotated[Path | None, typer.Option(help="HTML, PNG or SVG file to write.")] = None,
@@ -32,24 +46,22 @@ def compare(
         list[str] | None, typer.Option("--set", help="DETECTOR.KEY=VALUE, e.g. hbos.bins=16; repeat it for more.")
     ] = None,
     epsilon: Annotated[float | None, typer.Option(help="Privacy of EACH detector: fit, threshold, evaluation.")] = None,
-    delta: Annotated[float, typer.Option(help="Probability beyond epsilon.")] = 1e-6,
-    unit: Annotated[str, typer.Option(help="Whose presence is hidden: record, person or party.")] = "record",
-    max_records_per_person: Annotated[
-        int | None, typer.Option(help="Records of one person used at each party, with --unit person.  [default: 1]")
-    ] = None,
-    max_records_per_party: Annotated[
-        int | None, typer.Option(help="Records of a party used in a sum, with --unit party.  [default: 1000]")
-    ] = None,
-    trust: Annotated[
-        str, typer.Option(help="federation: the parties' noise protects together; local: each party's by itself.")
-    ] = "federation",
-    exact: Annotated[bool, typer.Option("--exact", help="Exact sums, no differential privacy.")] = False,
-    contamination: Annotated[float, typer.Option(help="Share of records that should alert.")] = 0.02,
-    policy: Annotated[Path | None, typer.Option(help="policy.toml for parties that have none yet in --home.")] = None,
+    delta: DeltaOption = 1e-6,
+    unit: UnitOption = "record",
+    max_records_per_person: PersonRecordsOption = None,
+    max_records_per_party: PartyRecordsOption = None,
+    trust: TrustOption = "federation",
+    exact: ExactOption = False,
+    contamination: ContaminationOption = 0.02,
+    policy: PolicyOption = None,
     key_file: KeyFileOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Fit several detectors on the same records and set them side by side. Every one of them is charged."""
+    """Fit several detectors on the same records and set them side by side. Every one of them is charged.
+
+    A detector that a party's policy or budget refuses becomes a row that says so, and the others go on; exit code 3 is
+    for a comparison of which every detector was refused.
+    """
     from blindsight.data import Schema
     from blindsight.errors import ParameterError
     from blindsight.federation import Policy
@@ -107,31 +119,36 @@ def compare(
                 policy=None if policy is None else Policy.read(policy), home=home, key_file=key_file,
                 progress=progress,
             )  # fmt: skip
+    headings = [("Detector", "left"), ("AUROC", "right"), ("95%", "right"), ("AP", "right"), ("FPR", "right"),
+                ("FNR", "right"), ("Seconds", "right"), ("Sums", "right"), ("Bytes", "right"),
+                ("Epsilon", "right")]  # fmt: skip
+    rows = [c.cells() for c in done.compared]
+    if done.absent:
+        headings.append(("Remark", "left"))
+        rows = [(*row, "") for row in rows] + [a.cells() for a in done.absent]
+    screen.table(f"{len(done.compared)} detectors: {done.note}", headings, rows)
     best = max((c for c in done.compared if c.measurable), key=lambda c: c.auroc, default=None)
-    screen.table(
-        f"{len(done.compared)} detectors: {done.note}",
-        [("Detector", "left"), ("AUROC", "right"), ("95%", "right"), ("AP", "right"), ("FPR", "right"),
-         ("FNR", "right"), ("Seconds", "right"), ("Sums", "right"), ("Bytes", "right"), ("Epsilon", "right")],
-        [c.cells() for c in done.compared] + [(name, "left out", *[""] * 8) for name, _ in done.left_out],
-    )  # fmt: skip
-    for name, why in done.left_out:
-        screen.say(f"{name} was left out: {why}.")
     if best is not None and any(c.auroc_high >= best.auroc_low for c in done.compared if c is not best):
         screen.say("Where intervals overlap, these records do not tell which is better.")
     if done.epsilon is not None:
         screen.say(
             f"Charged for all of it together: epsilon {done.epsilon:.3g} per {unit} at delta {delta:g}, "
-            f"{epsilon:g} asked for each of {len(done.compared)}."
+            f"{epsilon:g} asked for each of {len(chosen) - sum(a.kind == 'left out' for a in done.absent)}."
         )
     if output is not None:
-        write_compared(done.compared, output, note=done.note, epsilon=done.epsilon, left_out=done.left_out)
+        write_compared(done.compared, output, note=done.note, epsilon=done.epsilon, absent=done.absent)
         screen.say(f"Wrote {output}.")
     screen.result(
         {
             "note": done.note,
             "epsilon_total": done.epsilon,
             "detectors": [{k: v for k, v in asdict(c).items() if k != "roc"} for c in done.compared],
-            "left_out": [{"name": name, "reason": why} for name, why in done.left_out],
+            "left_out": [{"name": a.name, "reason": a.reason} for a in done.absent if a.kind == "left out"],
+            "refused": [
+                {"name": a.name, "reason": a.reason, "sums": a.sums, "epsilon": a.epsilon}
+                for a in done.absent
+                if a.kind == "refused"
+            ],
             "output": None if output is None else str(output),
         }
     )

@@ -8,7 +8,23 @@ from typing import Annotated
 import typer
 
 from ._exits import command, safe_after
-from ._options import HomeOption, JsonOption, KeyFileOption, named_paths, sealer_of, writable_target
+from ._options import (
+    ContaminationOption,
+    DeltaOption,
+    EvaluateOption,
+    ExactOption,
+    HomeOption,
+    JsonOption,
+    KeyFileOption,
+    PartyRecordsOption,
+    PersonRecordsOption,
+    PolicyOption,
+    TrustOption,
+    UnitOption,
+    named_paths,
+    sealer_of,
+    writable_target,
+)
 from ._screen import Screen
 
 __all__ = ["fit"]
@@ -26,24 +42,16 @@ def fit(
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE of the detector, e.g. bins=32 or training.rounds=20; repeatable."),
     ] = None,
-    evaluate: Annotated[list[str] | None, typer.Option(help="NAME=PATH of a party's labelled test records.")] = None,
+    evaluate: EvaluateOption = None,
     epsilon: Annotated[float | None, typer.Option(help="Privacy of fit, threshold and evaluation together.")] = None,
-    delta: Annotated[float, typer.Option(help="Probability beyond epsilon.")] = 1e-6,
-    unit: Annotated[str, typer.Option(help="Whose presence is hidden: record, person or party.")] = "record",
-    max_records_per_person: Annotated[
-        int | None, typer.Option(help="Records of one person used at each party, with --unit person.  [default: 1]")
-    ] = None,
-    max_records_per_party: Annotated[
-        int | None, typer.Option(help="Records of a party used in a sum, with --unit party.  [default: 1000]")
-    ] = None,
-    trust: Annotated[
-        str, typer.Option(help="federation: the parties' noise protects together; local: each party's by itself.")
-    ] = "federation",
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Exact sums, no differential privacy; every policy must allow it.")
-    ] = False,
-    contamination: Annotated[float, typer.Option(help="Share of records that should alert.")] = 0.02,
-    policy: Annotated[Path | None, typer.Option(help="policy.toml for parties that have none yet in --home.")] = None,
+    delta: DeltaOption = 1e-6,
+    unit: UnitOption = "record",
+    max_records_per_person: PersonRecordsOption = None,
+    max_records_per_party: PartyRecordsOption = None,
+    trust: TrustOption = "federation",
+    exact: ExactOption = False,
+    contamination: ContaminationOption = 0.02,
+    policy: PolicyOption = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Federated anomaly detection",
     key_file: KeyFileOption = None,
     json_output: JsonOption = False,

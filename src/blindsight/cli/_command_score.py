@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,15 +15,27 @@ from ._exits import command, safe_after
 from ._options import JsonOption, KeyFileOption, writable_target
 from ._screen import Screen
 
+if TYPE_CHECKING:
+    from ._scores import ScoreWriter
+
 __all__ = ["score"]
+
+TOKEN_VARIABLE = "BLINDSIGHT_TOKEN"  # noqa: S105 - a variable's name
 
 
 @command
-@safe_after("No scores were written. Bits that a blind scorer had charged stay charged.")
+@safe_after(
+    "No scores were written. Bits that a blind scorer had charged stay charged; with --server the same command goes on "
+    "where it stopped."
+)
 def score(
-    model: Annotated[Path, typer.Option(help="Model file.")],
-    input_file: Annotated[Path, typer.Option("--input", help="CSV or Parquet file of records.")],
-    output: Annotated[Path, typer.Option(help="CSV or Parquet file to write: row, score, alert.")],
+    data: Annotated[Path | None, typer.Argument(help="CSV or Parquet file of records; as --input.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Model file.")] = None,
+    input_file: Annotated[Path | None, typer.Option("--input", help="CSV or Parquet file of records.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="CSV or Parquet to write: row, score, alert.  [default, with --server: DATA.scores.csv]"),
+    ] = None,
     blind: Annotated[
         bool, typer.Option("--blind", help="Seal the records; another process scores them without seeing them.")
     ] = False,
@@ -30,25 +46,81 @@ def score(
     home: Annotated[
         Path | None, typer.Option("--home", help="Keeps the owner's keys and the scorer's count of bits, with --blind.")
     ] = None,
+    server: Annotated[str | None, typer.Option(help="URL of a service that has the model, with --blind.")] = None,
+    model_name: Annotated[
+        str | None, typer.Option("--model-name", help="Model of the service.  [default: its only one]")
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option("--token-file", help=f"File with the token for --server.  [default: ${TOKEN_VARIABLE}]"),
+    ] = None,
+    authority: Annotated[
+        Path | None, typer.Option(help="PEM that the service's certificate goes back to.  [default: this machine's]")
+    ] = None,
+    client_certificate: Annotated[
+        Path | None, typer.Option("--client-certificate", help="Own certificate, PEM, instead of a token.")
+    ] = None,
+    client_key: Annotated[Path | None, typer.Option("--client-key", help="Its private key, PEM.")] = None,
     key_file: KeyFileOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Score records in the clear, or blind: the model's holder then sees neither records nor scores."""
     from blindsight.errors import ParameterError
 
-    from ._score import PIECE_ROWS, score_blind, score_clear
+    from ._score import PIECE_ROWS
 
     screen = Screen(as_json=json_output)
-    writable_target(output, "--output", sources=[model, input_file, key_file])
-    if bit_budget is not None and not blind:
-        raise ParameterError("--bit-budget goes with --blind", fix="add --blind, or leave it out")
+    if (data is None) == (input_file is None):
+        raise ParameterError("The records are not named, or twice", fix="give one file: as argument, or with --input")
+    source = data if data is not None else input_file
+    assert source is not None
     if packing not in PIECE_ROWS:
         raise ParameterError("--packing is unknown", got=repr(packing)[:80], rule="rows or columns")
+    if bit_budget is not None and (not blind or server is not None):
+        raise ParameterError("--bit-budget goes with --blind and --model", fix="leave it out")
+    if server is not None:
+        if not blind or model is not None:
+            raise ParameterError("--server goes with --blind, and without --model", fix="--model-name names one there")
+        target = output if output is not None else source.with_name(source.stem + ".scores.csv")
+        writable_target(target, "--output", sources=[source, key_file])
+        from ._remote import Remote
+
+        remote = Remote(
+            url=server, model=model_name, token=_token(token_file), certificate=client_certificate,
+            private_key=client_key, authority=authority,
+        )  # fmt: skip
+        _at_service(screen, remote, source=source, target=target, home=home, key_file=key_file)
+        return
+    if model is None or output is None:
+        raise ParameterError(
+            "--model or --output is missing", fix="give both, or --server and --blind to score where the model is"
+        )
+    writable_target(output, "--output", sources=[model, source, key_file])
+    _here(
+        screen, model=model, source=source, output=output, blind=blind, packing=packing, bit_budget=bit_budget,
+        home=home, key_file=key_file,
+    )  # fmt: skip
+
+
+def _here(
+    screen: Screen,
+    *,
+    model: Path,
+    source: Path,
+    output: Path,
+    blind: bool,
+    packing: str,
+    bit_budget: int | None,
+    home: Path | None,
+    key_file: Path | None,
+) -> None:
+    from ._score import score_blind, score_clear
+
     summary: dict[str, Any] = {"blind": blind}
-    with screen.working(f"Scoring {input_file}{' blind' if blind else ''}") as progress:
+    with screen.working(f"Scoring {source}{' blind' if blind else ''}") as progress:
         if blind:
             done = score_blind(
-                model_path=model, input_path=input_file, output=output, key_file=key_file, home=home,
+                model_path=model, input_path=source, output=output, key_file=key_file, home=home,
                 packing=packing, bit_budget=bit_budget, progress=progress,
             )  # fmt: skip
             writer = done.writer
@@ -60,7 +132,7 @@ def score(
             }
         else:
             writer = score_clear(
-                model_path=model, input_path=input_file, output=output, key_file=key_file, progress=progress
+                model_path=model, input_path=source, output=output, key_file=key_file, progress=progress
             ).writer
     summary |= writer.summary()
     screen.say(f"Wrote {output}: {writer.rows:,} records, {writer.alerts:,} above {writer.threshold:.4f}.")
@@ -70,6 +142,33 @@ def score(
             f"({done.facts.bits_per_record:.3g} at most a record, and the threshold). About "
             f"{done.facts.rows_to_extract:,} well-chosen records would reveal every score."
         )
+    _show_alerts(screen, writer)
+    screen.result(summary)
+
+
+def _at_service(
+    screen: Screen, remote: Any, *, source: Path, target: Path, home: Path | None, key_file: Path | None
+) -> None:
+    from ._remote import score_remote
+
+    kept = home if home is not None else Path.home() / ".blindsight" / "owner"
+    with _bar(screen, f"Scoring {source} at {remote.url}") as progress:
+        done = score_remote(remote, input_path=source, output=target, home=kept, key_file=key_file, progress=progress)
+    writer = done.writer
+    screen.say(f"Wrote {target}: {writer.rows:,} records, {writer.alerts:,} above {writer.threshold:.4f}.")
+    if done.resumed_rows:
+        screen.say(f"{done.resumed_rows:,} of them had been scored by an earlier call.")
+    screen.say(
+        f"Scored blind by {done.model}, version {done.version}: {done.bits_released:,} bits charged to this account so "
+        f"far. About {done.rows_to_extract:,} well-chosen records would reveal every score."
+    )
+    _show_alerts(screen, writer)
+    summary = {"blind": True, "server": remote.url, "model": done.model, "version": done.version}
+    summary |= {"resumed_rows": done.resumed_rows, "bits_charged_so_far": done.bits_released}
+    screen.result(summary | writer.summary())
+
+
+def _show_alerts(screen: Screen, writer: ScoreWriter) -> None:
     if writer.alerts:
         shown = [(row, value) for row, value in writer.top if value > writer.threshold]
         screen.table(
@@ -77,4 +176,39 @@ def score(
             [("Row", "right"), ("Score", "right")],
             [(row, f"{value:.4f}") for row, value in shown],
         )
-    screen.result(summary)
+
+
+def _token(token_file: Path | None) -> str | None:
+    from blindsight.errors import DataError
+
+    if token_file is None:
+        return os.environ.get(TOKEN_VARIABLE) or None
+    try:
+        return token_file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError("The token file cannot be read", got=str(token_file)) from error
+
+
+@contextmanager
+def _bar(screen: Screen, what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left, on a terminal; otherwise a line every so often."""
+    if screen.as_json or not sys.stderr.isatty():
+        with screen.working(what) as line:
+            shown = -1
+
+            def tell(done: int, total: int) -> None:
+                nonlocal shown
+                tenth = 10 * done // total if total else done // 10_000
+                if tenth != shown:
+                    shown = tenth
+                    line(f"{done:,} of {total:,} records" if total else f"{done:,} records", "scored blind")
+
+            yield tell
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what.replace("[", "\\["), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)

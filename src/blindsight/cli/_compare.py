@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blindsight.errors import BlindsightError, ParameterError
-from blindsight.report import Compared
+from blindsight.errors import BlindsightError, ParameterError, RefusedError
+from blindsight.report import Absent, Compared
 
-from ._fit import fit_parties, total_epsilon
+from ._fit import charged_events, fit_parties, total_epsilon
 
 if TYPE_CHECKING:
     from blindsight.data import Schema
     from blindsight.detectors import Detector
-    from blindsight.federation import Evaluation, Policy
+    from blindsight.federation import Evaluation, Policy, RunRecord
     from blindsight.privacy import DifferentialPrivacy
 
 __all__ = ["ComparedAll", "compare_file", "compare_parties"]
@@ -37,36 +37,40 @@ class ComparedAll:
         Everything that was charged for all of them together; None for exact sums or a single file.
     note : str
         Whose records, and how they were measured.
-    left_out : tuple of (name, reason)
-        Detectors that schema or privacy rule out; nothing was charged for them.
+    absent : tuple of Absent
+        Detectors that schema or privacy rule out, and those that a party refused.
     """
 
     compared: list[Compared]
     epsilon: float | None
     note: str
-    left_out: tuple[tuple[str, str], ...] = ()
+    absent: tuple[Absent, ...] = ()
 
 
 def _suitable(
     detectors: Sequence[Detector], check: Callable[[Detector], None]
-) -> tuple[list[Detector], tuple[tuple[str, str], ...]]:
+) -> tuple[list[Detector], tuple[Absent, ...]]:
     """Part the detectors into those that can be fitted and those that cannot, with why; before anything is charged."""
     kept, left_out = [], []
     for detector in detectors:
         try:
             check(detector)
         except BlindsightError as error:
-            left_out.append((detector.name, error.what + (f" ({error.rule})" if error.rule else "")))
+            left_out.append(Absent(name=detector.name, kind="left out", reason=_reason(error)))
         else:
             kept.append(detector)
     if not kept:
         raise ParameterError(
             "None of these detectors can be fitted",
-            got="; ".join(f"{name}: {why}" for name, why in left_out)[:600],
+            got="; ".join(f"{a.name}: {a.reason}" for a in left_out)[:600],
             rule="schema, privacy and what is installed decide; nothing was charged",
             fix="'blindsight detectors --schema' says which can",
         )
     return kept, tuple(left_out)
+
+
+def _reason(error: BlindsightError) -> str:
+    return error.what + (f" ({error.rule})" if error.rule else "")
 
 
 def compare_parties(
@@ -81,24 +85,50 @@ def compare_parties(
     key_file: Path | None,
     progress: Callable[[str, str], None],
 ) -> ComparedAll:
-    """Fit and evaluate one detector after the other, each a run of its own that every party charges."""
+    """Fit and evaluate one detector after the other, each a run of its own that every party charges.
+
+    Raises
+    ------
+    RefusedError
+        Every detector was refused; where only some are, the others go on.
+    """
     from blindsight.federation import check_suits
 
     kept, left_out = _suitable(detectors, lambda detector: check_suits(detector, schema, privacy))
-    compared, events = [], []
+    compared: list[Compared] = []
+    events: list[dict[str, Any]] = []
+    refused: dict[str, RefusedError] = {}
+    absent = list(left_out)
     for detector in kept:
-        fitting = fit_parties(
-            detector,
-            schema=schema,
-            data=data,
-            evaluation=evaluation,
-            evaluate=True,
-            privacy=privacy,
-            policy=policy,
-            home=home,
-            key_file=key_file,
-            progress=lambda step, phase, name=detector.name: progress(f"{name}: {step}", phase),  # type: ignore[misc]
-        )
+        history: list[RunRecord] = []
+        try:
+            fitting = fit_parties(
+                detector,
+                schema=schema,
+                data=data,
+                evaluation=evaluation,
+                evaluate=True,
+                privacy=privacy,
+                policy=policy,
+                home=home,
+                key_file=key_file,
+                progress=lambda step, phase, name=detector.name: progress(f"{name}: {step}", phase),  # type: ignore[misc]
+                history=history,
+            )
+        except RefusedError as error:
+            refused[detector.name] = error
+            own = charged_events(home, key_file, frozenset(record.run for record in history))
+            events += own
+            absent.append(
+                Absent(
+                    name=detector.name,
+                    kind="refused",
+                    reason=_reason(error),
+                    sums=len(own),
+                    epsilon=None if privacy is None or not own else total_epsilon(own, privacy.delta),
+                )
+            )
+            continue
         assert fitting.evaluation is not None
         own = [step.event for record in fitting.history for step in record.steps]
         events += own
@@ -112,13 +142,27 @@ def compare_parties(
                 epsilon=None if privacy is None else total_epsilon(own, privacy.delta),
             )
         )
+    if not compared:
+        raise _all_refused(refused, absent)
     in_sample = set(evaluation) != set(data)
     return ComparedAll(
         compared=compared,
         epsilon=None if privacy is None else total_epsilon(events, privacy.delta),
         note=f"{len(data)} parties, {'exact' if privacy is None else 'private'} sums"
         + (IN_SAMPLE if in_sample else ""),
-        left_out=left_out,
+        absent=tuple(absent),
+    )
+
+
+def _all_refused(refused: Mapping[str, RefusedError], absent: Sequence[Absent]) -> RefusedError:
+    first = next(iter(refused.values()))
+    if len(refused) == 1 or len({_reason(error) for error in refused.values()}) == 1:
+        return first  # says all there is to say, with its fix
+    return type(first)(
+        "Every detector was refused",
+        got="; ".join(f"{a.name} {a.remark}" for a in absent)[:1500],
+        rule="every party's policy and budget",
+        fix="ask for what the policies allow, or have the data owners change them",
     )
 
 
@@ -131,7 +175,7 @@ def compare_file(
     progress: Callable[[str, str], None],
 ) -> ComparedAll:
     """Fit and measure every detector on files of one's own, exactly."""
-    from blindsight.federation import evaluate_locally
+    from blindsight.federation import evaluate_locally, warn_of_few
 
     def check(detector: Detector) -> None:
         model = detector.unfitted_copy()
@@ -147,12 +191,13 @@ def compare_file(
         seconds = time.perf_counter() - began
         progress(detector.name, "evaluate")
         measured = evaluate_locally(model, schema, records if test is None else test)
+        warn_of_few(model, whose=f"'{records.name}'")
         compared.append(_compared(detector.name, measured, seconds=seconds))
     return ComparedAll(
         compared=compared,
         epsilon=None,
         note="one file, read exactly" + (IN_SAMPLE if test is None else ""),
-        left_out=left_out,
+        absent=left_out,
     )
 
 

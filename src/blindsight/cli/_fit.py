@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from blindsight.federation import Evaluation, Policy, RunRecord
     from blindsight.privacy import DifferentialPrivacy, Trust
 
-__all__ = ["Fitting", "fit_parties", "run_file", "total_epsilon"]
+__all__ = ["Fitting", "charged_events", "fit_parties", "run_file", "total_epsilon"]
 
 SEPARATION = (
     "In this run every party was a process of its own on one machine, given only its own file; between organisations "
@@ -66,6 +66,7 @@ def fit_parties(
     home: Path,
     key_file: Path | None,
     progress: Callable[[str, str], None],
+    history: list[RunRecord] | None = None,
 ) -> Fitting:
     """Fit, and evaluate if asked, with every party in a process of its own.
 
@@ -79,6 +80,8 @@ def fit_parties(
     policy : Policy, optional
         Written into the party folders. None: theirs, or the default in new ones.
     progress : callable (step, phase)
+    history : list of RunRecord, optional
+        Filled with every run as it begins, for a caller that must know what a refused fit has cost.
     """
     from blindsight.federation import Federation
 
@@ -93,6 +96,8 @@ def fit_parties(
             key_file=key_file,
             progress=progress,
         ) as federation:
+            if history is not None:
+                federation.history = history
             model = federation.fit(detector, privacy=privacy)
             measured = federation.evaluate(model, privacy=privacy) if evaluate else None
     told = []
@@ -242,6 +247,20 @@ def total_epsilon(events: list[dict[str, Any]], delta: float) -> float:
 
     plain = [{key: value for key, value in event.items() if key != "guarantee"} for event in events]
     return float(epsilon_of([Event.from_json(json.dumps(event).encode()) for event in plain], delta))
+
+
+def charged_events(home: Path, key_file: Path | None, runs: frozenset[str]) -> list[dict[str, Any]]:
+    """What these runs had charged to the party that was charged for most sums, as its ledgers hold it."""
+    import json
+
+    if not runs:
+        return []
+    of_party: dict[str, list[dict[str, Any]]] = {}
+    for account in accounts(home, key_file=key_file):
+        of_party.setdefault(account.party, []).extend(
+            json.loads(entry.event.to_json()) for entry in account.charged() if entry.release_id.split("/")[0] in runs
+        )
+    return max(of_party.values(), key=len, default=[])
 
 
 def _stage(record: RunRecord, step: Any) -> Stage:

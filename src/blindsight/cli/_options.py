@@ -11,13 +11,60 @@ import typer
 from blindsight.errors import DataError, ParameterError
 from blindsight.keys import Sealer
 
-__all__ = ["HomeOption", "JsonOption", "KeyFileOption", "named_paths", "sealer_of", "writable_target"]
+__all__ = [
+    "ContaminationOption",
+    "DeltaOption",
+    "EvaluateOption",
+    "ExactOption",
+    "HomeOption",
+    "JsonOption",
+    "KeyFileOption",
+    "PartyRecordsOption",
+    "PersonRecordsOption",
+    "PolicyOption",
+    "TrustOption",
+    "UnitOption",
+    "named_paths",
+    "sealer_of",
+    "writable_target",
+]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
 KeyFileOption = Annotated[
     Path | None, typer.Option("--key-file", help="Key file that seals model, identities and ledgers at rest.")
 ]
 HomeOption = Annotated[Path, typer.Option("--home", help="Folder with one sub-folder a party, or one party's folder.")]
+PolicyOption = Annotated[
+    Path | None, typer.Option("--policy", help="policy.toml for parties that have none yet in --home.")
+]
+EvaluateOption = Annotated[
+    list[str] | None, typer.Option("--evaluate", help="NAME=PATH of a party's labelled test records.")
+]
+ContaminationOption = Annotated[float, typer.Option("--contamination", help="Share of records that should alert.")]
+
+# the privacy asked for, but for epsilon, whose scope each command says itself
+DeltaOption = Annotated[float, typer.Option("--delta", help="Probability beyond epsilon.")]
+UnitOption = Annotated[str, typer.Option("--unit", help="Whose presence is hidden: record, person or party.")]
+PersonRecordsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-records-per-person",
+        help="Records of one person used at each party, with --unit person.  [default: 1]",
+    ),
+]
+PartyRecordsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-records-per-party", help="Records of a party used in a sum, with --unit party.  [default: 1000]"
+    ),
+]
+TrustOption = Annotated[
+    str,
+    typer.Option("--trust", help="federation: the parties' noise protects together; local: each party's by itself."),
+]
+ExactOption = Annotated[
+    bool, typer.Option("--exact", help="Exact sums, no differential privacy; every policy must allow it.")
+]
 
 
 def named_paths(values: Iterable[str], option: str) -> dict[str, Path]:

@@ -11,7 +11,8 @@ from ._column import Column
 from ._draft import draft
 from ._hospitals import load_hospitals
 from ._records import ClippingReport, Records, read_table, records
-from ._rolling import RollingState, moment, rolling_features
+from ._rolling import rolling_features
+from ._rolling_state import RollingState, moment
 from ._samples import write_sample
 from ._schema import Schema
 from ._window_table import gather, joined, series_key, window_table

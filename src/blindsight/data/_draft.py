@@ -42,7 +42,7 @@ def draft(path: str | os.PathLike[str]) -> str:
     Returns
     -------
     str
-        TOML text for a person to complete; ``Schema.from_toml`` names the first blank.
+        TOML text for a person to complete; ``Schema.from_toml`` names every blank.
 
     Notes
     -----

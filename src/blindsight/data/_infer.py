@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -47,8 +48,18 @@ def infer_columns(sample: object, *, roles: dict[str, Role], label: str | None) 
     chunk = next(table.chunks(names, limit), None) if names else None
     if chunk is None or not len(chunk[names[0]]):
         raise DataError("The sample has no rows", fix="pass a table with records")
+    if table.is_positional:
+        _refuse_numbers_as_text(chunk, roles)
     columns = [_column(name, chunk[name], roles.get(name), is_text=table.is_text) for name in names]
     ignored = [column.name for column in columns if column.role == "ignore" and column.name not in roles]
+    if ignored and not any(column.role == "feature" for column in columns):
+        number = next((name for name in ignored if _holds_numbers_as_text(chunk[name])), None)
+        raise SchemaError(
+            "No column can be a feature",
+            got=f"{', '.join(ignored[:8])}: " + (f"{number} holds numbers as text" if number else "text of many kinds"),
+            rule=f"a feature is a number, or text of at most {FEW} different values",
+            fix="convert numbers to float, or group the values",
+        )
     if ignored:
         warnings.warn(
             f"Not used as features: {', '.join(ignored[:8])} (more than {FEW} different strings, "
@@ -57,6 +68,25 @@ def infer_columns(sample: object, *, roles: dict[str, Role], label: str | None) 
             stacklevel=4,
         )
     return tuple(columns)
+
+
+def _refuse_numbers_as_text(chunk: Mapping[str, ColumnData], roles: Mapping[str, Role]) -> None:
+    """Refuse an array whose numbers are strings: NumPy makes them so, and each would be a category of its own."""
+    for name, data in chunk.items():
+        if roles.get(name, "feature") == "feature" and _holds_numbers_as_text(data):
+            raise SchemaError(
+                f"Column {name} holds numbers as text",
+                got=show(str(next(iter(data.drop_nulls())))),  # type: ignore[union-attr]
+                rule="the numbers of an array are numbers",
+                fix="convert to float: X.astype(float); where other columns hold text, give a table with a type for each",
+            )
+
+
+def _holds_numbers_as_text(data: ColumnData) -> bool:
+    import polars as pl
+
+    is_text = isinstance(data, pl.Series) and data.dtype == pl.String
+    return is_text and kind_of(data, is_text=True) in ("number", "whole")
 
 
 def _column(name: str, data: ColumnData, role: Role | None, *, is_text: bool) -> Column:

@@ -17,6 +17,9 @@ VERSION = 1
 MAX_COLUMNS = 10_000
 """Most columns of one schema."""
 
+MAX_FAULTS, MAX_NAMES = 12, 40
+"""Kinds of fault, and columns of each, that one error names."""
+
 _KEYS = tuple(field.name for field in fields(Column))
 
 
@@ -26,7 +29,8 @@ def columns_from_plain(value: object) -> tuple[tuple[Column, ...], Literal["decl
     Raises
     ------
     SchemaError
-        Names the column (by name, or by its number where even the name is unusable) and the rule.
+        Names the column (by name, or by its number where even the name is unusable) and the rule; where several
+        columns are wrong, all of them.
     """
     if not isinstance(value, dict):
         raise SchemaError("A schema is a table of keys", got=type(value).__name__)
@@ -39,16 +43,44 @@ def columns_from_plain(value: object) -> tuple[tuple[Column, ...], Literal["decl
     rows = value.get("columns")
     if not isinstance(rows, list) or not 0 < len(rows) <= MAX_COLUMNS:
         raise SchemaError("The schema's columns are not a list", rule=f"1 to {MAX_COLUMNS} columns")
-    return tuple(_column(number, row) for number, row in enumerate(rows)), cast(
-        "Literal['declared', 'learned']", ranges
+    columns: list[Column] = []
+    faults: list[tuple[str, SchemaError]] = []
+    for number, row in enumerate(rows):
+        try:
+            columns.append(_column(number, row))
+        except SchemaError as error:
+            faults.append((_where(number, row), error))
+    if len(faults) == 1:
+        raise faults[0][1]
+    if faults:
+        raise _all_of(faults)
+    return tuple(columns), cast("Literal['declared', 'learned']", ranges)
+
+
+def _all_of(faults: list[tuple[str, SchemaError]]) -> SchemaError:
+    """One error for all columns that are wrong, those with the same fault named together."""
+    alike: dict[tuple[str, str | None, str | None], list[str]] = {}
+    for where, error in faults:
+        what, _, rest = error.what.partition(where)
+        fault = rest.lstrip(": ") if rest and not what else error.what
+        alike.setdefault((fault, error.got, error.fix or error.rule), []).append(where.removeprefix("Column "))
+    told = []
+    for (fault, got, mend), names in list(alike.items())[:MAX_FAULTS]:
+        shown = ", ".join(names[:MAX_NAMES]) + (f", ... ({len(names)} in all)" if len(names) > MAX_NAMES else "")
+        told.append(f"{shown}: {fault}" + (f" ({got})" if got else "") + (f": {mend}" if mend else ""))
+    more = f"; and {len(alike) - MAX_FAULTS} further faults" if len(alike) > MAX_FAULTS else ""
+    return SchemaError(
+        f"{len(faults)} columns of the schema cannot be used",
+        got="; ".join(told) + more,
+        rule="a feature has a public range or public categories, and every key a value of its type",
+        fix="mend all of them in the schema file",
     )
 
 
 def _column(number: int, row: object) -> Column:
     if not isinstance(row, dict):
         raise SchemaError(f"Column number {number} is not a table", got=type(row).__name__)
-    name = row.get("name")
-    where = f"Column '{name[:40]}'" if isinstance(name, str) else f"Column number {number}"
+    where = _where(number, row)
     _known_keys(row, _KEYS, where)
     for key in ("name", "type"):
         if key not in row:
@@ -64,6 +96,11 @@ def _column(number: int, row: object) -> Column:
     if arguments.get("categories") == []:
         del arguments["categories"]
     return Column(**arguments)
+
+
+def _where(number: int, row: object) -> str:
+    name = row.get("name") if isinstance(row, dict) else None
+    return f"Column '{name[:40]}'" if isinstance(name, str) else f"Column number {number}"
 
 
 def _known_keys(table: dict[Any, Any], known: tuple[str, ...], where: str) -> None:

@@ -302,15 +302,17 @@ def _warn(schema: Schema, report: ClippingReport) -> None:
     for column in schema.features:
         count = report.outside.get(column.name, 0)
         if count > least:
-            parts.append(f"'{column.name}' {count} outside [{column.low:g}, {column.high:g}]")
+            parts.append((count, f"'{column.name}' outside [{column.low:g}, {column.high:g}]"))
         count = report.undeclared.get(column.name, 0)
         if count > least:
-            parts.append(f"'{column.name}' {count} of no declared category")
+            parts.append((count, f"'{column.name}' of no declared category"))
     if parts:
-        more = f", and {len(parts) - 5} more columns" if len(parts) > 5 else ""
+        said = [
+            f"{count:,}{'' if i else f' of {report.rows:,} rows'} have {what}" for i, (count, what) in enumerate(parts)
+        ]
+        more = f"; and {len(parts) - 5} more columns" if len(parts) > 5 else ""
         warnings.warn(
-            f"Values lie outside the {schema.ranges} ranges, in {report.rows} rows: "
-            f"{'; '.join(parts[:5])}{more}. "
+            f"Values lie outside the {schema.ranges} ranges: {'; '.join(said[:5])}{more}. "
             "They are kept, in the outermost bins or clipped. "
             "If that is not meant, check the unit or widen the range.",
             BlindsightWarning,

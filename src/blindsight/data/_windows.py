@@ -106,6 +106,7 @@ def segments(
     tolerance: float = 0.1,
     irregular: Literal["split", "refuse"] = "split",
     aligned: bool = False,
+    row0: int = 0,
 ) -> Segments:
     """Order rows into series, and cut the series at gaps.
 
@@ -126,6 +127,8 @@ def segments(
     aligned : bool
         Put records on the grid of the interval (slot ``round(time / interval)``), in any order, and leave out every
         record that shares its slot: what one record does then stays in its own slot, whatever else there is.
+    row0 : int
+        Number of the first row in its source, for what errors say.
 
     Returns
     -------
@@ -145,7 +148,8 @@ def segments(
         times = times.astype(np.float64)
         if not np.isfinite(times).all():
             raise DataError(
-                f"The time of row {int(np.argmin(np.isfinite(times)))} is not finite", fix="drop the row, or mend it"
+                f"The time of row {row0 + int(np.argmin(np.isfinite(times)))} is not finite",
+                fix="drop the row, or mend it",
             )
     names, codes = (np.zeros(1, dtype=np.int64), np.zeros(rows, dtype=np.int64)) if keys is None else _codes(keys)
     if aligned and times is not None and interval is not None:
@@ -157,13 +161,14 @@ def segments(
     new[1:] = code[1:] != code[:-1]
     if times is not None:
         step = np.diff(times[order])
-        _refuse_unsorted(step, new, order, times, None if keys is None else names[code])
+        _refuse_unsorted(step, new, order, times, None if keys is None else names[code], row0)
         if interval is not None:
             gap = ~new[1:] & (np.abs(step - interval) > tolerance * interval)
             if irregular == "refuse" and gap.any():
                 row = int(order[1:][np.argmax(gap)])
+                whose = "" if keys is None else f" of {show(names[codes[row]])}"
                 raise DataError(
-                    f"The time is irregular in row {row}{'' if keys is None else f' of {show(names[codes[row]])}'}",
+                    f"The time is irregular in row {row0 + row}{whose}",
                     got=f"{step[np.argmax(gap)]:g} after the record before",
                     rule=f"records {interval:g} apart, give or take {tolerance:.0%}",
                     fix="resample the series, or set irregular='split' to begin a new segment there",
@@ -325,14 +330,14 @@ def _check_grid(
 
 
 def _refuse_unsorted(
-    step: Floats, new: npt.NDArray[np.bool_], order: Ints, times: Floats, keys: npt.NDArray[Any] | None
+    step: Floats, new: npt.NDArray[np.bool_], order: Ints, times: Floats, keys: npt.NDArray[Any] | None, row0: int
 ) -> None:
     back = ~new[1:] & (step < 0)
     if back.any():
         at = int(np.argmax(back))
         row = int(order[at + 1])
         raise DataError(
-            f"The time goes back in row {row}{'' if keys is None else f' of series {show(keys[at + 1])}'}",
+            f"The time goes back in row {row0 + row}{'' if keys is None else f' of series {show(keys[at + 1])}'}",
             got=f"{times[row]:.15g} after {times[order[at]]:.15g}",
             rule="the records of a series are in order of time",
             fix="sort the table by time",

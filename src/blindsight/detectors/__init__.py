@@ -1,6 +1,6 @@
 """What is anomalous: one file per detector, stating what parties sum, how totals combine, which circuit it becomes."""
 
-from ._base import Detector, State, local_total
+from ._base import Detector, local_total
 from ._brought import module_detector
 from ._circuit import CircuitDetector
 from ._export import export
@@ -12,6 +12,7 @@ from ._rounds import RoundDetector
 from ._scores import ScoreHistogram, score_edges
 from ._selection import FeatureRank, moments_query, number_columns, select_features
 from ._sequences import SequenceDetector
+from ._state import State
 from ._stream import SeriesStream, Stream
 from ._sums import SumDetector
 from ._torch import TorchDetector

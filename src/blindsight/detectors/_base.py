@@ -1,13 +1,11 @@
-"""The contract of a detector: a sequence of private sums makes it, and a record goes in where a score comes out."""
+"""The contract of a detector: a sequence of private sums makes it, and every state on the way can be carried."""
 
 from __future__ import annotations
 
 import importlib
-import math
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from abc import abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -15,17 +13,19 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, clone
 
 from blindsight.data import Records, Schema, records
-from blindsight.errors import NotFittedError, NotKeptError, ParameterError
+from blindsight.errors import ParameterError
 
+from ._estimator import ScoringEstimator
 from ._queries import Local, Query, SumQuery, Total, TotalOf
 from ._scores import ScoreHistogram
+from ._state import State, nonnegative
 
 if TYPE_CHECKING:
     from blindsight.data import RollingState
 
     from ._stream import Stream
 
-__all__ = ["Detector", "State", "is_number", "local_total", "superseded"]
+__all__ = ["Detector", "local_total", "superseded"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -35,23 +35,7 @@ NOISY_SCORE_BINS = 128
 """A noisy histogram has fewer bins: the noise of a tail is that of all its bins together."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """What a detector has become so far, as plain values: what a model file holds and a step carries to the parties.
-
-    Parameters
-    ----------
-    values : mapping
-        JSON values.
-    arrays : mapping of name to ndarray
-        int64, int8 or float32; finite.
-    """
-
-    values: Mapping[str, Any] = field(default_factory=dict)
-    arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
-
-
-class Detector(BaseEstimator, ABC):  # type: ignore[misc]
+class Detector(ScoringEstimator):
     """Base of every detector.
 
     A detector is a state machine: :meth:`begin`, then :meth:`next_query` and :meth:`advance` in turn until there is
@@ -77,9 +61,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
 
     name: ClassVar[str]
 
-    contamination: float
     schema: Schema | None
-    score_scale_: float
 
     # -- what a subclass states ---------------------------------------------------------------------------------
 
@@ -126,15 +108,6 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
     @abstractmethod
     def _can_score(self) -> bool:
         """Whether only the score histogram may be missing."""
-
-    def _validate(self) -> None:
-        if not is_number(self.contamination) or not 0 < self.contamination <= 0.5:
-            raise ParameterError(
-                "contamination is out of its domain",
-                got=repr(self.contamination),
-                rule="0 < contamination <= 0.5",
-                fix="give the fraction of records you can afford to look at, e.g. 0.02",
-            )
 
     def _under_privacy(self) -> None:
         """Settle what differential privacy needs where the parameters leave it open; before :meth:`begin`."""
@@ -243,6 +216,11 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
 
         return self._counting("threshold", edges.size + 1, count)
 
+    @property
+    def _score_bins(self) -> int:
+        """Bins of the score histogram."""
+        return EXACT_SCORE_BINS if self.noise_variance_ == 0 else NOISY_SCORE_BINS
+
     def _counting(self, name: str, length: int, count: Callable[[Records], Ints]) -> SumQuery:
         """A sum to which a record, or what :meth:`_cases` calls a case, adds 1 in one place.
 
@@ -262,14 +240,6 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         """What an evaluation counts, in a chunk with labels: integer scores, and which of them are anomalous."""
         assert chunk.label is not None
         return self._scores_of(chunk), chunk.label != 0
-
-    def _chunks(self, schema: Schema, X: Any, *, for_scoring: bool = False) -> Iterator[Records]:
-        """Read records in chunks that can be scored by themselves."""
-        return records(schema, X, for_scoring=for_scoring, warn=for_scoring)
-
-    def _scores_of(self, chunk: Records) -> Ints:
-        """Score of every record of such a chunk, in units of ``score_scale_``; shape (n,), int64."""
-        return self._integer_scores(chunk.X)
 
     def calibrate(self, X: Any) -> Self:
         """Replace the score histogram by that of ``X``, exactly and locally: a threshold of one's own."""
@@ -296,12 +266,37 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         self._check_fitted()
         raise self._not_a_sum("be merged")
 
+    def personalise(
+        self,
+        X: Any,  # noqa: ARG002
+        *,
+        epochs: int = 5,  # noqa: ARG002
+        learning_rate: float | None = None,  # noqa: ARG002
+        distil: float = 0.0,  # noqa: ARG002
+    ) -> Self:
+        """Refused: only a network can be trained further on one party's own records; those override this."""
+        raise ParameterError(
+            f"A {type(self).__name__} cannot be personalised",
+            rule="only a network, e.g. AutoEncoder, is trained further on one party's own records",
+            fix="call calibrate(X) for a threshold of one's own",
+        )
+
+    def localise(self, X: Any) -> Self:  # noqa: ARG002
+        """Refused: only a network has scales of its records that one party can replace; those override this."""
+        raise ParameterError(
+            f"A {type(self).__name__} cannot be localised",
+            rule="only a network, e.g. AutoEncoder, standardises by a mean and deviation that can be one party's own",
+            fix="call calibrate(X) for a threshold of one's own",
+        )
+
     def _not_a_sum(self, what: str) -> ParameterError:
         return ParameterError(
             f"A fitted {type(self).__name__} cannot {what}",
             rule="only a model that is one sum over its records can",
             fix="fit again on the records that shall count, or use ECOD, IForest or another sum-based detector",
         )
+
+    # -- in words ---------------------------------------------------------------------------------------------------
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         """scikit-learn's text, without the schema: that has a file of its own."""
@@ -360,77 +355,13 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         """What can be said of the fitted model in public: no weight and no count. Subclasses add to it."""
         return {"encoding": "none", "encoding_length": 0, "score_bits": 63}
 
-    # -- scoring -----------------------------------------------------------------------------------------------------
-
-    def decision_function(self, X: Any) -> Floats:
-        """Anomaly score of each record; higher is more anomalous; independent of the other rows.
-
-        Parameters
-        ----------
-        X : as in :meth:`fit`
-
-        Returns
-        -------
-        ndarray of shape (n,), float64
-        """
-        self._check_fitted()
-        scores = [self._scores_of(chunk) for chunk in self._chunks(self.schema_, X, for_scoring=True)]
-        return np.concatenate(scores) * self.score_scale_
-
-    def predict(self, X: Any) -> npt.NDArray[np.int64]:
-        """1 for records whose score exceeds ``threshold_``, else 0; shape (n,), int64."""
-        return (self.decision_function(X) > self.threshold_).astype(np.int64)
-
-    def predict_proba(self, X: Any) -> Floats:
-        """Outlier probability as in PyOD's ``unify`` (Kriegel et al. 2011): erf of the standardised score.
-
-        Mean and deviation come from the released score histogram, not from training scores.
-
-        Returns
-        -------
-        ndarray of shape (n, 2), float64
-            Columns: normal, anomaly.
-        """
-        from scipy.special import erf
-
-        scores = self.decision_function(X) / self.score_scale_
-        mean, deviation = self.score_histogram_.moments()
-        anomalous = np.clip(erf((scores - mean) / (deviation * math.sqrt(2))), 0.0, 1.0)
-        return np.column_stack([1.0 - anomalous, anomalous])
-
-    @property
-    def threshold_(self) -> float:
-        """Score above which about a fraction ``contamination`` of the fitted records lie.
-
-        Read off the released histogram, so ``set_params(contamination=...)`` moves it at no privacy cost.
-        """
-        self._check_fitted()
-        self._validate()
-        return self.score_histogram_.threshold(self.contamination) * self.score_scale_
+    # -- the fitted model -------------------------------------------------------------------------------------------
 
     @property
     def is_secret_(self) -> bool:
         """Whether the public encoder is free of anything learned from data, so that blind scoring hides the model."""
         self._check_fitted()
         return bool(self.schema_.ranges == "declared")
-
-    @property
-    def decision_scores_(self) -> Floats:
-        """Not kept: one number per training record. Raises NotKeptError naming the replacement."""
-        raise NotKeptError(
-            "decision_scores_ is not kept",
-            rule="a model holds no number of a single training record",
-            fix="call model.decision_function(X)",
-        )
-
-    @property
-    def labels_(self) -> Ints:
-        """Not kept: one label per training record. Raises NotKeptError naming the replacement."""
-        raise NotKeptError(
-            "labels_ is not kept",
-            rule="a model holds no number of a single training record",
-            fix="call model.predict(X)",
-        )
 
     def stream(self, rolling: RollingState | None = None) -> Stream:
         """Score one record at a time, on its owner's machine: the same integers as :meth:`decision_function`.
@@ -448,17 +379,6 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
         """Write the model to a file, sealed at rest when a ``keys.Sealer`` is given. See ``blindsight.modelfile``."""
         # the one upward call: users expect the method, and the file format stands to the right of detectors
         importlib.import_module("blindsight.modelfile").save(self, path, sealer=sealer)
-
-    @abstractmethod
-    def _integer_scores(self, X: Floats) -> Ints:
-        """Scores of feature rows in units of ``score_scale_``, shape (n,), int64."""
-
-    def _check_fitted(self) -> None:
-        if not self._is_fitted():
-            raise NotFittedError(
-                f"This {type(self).__name__} is not fitted",
-                fix="call fit, Federation.fit or blindsight.load first",
-            )
 
     def _check_parameters(self) -> None:
         """Raise unless the fit's own parameters still stand: another ``bins`` is another model."""
@@ -489,21 +409,6 @@ def superseded(how: str, before: tuple[dict[str, Any] | None, ...]) -> dict[str,
         "they name, not this model.",
         "earlier": earlier,
     }
-
-
-def is_number(value: object) -> bool:
-    """Whether a parameter is a real number: not a bool, not text."""
-    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-
-
-MAX_NUMBER = 1e100
-
-
-def nonnegative(value: object, *, low: float = 0.0) -> float:
-    """Return an untrusted finite number of at least ``low``; ValueError otherwise."""
-    if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= MAX_NUMBER:  # type: ignore[arg-type,operator]
-        raise ValueError("a number is not finite or out of range")
-    return float(value)  # type: ignore[arg-type]
 
 
 def local_total(

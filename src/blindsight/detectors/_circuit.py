@@ -7,15 +7,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.circuits import Encoder, InnerProduct, encoder_from_json, encoder_to_json, evaluate
+from blindsight.circuits import Encoder, InnerProduct, OneHot, encoder_from_json, encoder_to_json, evaluate
+from blindsight.errors import CapacityError
 
-from ._base import EXACT_SCORE_BINS, NOISY_SCORE_BINS, Detector, State, nonnegative
+from ._base import Detector
 from ._scores import score_edges
+from ._state import State, nonnegative
 
-__all__ = ["CircuitDetector"]
+__all__ = ["CircuitDetector", "whole_weights"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+SCORE_BITS = 35
+"""|score| stays below 2**35: one bit under the plaintext modulus 2**36 of the encrypted packings."""
+
+WEIGHT_SUM_BITS = 25
+"""The weights' absolute sum stays below 2**25, so that float64 products with 27-bit residues are exact."""
 
 
 class CircuitDetector(Detector):
@@ -46,11 +54,53 @@ class CircuitDetector(Detector):
     def _score_grid(self) -> Ints:
         low, first = self._first_score()
         high = self.circuit_.bounds(self.encoder_)[1]
-        bins = EXACT_SCORE_BINS if self.noise_variance_ == 0 else NOISY_SCORE_BINS
-        return score_edges(low, first, high, bins)
+        return score_edges(low, first, high, self._score_bins)
 
     def _integer_scores(self, X: Floats) -> Ints:
         return evaluate(self.encoder_, self.circuit_, X)
+
+    def contributions(self, X: Any) -> Floats:
+        """What each block of the encoding adds to each record's score.
+
+        Parameters
+        ----------
+        X : as in :meth:`fit`
+
+        Returns
+        -------
+        ndarray of shape (n, blocks), float64
+            A block is a feature (ECOD, COPOD, HBOS, TableStudent), a projection (LODA) or a tree (IForest); see
+            ``contribution_names``. Whole numbers of ``score_scale_`` that add up to ``decision_function``, but for
+            the circuit's bias.
+
+        Raises
+        ------
+        CapacityError
+            The encoding is not one-hot: no block has a part of the score to itself.
+        """
+        self._check_fitted()
+        encoder = self._one_hot()
+        parts = [
+            encoder.contributions(chunk.X, self.circuit_.weights)
+            for chunk in self._chunks(self.schema_, X, for_scoring=True)
+        ]
+        return np.concatenate(parts) * self.score_scale_
+
+    @property
+    def contribution_names(self) -> tuple[str, ...]:
+        """Names of the columns of :meth:`contributions`: of features, where blocks are features."""
+        self._check_fitted()
+        return self._one_hot().block_names(self.schema_.feature_names)
+
+    def _one_hot(self) -> OneHot:
+        if not isinstance(self.encoder_, OneHot):
+            raise CapacityError(
+                f"{type(self).__name__} has no contributions",
+                got=f"an encoding of kind {self.encoder_.kind}",
+                rule="one-hot encodings: each block adds one number to the score",
+                fix="teach its scores to a table, TableStudent, and explain that",
+            )
+        return self.encoder_
 
     def _dump_circuit(self) -> State:
         if not self._can_score():
@@ -87,3 +137,23 @@ class CircuitDetector(Detector):
             "encoding_length": self.encoder_.length,
             "score_bits": max(abs(low), abs(high)).bit_length(),
         }
+
+
+def whole_weights(direction: Floats, encoder: Encoder) -> tuple[InnerProduct, float]:
+    """Round a direction to integers as large as blind scoring carries.
+
+    Parameters
+    ----------
+    direction : ndarray of shape (m,), float64
+        The score is ``<encoder(x), direction>``.
+    encoder : Encoder
+
+    Returns
+    -------
+    InnerProduct, float
+        Circuit and score scale.
+    """
+    mass = max(float(np.abs(direction).sum()), 1e-9)
+    limit = min(2.0**SCORE_BITS / encoder.max_abs, 2.0**WEIGHT_SUM_BITS) - direction.size
+    scale = mass / limit
+    return InnerProduct(weights=np.rint(direction / scale).astype(np.int64)), scale

@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["consistent_counts"]
+from blindsight.circuits import OneHot
+
+from ._queries import Total
+
+__all__ = ["BlockCounts", "consistent_counts"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BlockCounts:
+    """What a released count per slot of a one-hot encoding says of the records.
+
+    Parameters
+    ----------
+    blocks : tuple of ndarray
+        Per block the records in each of its slots, float64, nonnegative; they add up to about ``n``.
+    n : float
+        Number of records, at least 1: the mean of the blocks' totals.
+    deviation : float
+        Standard deviation of the noise on each released count; 0 for exact ones.
+    """
+
+    blocks: tuple[Floats, ...]
+    n: float
+    deviation: float
+
+    @classmethod
+    def read(cls, encoder: OneHot, total: Total) -> Self:
+        """Split a total of ``encoder.length`` by blocks, made consistent where it is noisy."""
+        counts = np.split(np.asarray(total.values, dtype=np.int64), encoder.offsets[1:])
+        n = max(float(np.mean([block.sum() for block in counts])), 1.0)
+        noisy = total.noise_variance > 0
+        blocks = tuple(consistent_counts(block, n) if noisy else block.astype(np.float64) for block in counts)
+        return cls(blocks=blocks, n=n, deviation=math.sqrt(total.noise_variance))
 
 
 def consistent_counts(noisy: Ints, n: float) -> Floats:

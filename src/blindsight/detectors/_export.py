@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from blindsight.errors import ParameterError
 
-from ._base import is_number
-from ._rounds import RoundDetector, Weights, dequantised
+from ._domains import number
+from ._parameters import Weights, dequantised
+from ._rounds import RoundDetector
 
 __all__ = ["export"]
 
@@ -51,8 +52,7 @@ def export(model: D, *, int8: bool = True, prune: float = 0.0) -> D:
             fix="save the model as it is: a table is small already",
         )
     model._check_fitted()
-    if not is_number(prune) or not 0 <= prune < 1:
-        raise ParameterError("prune is out of its domain", got=repr(prune)[:60], rule="0 <= prune < 1")
+    number("prune", prune, 0.0, 1.0, open_high=True)
     small = copy.deepcopy(model)
     small.quantised_ = {}
     found = {}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.circuits import MAX_LENGTH, Monomials, OneHotBins, even_edges
+from blindsight.circuits import MAX_LENGTH, Monomials, OneHot, OneHotBins, even_edges
 from blindsight.data import Column, Records, Schema
 from blindsight.errors import ParameterError
 
@@ -46,19 +46,18 @@ def one_hot_bins(schema: Schema, bins: int) -> OneHotBins:
     return OneHotBins(edges=tuple(edges))
 
 
-def count_query(name: str, encoder: OneHotBins) -> SumQuery:
-    """Counts per feature and bin.
+def count_query(name: str, encoder: OneHot) -> SumQuery:
+    """Counts per block and slot: of records per feature and bin, tree and leaf, projection and bin.
 
     Privacy
     -------
-    One record adds 1 to exactly one bin of each of the d features: L2 sensitivity sqrt(d), add or remove one record.
+    One record adds 1 to exactly one slot of each of the b blocks: L2 sensitivity sqrt(b), add or remove one record.
     """
 
     def add(accumulator: npt.NDArray[np.int64], chunk: Records) -> None:
-        for slots in encoder.slots(chunk.X).T:
-            accumulator += np.bincount(slots, minlength=encoder.length)
+        encoder.count(chunk.X, accumulator)
 
-    return SumQuery(name=name, length=encoder.length, sensitivity_l2=math.sqrt(encoder.n_features), max_abs=1, add=add)
+    return SumQuery(name=name, length=encoder.length, sensitivity_l2=math.sqrt(encoder.blocks), max_abs=1, add=add)
 
 
 def quantiser(columns: tuple[Column, ...], *, levels: int, logs: bool) -> Monomials:

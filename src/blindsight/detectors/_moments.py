@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from blindsight.circuits import InnerProduct, Monomials
 from blindsight.data import Records, Schema
-from blindsight.errors import BlindsightWarning, ParameterError, SchemaError
+from blindsight.errors import BlindsightWarning, SchemaError
 
-from ._base import is_number
+from ._circuit import whole_weights
+from ._domains import number
 from ._features import quantiser
 from ._queries import SumQuery, Total
 from ._sums import SumDetector
@@ -28,12 +29,6 @@ DIAGONAL, MIXED = 5, 7
 
 LEVELS = 127
 """Quantised features lie in -127 .. 127: a 255-step grid over the declared range."""
-
-SCORE_BITS = 35
-"""|score| stays below 2**35: one bit under the plaintext modulus 2**36 of the encrypted packings."""
-
-WEIGHT_SUM_BITS = 25
-"""The weights' absolute sum stays below 2**25, so that float64 products with 27-bit residues are exact."""
 
 ROUNDING = 1.0 / 12.0
 """Variance that rounding to whole levels adds by itself."""
@@ -57,14 +52,8 @@ class MomentDetector(SumDetector):
 
     def _validate(self) -> None:
         super()._validate()
-        if not is_number(self.norm_clip) or not 0 < self.norm_clip <= 1:
-            raise ParameterError("norm_clip is out of its domain", got=repr(self.norm_clip), rule="0 < norm_clip <= 1")
-        if not is_number(self.eigenvalue_floor) or not 0 < self.eigenvalue_floor < 1:
-            raise ParameterError(
-                "eigenvalue_floor is out of its domain",
-                got=repr(self.eigenvalue_floor),
-                rule="0 < eigenvalue_floor < 1",
-            )
+        number("norm_clip", self.norm_clip, 0.0, 1.0, open_low=True)
+        number("eigenvalue_floor", self.eigenvalue_floor, 0.0, 1.0, open_low=True, open_high=True)
 
     def encoder(self, schema: Schema) -> Monomials:
         """Build the public encoder: a function of the schema alone."""
@@ -132,9 +121,7 @@ class MomentDetector(SumDetector):
         form[0, 1:] = form[1:, 0] = -(matrix @ mean) / encoder.one
         form[0, 0] = float(mean @ matrix @ mean) / encoder.one**2
         weights = form[upper] * np.where(upper[0] == upper[1], 1.0, 2.0)
-        mass = float(np.abs(weights).sum())
-        limit = min(2.0**SCORE_BITS / encoder.max_abs, 2.0**WEIGHT_SUM_BITS) - weights.size
-        scale = mass / limit
+        circuit, scale = whole_weights(weights, encoder)
         # rounding moves each weight by up to half a step; second moments say how much that moves a score
         error = scale * float(np.sqrt(np.outer(second, second)[upper].sum() / 12.0))
         if error > 0.2 * math.sqrt(2.0 * d):
@@ -145,7 +132,7 @@ class MomentDetector(SumDetector):
                 BlindsightWarning,
                 stacklevel=2,
             )
-        return encoder, InnerProduct(weights=np.rint(weights / scale).astype(np.int64)), scale
+        return encoder, circuit, scale
 
     def _first_score(self) -> tuple[int, int]:
         return 0, round(0.02 * self.encoder_.n_features / self.score_scale_)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from blindsight.circuits import spread, unspread
 from blindsight.data import Schema
 
-from ._counts import consistent_counts
+from ._counts import BlockCounts
 from ._features import category_names, count_query, one_hot_bins, public_range
 from ._queries import SumQuery, Total
 
@@ -42,15 +42,7 @@ NORMAL_IQR = 1.349
 
 def preparation_query(schema: Schema) -> SumQuery:
     """Counts per feature and fine, evenly spaced public bin; L2 sensitivity sqrt(d). Charged like any other sum."""
-    query = count_query("prepare", one_hot_bins(schema, PREPARATION_BINS))
-    return SumQuery(
-        name=query.name,
-        length=query.length,
-        sensitivity_l2=query.sensitivity_l2,
-        max_abs=query.max_abs,
-        add=query.add,
-        fraction=SHARE,
-    )
+    return replace(count_query("prepare", one_hot_bins(schema, PREPARATION_BINS)), fraction=SHARE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,14 +72,12 @@ class Preparation:
         counts = np.asarray(total.values)
         if counts.dtype != np.int64 or counts.shape != (encoder.length,):
             raise ValueError("the preparation has another length than the schema asks for")
-        blocks = np.split(counts, encoder.offsets[1:])
-        n = max(float(np.mean([block.sum() for block in blocks])), 1.0)
-        fitted = [b.astype(np.float64) if total.noise_variance == 0 else consistent_counts(b, n) for b in blocks]
+        blocks = BlockCounts.read(encoder, total).blocks
         return cls(
             counts=counts,
             noise_variance=float(total.noise_variance),
             edges=tuple(np.asarray(inner) for inner in encoder.edges),
-            shares=tuple(f / max(f.sum(), 1e-9) for f in fitted),
+            shares=tuple(block / max(block.sum(), 1e-9) for block in blocks),
         )
 
     def quantiles(self, feature: int, levels: Floats) -> Floats:

@@ -8,6 +8,8 @@ import math
 from importlib.metadata import entry_points
 from typing import Any
 
+import numpy as np
+
 from blindsight.errors import FormatError, ParameterError
 
 from ._base import Detector
@@ -128,6 +130,8 @@ def _is_plain(item: object) -> bool:
 def _to_plain(value: object) -> object:
     if isinstance(value, Training):
         return {k: _to_plain(v) for k, v in dataclasses.asdict(value).items()}
+    if isinstance(value, np.generic):  # a parameter may have come out of an array
+        return value.item()
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -7,81 +7,46 @@ No deep-learning library is needed here: parameters are named float32 arrays, an
     round/0, [loss/0], round/1, [loss/1], ...                    a sum of updates; with patience, a sum of losses
     threshold                                                    the score histogram
 
-A party's vector in a round is, in this order, its clipped update on an integer grid times its weight; its weight; 1 if
-it trained under DP-SGD; and, for SCAFFOLD, the clipped change of its control variate on a grid of its own.
+What a party's vector in a round holds, and what its total says, is in ``_round_vector``.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import warnings
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from blindsight.data import Records, Schema, records
-from blindsight.errors import BlindsightWarning, DataError, ParameterError
+from blindsight.errors import ParameterError
 
-from ._aggregation import robust, server_step
-from ._base import EXACT_SCORE_BINS, NOISY_SCORE_BINS, Detector, State, nonnegative, superseded
-from ._inputs import Inputs, declared_scaling, learned_scaling, local_scaling, own_scaling
+from ._aggregation import server_step
+from ._base import NOISY_SCORE_BINS, Detector, superseded
+from ._domains import choice, seed_number
+from ._inputs import Inputs, declared_scaling, learned_scaling, local_scaling
+from ._own_records import held_out
+from ._parameters import Layout, Parameters, Weights, check_parameters
 from ._preparation import SHARE, Preparation, Scaling, preparation_query
 from ._queries import Local, Query, SumQuery, Total, Update, UpdateQuery
+from ._round_state import dump_rounds, load_rounds
+from ._round_sums import LOSS_SHARE, SIZE_SHARE, loss_levels, loss_query, size_query
+from ._round_vector import GRID, RoundVector, Trained, clipped
 from ._scores import score_edges
+from ._state import State
 from ._training import Training
 
-__all__ = ["RoundDetector", "Trained", "held_out", "initial_uniform", "own_chunks"]
+__all__ = ["RoundDetector"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Weights = npt.NDArray[np.float32]
 
-GRID = 1 << 16
-"""Grid units in the clip norm: truncation to the grid moves an update by at most sqrt(length) / 65,536 of that norm,
-and noise up to 500 times the norm stays inside the sampler's domain."""
-
-MAX_ROWS = 1 << 20
-"""A party's weight by rows is capped here."""
-
-VALIDATION_LEVELS = 1000
-LOSS_LEVELS = 1024
-SIZE_SHARE, LOSS_SHARE = 0.02, 0.1
-"""Parts of the fit's share of the budget: the count of records, all losses together."""
-
-MAX_PARAMETERS = 1 << 23
 SCORE_SCALE = 2.0**-20
 MAX_SCORE = 2.0**20
 FIRST_SCORE = 2.0**-13
-
-Parameters = dict[str, Weights]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Trained:
-    """What local training came to.
-
-    Parameters
-    ----------
-    flat : ndarray of shape (P,), float64
-        The parameters after it, flattened in their order. Not necessarily finite.
-    rows : int
-        Records trained on.
-    steps : int
-        Optimiser steps made.
-    before, after : float
-        Mean loss of the held-out records before and after; NaN where none were held out.
-    """
-
-    flat: Floats
-    rows: int
-    steps: int
-    before: float = math.nan
-    after: float = math.nan
 
 
 class RoundDetector(Detector):
@@ -139,12 +104,8 @@ class RoundDetector(Detector):
         super()._validate()
         if self.training is not None and not isinstance(self.training, Training):
             raise ParameterError("training is not a Training", got=type(self.training).__name__)
-        if self.scales not in ("learned", "declared", "local"):
-            raise ParameterError(
-                "scales is out of its domain", got=repr(self.scales)[:60], rule='"learned", "declared" or "local"'
-            )
-        if type(self.seed) is not int or not 0 <= self.seed < 1 << 63:
-            raise ParameterError("seed is out of its domain", got=repr(self.seed)[:60], rule="0 <= seed < 2**63")
+        choice("scales", self.scales, ("learned", "declared", "local"))
+        seed_number(self.seed)
 
     def _under_privacy(self) -> None:
         self._check_private()
@@ -165,7 +126,7 @@ class RoundDetector(Detector):
         self.local_scaling_: Scaling | None = None
         self.quantised_: dict[str, tuple[npt.NDArray[np.int8], float]] = {}
         self.parameters_ = self._initial(schema)
-        self._shapes = {name: array.shape for name, array in self.parameters_.items()}
+        self._layout = Layout.of(self.parameters_)
         check_parameters(self._size)
         self.control_ = np.zeros(self._size, dtype=np.float32) if self._training.scaffold else None
         # the coordinator's alone: no party needs them
@@ -176,7 +137,7 @@ class RoundDetector(Detector):
 
     @property
     def _size(self) -> int:
-        return sum(math.prod(shape) for shape in self._shapes.values())
+        return self._layout.size
 
     @property
     def is_blank(self) -> bool:
@@ -192,7 +153,7 @@ class RoundDetector(Detector):
         if self.scales == "learned" and self.preparation_ is None:
             return preparation_query(self.schema_)
         if self.scales == "declared" and self.mean_rows_ is None:
-            return self._size_query()
+            return size_query()
         return self._loss_query() if self.loss_due_ else self._round_query()
 
     def _later_queries(self) -> list[Query]:
@@ -209,7 +170,7 @@ class RoundDetector(Detector):
         elif self.loss_due_:
             self._advance_loss(total)
         else:
-            self._advance_round(total, parties)
+            self._advance_round(total)
             self.loss_due_ = self._training.patience > 0
         if self._can_score() and self._best is not None:
             self.parameters_, self._best = self._best, None
@@ -217,47 +178,37 @@ class RoundDetector(Detector):
     # -- one round, at a party --------------------------------------------------------------------------------------
 
     @property
-    def _steps(self) -> int:
-        """Optimiser steps in a round: the same at every party, so that nobody's number of records shows."""
-        return self._training.local_epochs * math.ceil(1.0 / self._training.sampling_rate - 1e-9)
-
-    @property
-    def _weighting(self) -> str:
-        return "rows" if self._training.weighting == "auto" else self._training.weighting
-
-    @property
-    def _max_weight(self) -> int:
-        return {"rows": MAX_ROWS, "validation": VALIDATION_LEVELS, "equal": 1}[self._weighting]
-
-    @property
-    def _control_norm(self) -> float:
-        """L2 bound on the change of a control variate: twice that of an update over (steps * learning rate)."""
-        return 2.0 * self._training.clip_norm / (self._steps * self._training.learning_rate)
+    def _vector(self) -> RoundVector:
+        return RoundVector(training=self._training, size=self._size)
 
     def _round_query(self) -> UpdateQuery:
-        """One round: see the module's docstring for the vector and :class:`Training` for what bounds it.
+        """One round: see :class:`RoundVector` for the vector and :class:`Training` for what bounds it.
 
         Privacy
         -------
-        Adding or removing one party changes the total by at most ``sensitivity_l2``: truncation towards zero never
-        lengthens a vector. Under record- or person-level privacy the noise is inside the update (DP-SGD).
+        Adding or removing one party changes the total by at most ``sensitivity_l2``. Under record- or person-level
+        privacy the noise is inside the update (DP-SGD).
         """
-        training, size = self._training, self._size
-        weight = self._max_weight
-        squares = (weight * GRID) ** 2 + weight**2 + 1 + (GRID**2 if training.scaffold else 0)
+        training, vector = self._training, self._vector
         return UpdateQuery(
             name=f"round/{self.round_}",
-            length=size + 2 + (size if training.scaffold else 0),
-            sensitivity_l2=math.sqrt(squares),
-            max_abs=weight * GRID,
+            length=vector.length,
+            sensitivity_l2=vector.sensitivity_l2,
+            max_abs=vector.max_abs,
             update=self._update,
             sampling_rate=training.sampling_rate,
-            steps=self._steps,
-            total_steps=training.rounds * self._steps,
+            steps=vector.steps,
+            total_steps=training.rounds * vector.steps,
             fraction=(1.0 - self._taken()) * (1.0 - 1e-9),
             parties=training.parties,
             masked=training.aggregation == "mean",
         )
+
+    @property
+    def _held_fraction(self) -> float:
+        """Part of a party's records that is held out: none where no loss of theirs is looked at."""
+        training = self._training
+        return training.validation if training.patience or self._vector.weighting == "validation" else 0.0
 
     def _taken(self) -> float:
         """Part of the fit's share of the budget that the sums besides the updates take."""
@@ -266,36 +217,30 @@ class RoundDetector(Detector):
 
     def _update(self, local: Local) -> Update:
         """Train, clip, weigh and round one party's update."""
-        training = self._training
+        training, vector = self._training, self._vector
         noised = local.noise is not None
         if noised:
             self._check_noise(local)
-        start = self._flat(self.parameters_)
         mine = self._own_control(local) if training.scaffold else None
         correction = None if mine is None or self.control_ is None else self.control_ - mine
         trained = self._train(local, self.parameters_, correction)
-        delta = trained.flat - start
-        empty = np.zeros(self._round_query().length, dtype=np.int64)
+        delta = trained.flat - self._layout.flat(self.parameters_)
         notice = ""
         if not np.isfinite(delta).all():
             notice = "its training diverged: a lower learning_rate or another scaling of its columns may help"
         elif trained.rows == 0 and not noised:
             notice = "it has no records to train on"
         if notice:
-            # under DP-SGD the weight is a public constant: it may not tell that this happened
-            empty[self._size : self._size + 2] = (1, 1) if noised else (0, 0)
-            return Update(values=empty, notice="" if noised else notice)
+            return Update(values=vector.nothing(noised=noised), notice="" if noised else notice)
         delta = clipped(delta, training.clip_norm)
-        weight = 1 if noised else self._weight(trained)
-        parts = [on_grid(delta, training.clip_norm) * weight, np.array([weight, int(noised)], dtype=np.int64)]
+        change = None
         if mine is not None and self.control_ is not None:
             # SCAFFOLD, option II: c_i <- c_i - c + (x - y) / (steps * rate)
-            change = clipped(
-                -self.control_ - delta / (max(trained.steps, 1) * training.learning_rate), self._control_norm
-            )
+            change = -self.control_ - delta / (max(trained.steps, 1) * training.learning_rate)
+            change = clipped(change, vector.control_norm)
             local.memory["scaffold"] = (mine + change).astype("<f4").tobytes()
-            parts.append(on_grid(change, self._control_norm))
-        return Update(values=np.concatenate(parts))
+        weight = 1 if noised else vector.weight(trained)
+        return Update(values=vector.packed(delta, weight, change, noised=noised))
 
     def _check_noise(self, local: Local) -> None:  # noqa: ARG002 (subclasses look at it)
         """Refuse what differential privacy cannot be had with; ``local.noise`` is there."""
@@ -323,17 +268,6 @@ class RoundDetector(Detector):
                 fix='use augment="jitter" or "none"',
             )
 
-    def _weight(self, trained: Trained) -> int:
-        if self._weighting == "rows":
-            return min(trained.rows, MAX_ROWS)
-        if self._weighting == "equal":
-            return 1
-        # how much of the loss of records it did not see a party's training took away; half the levels where none
-        before, after = trained.before, trained.after
-        if not (math.isfinite(before) and math.isfinite(after)) or before + after <= 0:
-            return VALIDATION_LEVELS // 2
-        return round(VALIDATION_LEVELS * before / (before + after))
-
     def _own_control(self, local: Local) -> Weights:
         stored = local.memory.get("scaffold", b"")
         control = np.frombuffer(stored, dtype="<f4") if len(stored) == 4 * self._size else np.zeros(self._size)
@@ -341,109 +275,39 @@ class RoundDetector(Detector):
 
     # -- one round, at the coordinator ------------------------------------------------------------------------------
 
-    def _advance_round(self, total: Total, parties: int) -> None:
-        training, size = self._training, self._size
+    def _advance_round(self, total: Total) -> None:
+        training = self._training
         self.noise_variance_ = float(total.noise_variance)
-        if training.aggregation == "mean":
-            values = np.asarray(total.values, dtype=np.float64)
-            weight = float(total.values[size])
-            self.sampled_noise_ |= bool(total.values[size + 1] > 0) and total.noise_variance == 0
-            if total.noise_variance > 0:
-                weight = float(parties)  # its own coordinate drowns in the noise
-            update = values[:size] / (max(weight, 1.0) * GRID) * training.clip_norm
-            control = values[size + 2 :] / (parties * GRID) * self._control_norm
-            self._check_mean(update, control, weight, parties)
-        else:
-            update, control = self._robust(total)
+        opened = self._vector.opened(total, self.round_)
+        self.sampled_noise_ |= opened.sampled_noise
         step, self._server = server_step(
             self._server,
-            update,
+            opened.update,
             server=training.server,
             rate=training.server_rate,
             round_number=self.round_,
             rounds=training.rounds,
         )
-        self.parameters_ = self._named(self._flat(self.parameters_) + step)
+        self.parameters_ = self._layout.named(self._layout.flat(self.parameters_) + step)
         if self.control_ is not None:
             # Karimireddy et al. 2020, algorithm 1: by the part of all parties that took part
-            self.control_ = (self.control_ + training.parties * control).astype(np.float32)
+            self.control_ = (self.control_ + training.parties * opened.control).astype(np.float32)
         self.round_ += 1
 
-    def _check_mean(self, update: Floats, control: Floats, weight: float, parties: int) -> None:
-        """Honest updates are at most the clip norm long each, so their mean is; beyond it somebody cheated."""
-        bounds = [(update, self._training.clip_norm), (control, self._control_norm)]
-        # the noise of a whole vector is sqrt(length) deviations long, and ten more leave no honest round refused
-        noise = math.sqrt(self.noise_variance_) * (math.sqrt(self._size) + 10.0) / (max(weight, 1.0) * GRID)
-        fine = all(np.linalg.norm(vector) <= bound * (1.0 + noise + 1e-6) for vector, bound in bounds)
-        if not fine or not 0 <= weight <= self._max_weight * parties:
-            raise ParameterError(
-                f"Round {self.round_} was refused: the parties' mean update is longer than any honest one",
-                got=f"length {np.linalg.norm(update):.4g}, weight {weight:g}",
-                rule=f"at most clip_norm = {self._training.clip_norm:g}: somebody sent more than training allows",
-                fix="under masking nobody can see who; find out with the parties, or fit with "
-                'Training(aggregation="median"), which shows every update to the coordinator',
-            )
-
-    def _robust(self, total: Total) -> tuple[Floats, Floats]:
-        training, size = self._training, self._size
-        rows = np.asarray(total.values, dtype=np.float64)
-        names = total.parties or tuple(str(i) for i in range(len(rows)))
-        weights = rows[:, size]
-        lengths = np.linalg.norm(rows[:, :size], axis=1)
-        fine = (weights >= 0) & (weights <= self._max_weight) & (lengths <= weights * GRID * (1.0 + 1e-9))
-        for name in [n for n, ok in zip(names, fine, strict=True) if not ok]:
-            warnings.warn(
-                f"Round {self.round_}: the update of {name} is longer than clip_norm allows; it is left out.",
-                BlindsightWarning,
-                stacklevel=4,
-            )
-        used = fine & (weights > 0)
-        self.sampled_noise_ |= bool((rows[:, size + 1] > 0).any())
-        if not used.any():
-            return np.zeros(size), np.zeros(rows.shape[1] - size - 2)
-        updates = rows[used, :size] / (weights[used, None] * GRID) * training.clip_norm
-        controls = rows[used, size + 2 :] / GRID * self._control_norm
-        how = training.aggregation
-        assert how != "mean"
-        update = robust(updates, how, training.trimmed)
-        return update, robust(controls, how, training.trimmed) if controls.shape[1] else controls[0]
-
-    # -- the small sums ---------------------------------------------------------------------------------------------
-
-    def _size_query(self) -> SumQuery:
-        """Number of records: what scales DP-SGD's steps. L2 sensitivity 1, add or remove one record."""
-
-        def add(accumulator: Ints, chunk: Records) -> None:
-            accumulator += len(chunk)
-
-        return SumQuery(name="size", length=1, sensitivity_l2=1.0, max_abs=1, add=add, fraction=SIZE_SHARE)
+    # -- the held-out loss --------------------------------------------------------------------------------------------
 
     def _loss_query(self) -> SumQuery:
-        """Sum and number of the held-out records' losses.
-
-        Privacy
-        -------
-        One record adds (loss, 1) in 1,024 levels each, its loss clipped at ``loss_clip``: L2 sensitivity
-        1,024 * sqrt(2), add or remove one record.
-        """
         training = self._training
 
         def add(accumulator: Ints, chunk: Records) -> None:
             X = chunk.X[held_out(chunk.X, training.validation)]
             if len(X):
-                levels = np.rint(
-                    self._clean(self._losses(self._inputs(X)), self.loss_clip) * LOSS_LEVELS / self.loss_clip
-                )
-                accumulator += np.array([int(levels.sum()), LOSS_LEVELS * len(X)], dtype=np.int64)
+                accumulator += self._loss_levels(self._losses(self._inputs(X)))
 
-        return SumQuery(
-            name=f"loss/{self.round_ - 1}",
-            length=2,
-            sensitivity_l2=LOSS_LEVELS * math.sqrt(2.0),
-            max_abs=LOSS_LEVELS,
-            add=add,
-            fraction=LOSS_SHARE / training.rounds * (1.0 - 1e-9),
-        )
+        return loss_query(add, self.round_ - 1, training.rounds)
+
+    def _loss_levels(self, losses: Floats) -> Ints:
+        return loss_levels(self._clean(losses, self.loss_clip), self.loss_clip)
 
     def _advance_loss(self, total: Total) -> None:
         loss = float(total.values[0]) / max(float(total.values[1]), 1.0)
@@ -513,9 +377,11 @@ class RoundDetector(Detector):
         return replace(query, add=add)
 
     def _score_grid(self) -> Ints:
-        noisy = self.noise_variance_ > 0 or self.sampled_noise_
-        bins = NOISY_SCORE_BINS if noisy else EXACT_SCORE_BINS
-        return score_edges(0, round(FIRST_SCORE / SCORE_SCALE), round(MAX_SCORE / SCORE_SCALE), bins)
+        return score_edges(0, round(FIRST_SCORE / SCORE_SCALE), round(MAX_SCORE / SCORE_SCALE), self._score_bins)
+
+    @property
+    def _score_bins(self) -> int:
+        return NOISY_SCORE_BINS if self.sampled_noise_ else super()._score_bins
 
     @property
     def is_secret_(self) -> bool:
@@ -575,193 +441,8 @@ class RoundDetector(Detector):
 
     # -- state --------------------------------------------------------------------------------------------------------
 
-    def _flat(self, parameters: Mapping[str, Weights]) -> Floats:
-        flat: Floats = np.concatenate([parameters[name].ravel() for name in self._shapes]).astype(np.float64)
-        return flat
-
-    def _named(self, flat: Floats) -> Parameters:
-        return dict(self._split(flat.astype(np.float32)))
-
-    def _split(self, flat: Weights) -> Iterator[tuple[str, Weights]]:
-        place = 0
-        for name, shape in self._shapes.items():
-            count = math.prod(shape)
-            yield name, flat[place : place + count].reshape(shape)
-            place += count
-
     def _dump(self) -> State:
-        values: dict[str, Any] = {
-            "round": self.round_,
-            "stopped": self.stopped_,
-            "loss_due": self.loss_due_,
-            "stale": self.stale_,
-            "best_loss": self.best_loss_ if math.isfinite(self.best_loss_) else None,
-            "noise_variance": self.noise_variance_,
-            "sampled_noise": self.sampled_noise_,
-            "mean_rows": self.mean_rows_,
-            "personal": self.is_personal_,
-            "scales": {name: scale for name, (_, scale) in self.quantised_.items()},
-        }
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        if self.preparation_ is not None:
-            values["preparation_noise_variance"] = self.preparation_.noise_variance
-            arrays["preparation"] = self.preparation_.counts
-        if self.local_scaling_ is not None:
-            values["local_centres"] = list(self.local_scaling_.centres)
-            values["local_scales"] = list(self.local_scaling_.scales)
-        if not self.is_blank or self.is_personal_:
-            for name in self._shapes:
-                held = self.quantised_.get(name)
-                arrays[f"p.{name}"] = self.parameters_[name] if held is None else held[0]
-        if self.control_ is not None and not self._can_score():
-            arrays["control"] = self.control_
-        return State(values=values, arrays=arrays)
+        return dump_rounds(self)
 
     def _load(self, state: State) -> None:
-        values, arrays = dict(state.values), dict(state.arrays)
-        self.round_ = _whole(values.pop("round"), self._training.rounds)
-        self.stale_ = _whole(values.pop("stale"), self._training.rounds)
-        flags = [values.pop(name) for name in ("stopped", "loss_due", "sampled_noise", "personal")]
-        if not all(type(flag) is bool for flag in flags):
-            raise ValueError("a flag is not true or false")
-        self.stopped_, self.loss_due_, self.sampled_noise_, self.is_personal_ = flags
-        best, rows = values.pop("best_loss"), values.pop("mean_rows")
-        self.best_loss_ = math.inf if best is None else nonnegative(best)
-        self.mean_rows_ = None if rows is None else nonnegative(rows, low=1.0)
-        self.noise_variance_ = nonnegative(values.pop("noise_variance"))
-        counts = arrays.pop("preparation", None)
-        if counts is not None:
-            noise = nonnegative(values.pop("preparation_noise_variance"))
-            self.preparation_ = Preparation.from_total(self.schema_, Total(values=counts, noise_variance=noise))
-        if (counts is not None) != (self.scales == "learned" and self.mean_rows_ is not None):
-            raise ValueError("the preparation does not fit the detector's parameters")
-        self._load_local(values)
-        self._load_parameters(values.pop("scales"), arrays)
-        control = arrays.pop("control", None)
-        if (control is not None) != (self._training.scaffold and not self._can_score()):
-            raise ValueError("the control variate does not fit the detector's parameters")
-        if control is not None:
-            self.control_ = _floats(control, (self._size,))
-        if values or arrays:
-            raise ValueError("the state has unknown parts")
-
-    def _load_local(self, values: dict[str, Any]) -> None:
-        centres, scales = values.pop("local_centres", None), values.pop("local_scales", None)
-        if centres is None and scales is None:
-            return
-        for part in (centres, scales):
-            if not isinstance(part, list) or len(part) != self.n_features_in_:
-                raise ValueError("the local scales are malformed")
-        if not all(type(c) is float and -2.0 <= c <= 3.0 for c in centres):
-            raise ValueError("the local scales are malformed")
-        self.local_scaling_ = own_scaling(
-            self.schema_, tuple(centres), tuple(nonnegative(scale, low=1e-6) for scale in scales)
-        )
-
-    def _load_parameters(self, scales: object, arrays: dict[str, npt.NDArray[Any]]) -> None:
-        if not isinstance(scales, dict) or not set(scales) <= set(self._shapes):
-            raise ValueError("the scales of the parameters are malformed")
-        if self.is_blank and not self.is_personal_:
-            return
-        found: Parameters = {}
-        for name, shape in self._shapes.items():
-            array = arrays.pop(f"p.{name}")
-            if name not in scales:
-                found[name] = _floats(array, shape)
-                continue
-            scale = nonnegative(scales[name], low=1e-30)
-            if array.dtype != np.int8 or array.shape != shape:
-                raise ValueError(f"the parameter {name} has another form than the network's")
-            self.quantised_[name] = (array, scale)
-            found[name] = dequantised(array, scale)
-        self.parameters_ = found
-
-
-MAX_WEIGHT = 1e6
-
-
-def _floats(array: npt.NDArray[Any], shape: tuple[int, ...]) -> Weights:
-    if array.dtype != np.float32 or array.shape != shape or not (np.abs(array) <= MAX_WEIGHT).all():
-        raise ValueError("a parameter has another form than the network's, or is out of range")
-    return array
-
-
-def check_parameters(size: int) -> None:
-    """Raise ParameterError for a network without parameters, or with more than travel in one message."""
-    if not 1 <= size <= MAX_PARAMETERS:
-        raise ParameterError("The network has too many parameters", got=f"{size:,}", rule=f"1 to {MAX_PARAMETERS:,}")
-
-
-def _whole(value: object, high: int) -> int:
-    if type(value) is not int or not 0 <= value <= high:
-        raise ValueError("a count is out of range")
-    return value
-
-
-def dequantised(array: npt.NDArray[np.int8], scale: float) -> Weights:
-    """The float32 weights that int8 ones stand for."""
-    return (array.astype(np.float64) * scale).astype(np.float32)
-
-
-def own_chunks(local: Local) -> list[Records]:
-    """A party's records; none where its source has no rows, which the other parties need not wait for."""
-    try:
-        return list(local.records())
-    except DataError as error:
-        if error.what != "The source has no rows":
-            raise
-        return []
-
-
-def clipped(vector: Floats, norm: float) -> Floats:
-    """Shorten a vector to an L2 norm of at most ``norm``."""
-    length = float(np.linalg.norm(vector))
-    # one part in 10**12 less, so that rounding in the division cannot carry it over
-    return vector if length <= norm else vector * (norm / length * (1.0 - 1e-12))
-
-
-def on_grid(vector: Floats, norm: float) -> Ints:
-    """Scale ``norm`` to GRID and truncate towards zero, which shortens every coordinate: the bound stays exact."""
-    integers: Ints = np.trunc(clipped(vector, norm) / norm * (GRID * (1.0 - 1e-12))).astype(np.int64)
-    return integers
-
-
-def held_out(X: Floats, fraction: float) -> npt.NDArray[np.bool_]:
-    """Which records are kept for validation, shape (n,): decided by each record's own content, by a public hash.
-
-    So that adding or removing a record changes nobody else's part.
-    """
-    if fraction <= 0:
-        return np.zeros(len(X), dtype=np.bool_)
-    mixed = np.zeros(len(X), dtype=np.uint64)
-    bits = np.ascontiguousarray(X + 0.0).view(np.uint64)
-    for column in bits.T:
-        mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(29)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    chosen: npt.NDArray[np.bool_] = (mixed >> np.uint64(32)) < np.uint64(round(fraction * 2**32))
-    return chosen
-
-
-def initial_uniform(shapes: Mapping[str, tuple[int, ...]], seed: int, *, gain: float = 1.0) -> Parameters:
-    """Glorot-uniform matrices and zero vectors from a public seed, the same whatever library trains them.
-
-    Parameters
-    ----------
-    shapes : mapping of name to shape
-        In order. One axis: zeros. More: uniform with bound ``gain * sqrt(6 / (fan_in + fan_out))`` (Glorot and Bengio
-        2010, equation 16), the trailing axes counting as a receptive field.
-    seed : int
-    gain : float
-    """
-    stream = np.random.Philox(key=seed)
-    found = {}
-    for name, shape in shapes.items():
-        values = np.zeros(shape, dtype=np.float64)
-        if len(shape) > 1:
-            field_size = math.prod(shape[2:])
-            bound = gain * math.sqrt(6.0 / ((shape[0] + shape[1]) * field_size))
-            raw = np.asarray(stream.random_raw(math.prod(shape)), dtype=np.uint64)
-            values = ((raw >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0).reshape(shape) * bound
-        found[name] = values.astype(np.float32)
-    return found
+        load_rounds(self, state)

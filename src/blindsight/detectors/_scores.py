@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.errors import ParameterError
+from ._domains import number
 
 __all__ = ["ScoreHistogram", "scaled_counts", "score_edges"]
 
@@ -107,8 +107,7 @@ class ScoreHistogram:
         float
             In integer score units.
         """
-        if not 0 < contamination <= 0.5:
-            raise ParameterError("contamination is out of its domain", got=str(contamination), rule="0 < c <= 0.5")
+        number("contamination", contamination, 0.0, 0.5, open_low=True)
         total = max(self.n_records, 1.0)
         wanted = contamination * total
         tail = self.tail

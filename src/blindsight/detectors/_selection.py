@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from blindsight.data import Records, Schema
-from blindsight.errors import ParameterError
 
+from ._domains import whole_number
 from ._preparation import PREPARATION_BINS, SHARE, Preparation, preparation_query
 from ._queries import SumQuery, Total, TotalOf
 from .pca import PCA
@@ -160,8 +160,7 @@ def select_features(schema: Schema, k: int, total_of: TotalOf) -> tuple[tuple[st
     :func:`moments_query`), the rest; add or remove one record. The choice is post-processing.
     """
     names = schema.feature_names
-    if type(k) is not int or not 1 <= k <= len(names):
-        raise ParameterError("k is out of its domain", got=repr(k)[:60], rule=f"1 to {len(names)} features")
+    whole_number("k", k, 1, len(names), fix=f"choose from the schema's {len(names)} features")
     preparation = Preparation.from_total(schema, total_of(preparation_query(schema)))
     weights = feature_weights(schema, preparation)
     correlations = np.eye(len(names))

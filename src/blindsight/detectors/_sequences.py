@@ -21,13 +21,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.data import Records, Schema, Windows, gather, joined, segments, series_key, windows
+from blindsight.data import Records, Schema, Windows, gather, joined, records, segments, series_key, windows
 from blindsight.errors import DataError, ParameterError
 
 from ._base import local_total
-from ._inputs import Inputs, local_scaling
+from ._domains import choice, flag, number, whole_number
+from ._inputs import local_scaling
+from ._over_chunks import Following, each_once, following, over_all, over_touched
+from ._own_records import held_out, own_chunks
+from ._parameters import Parameters, Weights
 from ._queries import Local, Query, SumQuery
-from ._rounds import LOSS_LEVELS, Parameters, Trained, Weights, held_out
+from ._round_vector import Trained
 from ._torch import TorchDetector, loop
 
 if TYPE_CHECKING:
@@ -88,27 +92,19 @@ class SequenceDetector(TorchDetector):
 
     def _validate(self) -> None:
         super()._validate()
-        for name, low, high in (("window", 2, MAX_WINDOW), ("stride", 1, MAX_STRIDE), ("horizon", 0, MAX_HORIZON)):
-            whole(name, getattr(self, name), low, high)
-        if self.interval is not None and not (
-            type(self.interval) in (int, float) and self.interval > 0 and math.isfinite(self.interval)
-        ):
-            raise ParameterError("interval is out of its domain", got=repr(self.interval)[:60], rule="finite, above 0")
-        if type(self.tolerance) not in (int, float) or not 0 <= self.tolerance < 0.5:
-            raise ParameterError(
-                "tolerance is out of its domain", got=repr(self.tolerance)[:60], rule="0 <= tolerance < .5"
-            )
-        if self.aligned is not True and self.aligned is not False:
-            raise ParameterError("aligned is out of its domain", got=repr(self.aligned)[:60], rule="True or False")
+        whole_number("window", self.window, 2, MAX_WINDOW)
+        whole_number("stride", self.stride, 1, MAX_STRIDE)
+        whole_number("horizon", self.horizon, 0, MAX_HORIZON)
+        if self.interval is not None:
+            number("interval", self.interval, 0.0, math.inf, open_low=True, open_high=True)
+        number("tolerance", self.tolerance, 0.0, 0.5, open_high=True)
+        flag("aligned", self.aligned)
         if self.aligned and self.interval is None:
             raise ParameterError(
                 "Aligned windows need the distance between records", fix="set interval, in the time column's unit"
             )
-        for name, allowed in (("normalise", ("none", "window")), ("point", ("window", "last"))):
-            if getattr(self, name) not in allowed:
-                raise ParameterError(
-                    f"{name} is out of its domain", got=repr(getattr(self, name))[:60], rule=" or ".join(allowed)
-                )
+        choice("normalise", self.normalise, ("none", "window"))
+        choice("point", self.point, ("window", "last"))
 
     @property
     def span(self) -> int:
@@ -140,7 +136,7 @@ class SequenceDetector(TorchDetector):
         Aligned ones by their own content, so that one record changes one window's part; overlapping ones by blocks of
         rows, and those between two blocks are in neither part.
         """
-        fraction = self._training.validation if self._training.patience or self._weighting == "validation" else 0.0
+        fraction = self._held_fraction
         if self.aligned:
             held = held_out(self._flat_windows(np.asarray(found.X), found.starts), fraction)
             return ~held, held
@@ -154,14 +150,15 @@ class SequenceDetector(TorchDetector):
         """Fit alone; see :meth:`Detector.fit`. DataError where no series is long enough for one window."""
         self._validate()
         schema = self.schema if self.schema is not None else Schema.infer(X)
-        records = gather(schema, X, warn=False)
-        if not len(self._found(records)):
-            raise self._no_window(len(records))
+        whole = gather(schema, X, warn=False)
+        if not len(self._found(whole)):
+            raise self._no_window(len(whole))
+        scaling = local_scaling(schema, np.asarray(whole.X)) if self.scales == "local" else None
+        del whole
         memory: dict[str, bytes] = {}
         cache: dict[str, object] = {}
         self.run(schema, lambda query: local_total(query, schema, X, memory=memory, cache=cache))
-        if self.scales == "local":
-            self.local_scaling_ = local_scaling(self.schema_, np.asarray(records.X))
+        self.local_scaling_ = scaling
         return self
 
     def _no_window(self, rows: int) -> DataError:
@@ -225,12 +222,10 @@ class SequenceDetector(TorchDetector):
         """One party's windows as training data; a party without any adds nothing."""
         from ._window_modules import WindowRows
 
-        chunks = list(local.records())
-        none = WindowRows(np.zeros((0, self._width(self.schema_)), dtype=np.float32), np.zeros(0, np.int64), self.span)
-        if not chunks:
-            return loop().Data(train=none, held=none, person=None)
-        whole = joined(chunks)
-        if not self.aligned and not self._is_long_enough(whole):
+        chunks = own_chunks(local)
+        whole = joined(chunks) if chunks else None
+        if whole is None or (not self.aligned and not self._is_long_enough(whole)):
+            none = WindowRows(np.zeros((0, self._width(self.schema_)), np.float32), np.zeros(0, np.int64), self.span)
             return loop().Data(train=none, held=none, person=None)
         found = self._found(whole)
         train, held = self._held(found)
@@ -240,6 +235,16 @@ class SequenceDetector(TorchDetector):
             held=WindowRows(Z, found.starts[held], self.span),
             person=None,
         )
+
+    def _own_rows(self, X: Any) -> Any:
+        """All windows of one party's own records, to tune a copy on."""
+        from ._window_modules import WindowRows
+
+        whole = gather(self.schema_, X, warn=False)
+        found = self._found(whole)
+        if not len(found):
+            raise self._no_window(len(whole))
+        return WindowRows(self._party_inputs(np.asarray(found.X)).astype(np.float32), found.starts, self.span)
 
     def _is_long_enough(self, whole: Records) -> bool:
         return bool((np.diff(self._segments(whole).bounds) >= self.span).any())
@@ -251,6 +256,7 @@ class SequenceDetector(TorchDetector):
             entity=series_key(whole),
             interval=self.interval,
             tolerance=self.tolerance,
+            row0=whole.row0,
         )
 
     def _loss_query(self) -> SumQuery:
@@ -262,17 +268,17 @@ class SequenceDetector(TorchDetector):
             found = self._found(whole)
             Z = self._party_inputs(np.asarray(found.X))
             losses = self._window_losses(Z, found.starts[self._held(found)[1]], last=False)
-            levels = np.rint(self._clean(losses, self.loss_clip) * LOSS_LEVELS / self.loss_clip)
-            return np.array([int(levels.sum()), LOSS_LEVELS * len(losses)], dtype=np.int64)
+            return self._loss_levels(losses)
 
-        return self._bounded(replace(super()._loss_query(), add=_over_all(contribution)))
+        add = over_touched(contribution, self._cells) if self._stand_alone else over_all(contribution)
+        return self._bounded(replace(super()._loss_query(), add=add))
 
     # -- scoring ------------------------------------------------------------------------------------------------------
 
     @property
     def _windows_at_once(self) -> int:
         """Windows scored together: their activations stay within some tens of MiB whatever the sizes asked for."""
-        widest = max(max(shape, default=1) for shape in self._shapes.values())
+        widest = max(max(shape, default=1) for shape in self._layout.shapes.values())
         return max(1, min(4096, (1 << 22) // (self.span * widest)))
 
     def _window_losses(self, Z: Floats, starts: Ints, *, last: bool) -> Floats:
@@ -300,6 +306,10 @@ class SequenceDetector(TorchDetector):
 
     def _scores_of(self, chunk: Records, *, at_party: bool = False) -> Ints:
         """Score of every record, that of the window ending with it, in the chunk's order; shape (n,), int64."""
+        before = chunk.before if isinstance(chunk, Following) else None
+        if before is not None:
+            whole = replace(joined([before, chunk]), row0=chunk.row0 - len(before))
+            return self._scores_of(whole, at_party=at_party)[len(before) :]
         found = self._segments(chunk)
         Z = (self._party_inputs if at_party else self._inputs)(np.asarray(chunk.X)[found.order])
         first = np.repeat(found.bounds[:-1], np.diff(found.bounds))
@@ -328,7 +338,7 @@ class SequenceDetector(TorchDetector):
         Parameters
         ----------
         X : as in :meth:`fit`
-            Series in order of time; give enough records before those of interest. Read whole.
+            Series in order of time; give enough records before those of interest.
 
         Returns
         -------
@@ -342,8 +352,33 @@ class SequenceDetector(TorchDetector):
         return super().decision_function(X)
 
     def _chunks(self, schema: Schema, X: Any, *, for_scoring: bool = False) -> Iterator[Records]:
-        """One chunk: a series may reach over any border."""
-        yield gather(schema, X, for_scoring=for_scoring, warn=for_scoring)
+        """Chunks, with the records that their windows look back at; all at once where what counts is a window as such,
+        or depends on all records."""
+        if (self.aligned and not for_scoring) or self._scales_itself:
+            yield gather(schema, X, for_scoring=for_scoring, warn=for_scoring)
+            return
+        chunks = records(schema, X, for_scoring=for_scoring, with_series=True, warn=for_scoring)
+        yield from following(chunks, self.span - 1)
+
+    @property
+    def _scales_itself(self) -> bool:
+        """Whether inputs depend on all records of a party."""
+        return self.scales == "local" and self.local_scaling_ is None
+
+    @property
+    def _stand_alone(self) -> bool:
+        """Whether a window's part in a sum depends on its own records alone."""
+        return self.aligned and not self._scales_itself
+
+    def _cells(self, whole: Records) -> Ints:
+        """Number of the place on the grid, in its series, of the aligned window that each record may be in."""
+        assert whole.time is not None
+        assert self.interval is not None
+        key = series_key(whole)
+        codes = np.zeros(len(whole), np.int64) if key is None else np.unique(key, return_inverse=True)[1].reshape(-1)
+        places = np.rint(whole.time / self.interval) // self.span
+        pairs: Ints = np.unique(np.column_stack([codes, places]), axis=0, return_inverse=True)[1].reshape(-1)
+        return pairs
 
     def _cases(self, chunk: Records) -> tuple[Ints, npt.NDArray[np.bool_]]:
         """Every record with its label; aligned: every window, anomalous where one of its records is."""
@@ -359,7 +394,11 @@ class SequenceDetector(TorchDetector):
         return self._scored(self._flat_windows(Z, found.starts))
 
     def _counting(self, name: str, length: int, count: Callable[[Records], Ints]) -> SumQuery:
-        return self._bounded(replace(super()._counting(name, length, count), add=_over_all(count)))
+        if self._stand_alone:
+            add = over_touched(count, self._cells)
+        else:
+            add = over_all(count) if self._scales_itself else each_once(count, self.span - 1)
+        return self._bounded(replace(super()._counting(name, length, count), add=add))
 
     def window_scores(self, X: Any, *, stride: int | None = None) -> tuple[Ints, Floats]:
         """Score ranges: whole windows, the mean error of each.
@@ -404,45 +443,3 @@ class SequenceDetector(TorchDetector):
         from ._stream import SeriesStream
 
         return SeriesStream(self, rolling)
-
-    @staticmethod
-    def _width(schema: Schema) -> int:
-        return Inputs.width(schema)
-
-    def personalise(
-        self,
-        X: Any,  # noqa: ARG002 (the base's signature)
-        *,
-        epochs: int = 5,  # noqa: ARG002
-        learning_rate: float | None = None,  # noqa: ARG002
-        distil: float = 0.0,  # noqa: ARG002
-    ) -> Self:
-        """Refused for now: fine-tuning works on single records."""
-        raise ParameterError(
-            f"A {type(self).__name__} cannot be personalised yet",
-            rule="fine-tuning works on single records",
-            fix="use localise for a party's own scales, or calibrate for its own threshold",
-        )
-
-
-def whole(name: str, value: object, low: int, high: int) -> None:
-    """Refuse what is no whole number from low to high."""
-    if type(value) is not int or not low <= value <= high:
-        raise ParameterError(f"{name} is out of its domain", got=repr(value)[:60], rule=f"{low} to {high}")
-
-
-def _over_all(contribution: Callable[[Records], Ints]) -> Callable[[Ints, Records], None]:
-    """A sum over chunks whose windows reach over chunk borders: what all chunks so far give, less what was added."""
-    seen: list[Records] = []
-    added: list[Ints] = []
-
-    def add(accumulator: Ints, chunk: Records) -> None:
-        if chunk.row0 == 0:
-            seen.clear()
-            added.clear()
-        seen.append(chunk)
-        now = contribution(joined(seen))
-        accumulator += now - (added[-1] if added else 0)
-        added[:] = [now]
-
-    return add

@@ -13,18 +13,18 @@ from blindsight.circuits import Encoder, InnerProduct
 from blindsight.data import Schema
 from blindsight.errors import DataError, ParameterError
 
-from ._base import Detector, State, local_total, nonnegative, superseded
-from ._circuit import CircuitDetector
-from ._preparation import SHARE, Preparation, preparation_query
-from ._queries import Query, SumQuery, Total
+from ._base import Detector, local_total, superseded
+from ._prepared import PreparedDetector
+from ._queries import SumQuery, Total
 from ._scores import ScoreHistogram, scaled_counts
+from ._state import State
 
 __all__ = ["SumDetector"]
 
 Ints = npt.NDArray[np.int64]
 
 
-class SumDetector(CircuitDetector):
+class SumDetector(PreparedDetector):
     """Base of every detector that is fitted from one sum, on public or privately learned scales.
 
     A subclass states three things: the public encoder (:meth:`encoder`), what one record adds (:meth:`fit_query`), and
@@ -34,15 +34,9 @@ class SumDetector(CircuitDetector):
     ----------
     totals_ : ndarray, int64
         The released sums: all that the data left in the model besides the histograms.
-    preparation_ : Preparation or None
-        What an earlier private histogram said of the features' distribution, where the detector asks for one.
     """
 
     # -- what a subclass states ---------------------------------------------------------------------------------
-
-    @abstractmethod
-    def encoder(self, schema: Schema) -> Encoder:
-        """Build the encoder: a function of schema, parameters and ``preparation_`` alone."""
 
     @abstractmethod
     def fit_query(self, schema: Schema) -> SumQuery:
@@ -52,32 +46,19 @@ class SumDetector(CircuitDetector):
     def _build(self, schema: Schema, total: Total) -> tuple[Encoder, InnerProduct, float]:
         """Turn a total into (encoder, circuit, score scale)."""
 
-    def _learns_scales(self) -> bool:
-        """Whether one more private histogram comes first, for bin edges or scales; the model is then not secret."""
-        return False
-
     # -- the state machine ----------------------------------------------------------------------------------------
-
-    def _settle(self, schema: Schema) -> None:
-        super()._settle(schema)
-        self.preparation_: Preparation | None = None
 
     @property
     def is_blank(self) -> bool:
         """Whether nothing has been released yet."""
         return self.preparation_ is None and not self._can_score()
 
-    def _next_fit_query(self) -> Query | None:
-        if self._learns_scales() and self.preparation_ is None:
-            return preparation_query(self.schema_)
+    def _next_scaled_query(self) -> SumQuery:
         query = self.fit_query(self.schema_)
-        return query if self.preparation_ is None else replace(query, fraction=query.fraction * (1.0 - SHARE))
+        return replace(query, fraction=query.fraction * self._share_left)
 
-    def _advance_fit(self, query: Query, total: Total) -> None:
-        if query.name == "prepare":
-            self.preparation_ = Preparation.from_total(self.schema_, total)
-        else:
-            self._absorb(total)
+    def _advance_scaled(self, total: Total) -> None:
+        self._absorb(total)
 
     def _absorb(self, total: Total) -> None:
         """Build encoder and circuit from a released total; the score histogram is still to come."""
@@ -87,32 +68,15 @@ class SumDetector(CircuitDetector):
         self.certificate_ = None
         self.provenance_ = None
 
-    def _expected_encoder(self) -> Encoder:
-        return self.encoder(self.schema_)
-
-    @property
-    def is_secret_(self) -> bool:
-        """Whether the public encoder is free of anything learned from data, so that blind scoring hides the model."""
-        return super().is_secret_ and self.preparation_ is None
-
     def _dump(self) -> State:
-        circuit = self._dump_circuit()
-        values, arrays = dict(circuit.values), dict(circuit.arrays)
-        if self.preparation_ is not None:
-            values["preparation_noise_variance"] = self.preparation_.noise_variance
-            arrays["preparation"] = self.preparation_.counts
-        if self._can_score():
-            arrays["totals"] = self.totals_
-        return State(values=values, arrays=arrays)
+        prepared = self._dump_prepared()
+        if not self._can_score():
+            return prepared
+        return State(values=prepared.values, arrays={**prepared.arrays, "totals": self.totals_})
 
     def _load(self, state: State) -> None:
         values, arrays = dict(state.values), dict(state.arrays)
-        counts = arrays.pop("preparation", None)
-        if self._learns_scales() != (counts is not None) and (counts is not None or arrays):
-            raise ValueError("the preparation does not fit the detector's parameters")
-        if counts is not None:
-            noise = nonnegative(values.pop("preparation_noise_variance"))
-            self.preparation_ = Preparation.from_total(self.schema_, Total(values=counts, noise_variance=noise))
+        self._load_preparation(values, arrays)
         totals = arrays.pop("totals", None)
         self._load_circuit(values, arrays)
         if values or arrays or (totals is not None) != self._can_score():

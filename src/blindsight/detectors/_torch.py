@@ -39,8 +39,10 @@ from blindsight.errors import MissingExtraError, ParameterError
 from ._domains import number, whole_number
 from ._inputs import Inputs
 from ._network import network_of, public_inputs
+from ._parameters import Parameters, Weights, check_parameters, initial_uniform
 from ._queries import Local
-from ._rounds import Parameters, RoundDetector, Trained, Weights, check_parameters, initial_uniform
+from ._round_vector import Trained
+from ._rounds import RoundDetector
 
 if TYPE_CHECKING:
     import torch
@@ -142,12 +144,7 @@ class TorchDetector(RoundDetector):
         module = loop()
         data = local.cache.get("data")
         if data is None:
-            data = module.read(
-                local,
-                self._party_inputs,
-                # held out only where the held-out loss is used
-                self._training.validation if self._training.patience or self._weighting == "validation" else 0.0,
-            )
+            data = module.read(local, self._party_inputs, self._held_fraction)
             local.cache["data"] = data
         trained: Trained = module.train(
             lambda: self._module(self.schema_),
@@ -204,7 +201,7 @@ class TorchDetector(RoundDetector):
         )
         if not np.isfinite(tuned).all():
             raise ParameterError("Fine-tuning diverged", got=f"learning_rate {rate:g}", fix="use a lower learning_rate")
-        mine.parameters_ = mine._named(tuned)
+        mine.parameters_ = mine._layout.named(tuned)
         return mine.calibrate(X)
 
     def _own_rows(self, X: Any) -> Any:

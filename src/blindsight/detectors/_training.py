@@ -8,6 +8,8 @@ from typing import Literal
 
 from blindsight.errors import ParameterError
 
+from ._domains import choice, flag, number, whole_number
+
 __all__ = ["Training"]
 
 MAX_STEPS = 1_000_000
@@ -78,35 +80,23 @@ class Training:
     trimmed: float = 0.2
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("rounds", 1, 10_000),
-            ("local_epochs", 1, 1000),
-            ("patience", 0, 10_000),
-            ("augment_below", 0, 1 << 40),
-        ):
-            value = getattr(self, name)
-            if type(value) is not int or not low <= value <= high:
-                raise ParameterError(
-                    f"{name} is out of its domain",
-                    got=repr(value)[:60],
-                    rule=f"a whole number, {low} to {high}",
-                    fix=f"leave {name} out for its default",
-                )
-        for name, least, most, open_end in (
-            ("sampling_rate", 1e-6, 1.0, False),
-            ("learning_rate", 1e-9, 1e3, False),
-            ("clip_norm", 1e-6, 1e6, False),
-            ("server_rate", 1e-9, 1e3, False),
-            ("proximal", 0.0, 1e6, False),
-            ("parties", 1e-6, 1.0, False),
-            ("validation", 0.0, 0.5, False),
-            ("trimmed", 0.0, 0.5, True),
-        ):
-            value = getattr(self, name)
-            fine = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
-            if not fine or (open_end and value == most):
-                rule = f"{least:g} to {most:g}" + (", less than that" if open_end else "")
-                raise ParameterError(f"{name} is out of its domain", got=repr(value)[:60], rule=rule)
+        whole_number("rounds", self.rounds, 1, 10_000)
+        whole_number("local_epochs", self.local_epochs, 1, 1000)
+        whole_number("patience", self.patience, 0, 10_000)
+        whole_number("augment_below", self.augment_below, 0, 1 << 40)
+        number("sampling_rate", self.sampling_rate, 1e-6, 1.0)
+        number("learning_rate", self.learning_rate, 1e-9, 1e3)
+        number("clip_norm", self.clip_norm, 1e-6, 1e6)
+        number("server_rate", self.server_rate, 1e-9, 1e3)
+        number("proximal", self.proximal, 0.0, 1e6)
+        number("parties", self.parties, 1e-6, 1.0)
+        number("validation", self.validation, 0.0, 0.5)
+        number("trimmed", self.trimmed, 0.0, 0.5, open_high=True)
+        choice("server", self.server, ("fedavg", "fedavgm", "fedadam", "fedyogi", "reptile"))
+        choice("weighting", self.weighting, ("auto", "rows", "equal", "validation"))
+        choice("augment", self.augment, ("none", "jitter", "mixup"))
+        choice("aggregation", self.aggregation, ("mean", "median", "trimmed-mean", "krum"))
+        flag("scaffold", self.scaffold)
         steps = self.local_epochs * math.ceil(1.0 / self.sampling_rate - 1e-9)
         if steps > MAX_STEPS:  # a coordinator's word: a party would be busy for weeks
             raise ParameterError(
@@ -114,15 +104,6 @@ class Training:
                 got=f"{steps:,}",
                 rule=f"local_epochs / sampling_rate is at most {MAX_STEPS:,}",
             )
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ParameterError(
-                    f"{name} is out of its domain",
-                    got=repr(getattr(self, name))[:60],
-                    rule="one of " + ", ".join(choices),
-                )
-        if type(self.scaffold) is not bool:
-            raise ParameterError("scaffold is not true or false", got=repr(self.scaffold)[:60])
         needs_validation = self.patience > 0 or self.weighting == "validation"
         if needs_validation and self.validation == 0:
             raise ParameterError(
@@ -148,11 +129,3 @@ class Training:
                 fix='use weighting="auto" or "equal"',
             )
         return replace(self, weighting="equal")
-
-
-CHOICES = {
-    "server": ("fedavg", "fedavgm", "fedadam", "fedyogi", "reptile"),
-    "weighting": ("auto", "rows", "equal", "validation"),
-    "augment": ("none", "jitter", "mixup"),
-    "aggregation": ("mean", "median", "trimmed-mean", "krum"),
-}

@@ -47,10 +47,6 @@ class WindowRows:
         chosen: torch.Tensor = self._view[self._starts[which]].flatten(1)
         return chosen
 
-    def numpy(self) -> npt.NDArray[Any]:
-        """Copy all windows out."""
-        return self[torch.arange(len(self))].numpy()
-
 
 class WindowModule(nn.Module):
     """Reconstructs a window, or foretells the rows after it.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blindsight.data import Schema
-from blindsight.errors import ParameterError
 
+from ._domains import choice, out_of_domain
 from ._torch import TorchDetector
 from ._training import Training
 
@@ -85,13 +85,7 @@ def check_sizes(hidden: object, activation: object) -> None:
     """Refuse layers that are not a short list of bounded widths."""
     fine = isinstance(hidden, tuple | list) and 1 <= len(hidden) <= MAX_LAYERS
     if not fine or not all(type(width) is int and 1 <= width <= MAX_WIDTH for width in hidden):  # type: ignore[attr-defined]
-        raise ParameterError(
-            "hidden is out of its domain",
-            got=repr(hidden)[:80],
-            rule=f"1 to {MAX_LAYERS} widths from 1 to {MAX_WIDTH}, e.g. (64, 32)",
-            fix="hidden=(64, 32)",
+        raise out_of_domain(
+            "hidden", hidden, f"1 to {MAX_LAYERS} widths from 1 to {MAX_WIDTH}, e.g. (64, 32)", fix="hidden=(64, 32)"
         )
-    if activation not in ACTIVATIONS:
-        raise ParameterError(
-            "activation is out of its domain", got=repr(activation)[:60], rule="one of " + ", ".join(ACTIVATIONS)
-        )
+    choice("activation", activation, ACTIVATIONS)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from blindsight.data import Schema
 from blindsight.errors import ParameterError, SchemaError
 
-from ._sequences import whole
+from ._domains import out_of_domain, whole_number
 from ._torch import TorchDetector
 from ._training import Training
 
@@ -83,14 +83,10 @@ class ConvAutoEncoder(TorchDetector):
             and len(shape) in (1, 2)
             and all(type(side) is int and 2 <= side <= MAX_SIDE for side in shape)
         ):
-            raise ParameterError(
-                "shape is out of its domain",
-                got=repr(shape)[:60],
-                rule=f"(length,) or (height, width), 2 to {MAX_SIDE}",
-            )
-        whole("channels", self.channels, 1, 256)
-        whole("filters", self.filters, 1, 256)
-        whole("code", self.code, 1, 1024)
+            raise out_of_domain("shape", shape, f"(length,) or (height, width), 2 to {MAX_SIDE}")
+        whole_number("channels", self.channels, 1, 256)
+        whole_number("filters", self.filters, 1, 256)
+        whole_number("code", self.code, 1, 1024)
 
     def _module(self, schema: Schema) -> torch.nn.Module:
         from ._window_modules import ConvNet

@@ -6,12 +6,8 @@ sign of the skewness from the binned moments. Circuit: the inner product of the 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
-
-from blindsight.data import Schema
 
 from ._binned import BinnedDetector, tail_masses
 
@@ -47,19 +43,6 @@ class COPOD(BinnedDetector):
     """
 
     name = "COPOD"
-
-    def __init__(
-        self,
-        *,
-        contamination: float = 0.1,
-        bins: int = 64,
-        edges: Literal["declared", "learned"] = "declared",
-        schema: Schema | None = None,
-    ) -> None:
-        self.contamination = contamination
-        self.bins = bins
-        self.edges = edges
-        self.schema = schema
 
     def _number_term(self, fitted: Floats, edges: Floats, n: float) -> Floats:
         left, right = tail_masses(fitted, n)

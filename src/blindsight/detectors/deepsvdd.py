@@ -14,8 +14,9 @@ import numpy as np
 from blindsight.data import Records, Schema
 from blindsight.errors import ParameterError
 
-from ._base import State
+from ._domains import choice
 from ._queries import Query, SumQuery, Total
+from ._state import State
 from ._torch import TorchDetector, loop
 from ._training import Training
 from .autoencoder import check_sizes
@@ -23,7 +24,8 @@ from .autoencoder import check_sizes
 if TYPE_CHECKING:
     import torch
 
-    from ._rounds import Floats, Ints, Weights
+    from ._parameters import Floats, Weights
+    from ._queries import Ints
 
 __all__ = ["DeepSVDD"]
 
@@ -90,10 +92,7 @@ class DeepSVDD(TorchDetector):
                 rule="it lets the network map every record to the centre (Ruff et al. 2018, proposition 3)",
                 fix='use "leaky", "relu" or "square"',
             )
-        if self.centre not in ("learned", "public"):
-            raise ParameterError(
-                "centre is out of its domain", got=repr(self.centre)[:60], rule='"learned" or "public"'
-            )
+        choice("centre", self.centre, ("learned", "public"))
 
     def _settle(self, schema: Schema) -> None:
         self.centre_: Weights | None = None

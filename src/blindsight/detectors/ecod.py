@@ -6,12 +6,8 @@ Parties sum: one count per feature and bin. Combine: per feature the larger of t
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
-
-from blindsight.data import Schema
 
 from ._binned import BinnedDetector, tail_masses
 
@@ -51,19 +47,6 @@ class ECOD(BinnedDetector):
 
     name = "ECOD"
     ordinary = 0.05
-
-    def __init__(
-        self,
-        *,
-        contamination: float = 0.1,
-        bins: int = 64,
-        edges: Literal["declared", "learned"] = "declared",
-        schema: Schema | None = None,
-    ) -> None:
-        self.contamination = contamination
-        self.bins = bins
-        self.edges = edges
-        self.schema = schema
 
     def _number_term(self, fitted: Floats, edges: Floats, n: float) -> Floats:  # noqa: ARG002 (the base's signature)
         left, right = tail_masses(fitted, n)

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from blindsight.data import Schema
 
-from ._binned import BinnedDetector, frequency_term
+from ._binned import BinnedDetector
+from ._counting import frequency_term
 
 __all__ = ["HBOS"]
 
@@ -55,10 +56,7 @@ class HBOS(BinnedDetector):
         edges: Literal["declared", "learned"] = "declared",
         schema: Schema | None = None,
     ) -> None:
-        self.contamination = contamination
-        self.bins = bins
-        self.edges = edges
-        self.schema = schema
+        super().__init__(contamination=contamination, bins=bins, edges=edges, schema=schema)
 
     def _learned_edges(self, schema: Schema) -> tuple[tuple[float, ...], ...]:
         assert self.preparation_ is not None

@@ -6,38 +6,32 @@ from the masses. Circuit: the inner product of the one-hot leaves with a table o
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.circuits import MAX_DEPTH, InnerProduct, TreeLeaves
-from blindsight.data import Records, Schema
-from blindsight.errors import ParameterError
+from blindsight.circuits import MAX_DEPTH, OneHot, TreeLeaves
+from blindsight.data import Schema
 
-from ._counts import consistent_counts
+from ._counting import CountingDetector
+from ._counts import BlockCounts
+from ._domains import choice, seed_number, whole_number
 from ._features import one_hot_bins
-from ._queries import SumQuery, Total
-from ._sums import SumDetector
 
 __all__ = ["IForest", "expected_path", "path_lengths"]
 
-Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 CELLS = 64
 """Cells per number feature: trees cut at their edges. More cells rank no better."""
-
-TABLE_UNIT = 2.0**-10
-"""One table step, in tests on a path."""
 
 RECORD_MASS = 100.0
 """Every fitted record counts as so many: a leaf that holds one record is told from one that holds none, and what noise
 leaves of an empty leaf is not. On clean normals it ranks better than 1; see the class's notes."""
 
 
-class IForest(SumDetector):
+class IForest(CountingDetector):
     """Isolation forest (Liu, Ting and Zhou 2008) on complete trees that a public seed draws.
 
     Parameters
@@ -96,19 +90,10 @@ class IForest(SumDetector):
 
     def _validate(self) -> None:
         super()._validate()
-        for name, low, high in (("trees", 1, 4096), ("depth", 1, MAX_DEPTH), ("seed", 0, (1 << 63) - 1)):
-            value = getattr(self, name)
-            if type(value) is not int or not low <= value <= high:
-                raise ParameterError(
-                    f"{name} is out of its domain",
-                    got=repr(value)[:60],
-                    rule=f"a whole number, {low} to {high}",
-                    fix=f"leave {name} out for its default",
-                )
-        if self.scales not in ("declared", "learned"):
-            raise ParameterError(
-                "scales is out of its domain", got=repr(self.scales)[:60], rule="'declared' or 'learned'"
-            )
+        whole_number("trees", self.trees, 1, 4096)
+        whole_number("depth", self.depth, 1, MAX_DEPTH)
+        seed_number(self.seed)
+        choice("scales", self.scales, ("declared", "learned"))
 
     def _learns_scales(self) -> bool:
         return self.scales == "learned"
@@ -121,47 +106,18 @@ class IForest(SumDetector):
             edges = self.preparation_.even_edges(schema, CELLS)
         return TreeLeaves(edges=edges, trees=self.trees, depth=self.depth, seed=self.seed)
 
-    def fit_query(self, schema: Schema) -> SumQuery:
-        """Counts per tree and leaf; L2 sensitivity sqrt(trees)."""
-        self._validate()
-        encoder = self.encoder(schema)
-
-        def add(accumulator: Ints, chunk: Records) -> None:
-            encoder.count(chunk.X, accumulator)
-
-        return SumQuery(
-            name="fit",
-            length=encoder.length,
-            sensitivity_l2=math.sqrt(encoder.trees),
-            max_abs=1,
-            add=add,
-        )
-
-    def _build(self, schema: Schema, total: Total) -> tuple[TreeLeaves, InnerProduct, float]:
-        encoder = self.encoder(schema)
-        leaves = np.asarray(total.values, dtype=np.int64).reshape(encoder.trees, -1)
-        n = max(float(leaves.sum()) / encoder.trees, 1.0)
-        if total.noise_variance > 0:
-            masses = np.array([consistent_counts(row, n) for row in leaves])
-        else:
-            masses = leaves.astype(np.float64)
-        lengths = path_lengths(masses * RECORD_MASS)
-        weights = np.rint((lengths.max() - lengths) / TABLE_UNIT).astype(np.int64)
-        return encoder, InnerProduct(weights=weights.reshape(-1)), TABLE_UNIT / encoder.trees
+    def _tables(self, schema: Schema, encoder: OneHot, counts: BlockCounts) -> list[Floats]:  # noqa: ARG002
+        lengths = path_lengths(np.array(counts.blocks) * RECORD_MASS)
+        return list(lengths.max() - lengths)
 
     def _first_score(self) -> tuple[int, int]:
         low, high = self.circuit_.bounds(self.encoder_)
         return low, max((high - low) // 100, 1)
 
     @property
-    def n_records_(self) -> float:
-        """Mean over the trees of their total count."""
-        self._check_fitted()
-        return max(float(self.totals_.sum()) / self.trees, 0.0)
-
-    def noise_floor(self, noise_variance: float) -> int:
-        """Records that outnumber the noise of one tree's leaves, all together, two to one."""
-        return math.ceil(2.0 * math.sqrt(noise_variance * 2**self.depth))
+    def _slots_per_block(self) -> int:
+        leaves: int = 2**self.depth
+        return leaves
 
 
 def path_lengths(masses: Floats) -> Floats:

@@ -6,29 +6,26 @@ projections. Circuit: the inner product of the one-hot bins with that table.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.circuits import InnerProduct, ProjectedBins
-from blindsight.data import Records, Schema
-from blindsight.errors import ParameterError
+from blindsight.circuits import OneHot, ProjectedBins
+from blindsight.data import Schema
 
-from ._binned import TABLE_UNIT, frequency_term
-from ._counts import consistent_counts
+from ._counting import CountingDetector, frequency_term
+from ._counts import BlockCounts
+from ._domains import choice, seed_number, whole_number
 from ._features import category_names, public_range
 from ._preparation import FLOOR, TAIL, Preparation
-from ._queries import SumQuery, Total
-from ._sums import SumDetector
 
 __all__ = ["LODA"]
 
-Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
-class LODA(SumDetector):
+class LODA(CountingDetector):
     """Lightweight on-line detector of anomalies (Pevny 2016) on public projections.
 
     Parameters
@@ -81,19 +78,10 @@ class LODA(SumDetector):
 
     def _validate(self) -> None:
         super()._validate()
-        for name, low, high in (("projections", 1, 4096), ("bins", 4, 1024), ("seed", 0, (1 << 63) - 1)):
-            value = getattr(self, name)
-            if type(value) is not int or not low <= value <= high:
-                raise ParameterError(
-                    f"{name} is out of its domain",
-                    got=repr(value)[:60],
-                    rule=f"a whole number, {low} to {high}",
-                    fix=f"leave {name} out for its default",
-                )
-        if self.scales not in ("declared", "learned"):
-            raise ParameterError(
-                "scales is out of its domain", got=repr(self.scales)[:60], rule="'declared' or 'learned'"
-            )
+        whole_number("projections", self.projections, 1, 4096)
+        whole_number("bins", self.bins, 4, 1024)
+        seed_number(self.seed)
+        choice("scales", self.scales, ("declared", "learned"))
 
     def _learns_scales(self) -> bool:
         return self.scales == "learned"
@@ -115,40 +103,12 @@ class LODA(SumDetector):
             seed=self.seed,
         )
 
-    def fit_query(self, schema: Schema) -> SumQuery:
-        """Counts per projection and bin; L2 sensitivity sqrt(projections)."""
-        self._validate()
-        encoder = self.encoder(schema)
-
-        def add(accumulator: Ints, chunk: Records) -> None:
-            encoder.count(chunk.X, accumulator)
-
-        return SumQuery(
-            name="fit", length=encoder.length, sensitivity_l2=math.sqrt(encoder.projections), max_abs=1, add=add
-        )
-
-    def _build(self, schema: Schema, total: Total) -> tuple[ProjectedBins, InnerProduct, float]:
-        encoder = self.encoder(schema)
-        counts = np.asarray(total.values, dtype=np.int64).reshape(encoder.projections, -1)
-        n = max(float(counts.sum()) / encoder.projections, 1.0)
-        noisy = total.noise_variance > 0
-        terms = [frequency_term(consistent_counts(row, n) if noisy else row.astype(np.float64), n) for row in counts]
-        weights = np.rint(np.concatenate(terms) / TABLE_UNIT).astype(np.int64)
-        return encoder, InnerProduct(weights=weights), TABLE_UNIT / encoder.projections
-
-    def _first_score(self) -> tuple[int, int]:
-        low = self.circuit_.bounds(self.encoder_)[0]
-        return low, round(0.02 * self.projections / TABLE_UNIT)
+    def _tables(self, schema: Schema, encoder: OneHot, counts: BlockCounts) -> list[Floats]:  # noqa: ARG002
+        return [frequency_term(fitted, counts.n) for fitted in counts.blocks]
 
     @property
-    def n_records_(self) -> float:
-        """Mean over the projections of their total count."""
-        self._check_fitted()
-        return max(float(self.totals_.sum()) / self.projections, 0.0)
-
-    def noise_floor(self, noise_variance: float) -> int:
-        """Records that outnumber the noise of one projection's bins, all together, two to one."""
-        return math.ceil(2.0 * math.sqrt(noise_variance * self.bins))
+    def _slots_per_block(self) -> int:
+        return self.bins
 
 
 def _part(schema: Schema, feature: int, preparation: Preparation | None) -> tuple[float, float]:

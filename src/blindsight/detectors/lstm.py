@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from blindsight.data import Schema
 
-from ._sequences import SequenceDetector, whole
+from ._domains import whole_number
+from ._sequences import SequenceDetector
 from ._training import Training
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class LSTMAutoEncoder(SequenceDetector):
 
     def _validate(self) -> None:
         super()._validate()
-        whole("hidden", self.hidden, 1, 512)
+        whole_number("hidden", self.hidden, 1, 512)
 
     def _window_module(self, schema: Schema) -> WindowModule:
         from ._window_modules import LSTMNet

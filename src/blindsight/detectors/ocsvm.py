@@ -14,15 +14,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.circuits import Encoder, InnerProduct, RandomFourier
+from blindsight.circuits import InnerProduct, RandomFourier
 from blindsight.data import Records, Schema
-from blindsight.errors import ParameterError
 
-from ._base import EXACT_SCORE_BINS, NOISY_SCORE_BINS, State, is_number, nonnegative
-from ._circuit import CircuitDetector
-from ._fourier import check_fourier, encodings, even_score_grid, fourier_encoder, whole_weights
-from ._preparation import SHARE, Preparation, preparation_query
-from ._queries import Query, SumQuery, Total
+from ._circuit import whole_weights
+from ._domains import number, whole_number
+from ._fourier import FourierDetector, encodings, even_score_grid
+from ._queries import SumQuery, Total
+from ._state import State, integer_vector, nonnegative
 
 __all__ = ["OCSVM"]
 
@@ -35,7 +34,7 @@ PLACES = 64
 MAX_ROUNDS = 1000
 
 
-class OCSVM(CircuitDetector):
+class OCSVM(FourierDetector):
     """One-class SVM (Schoelkopf et al. 2001) with a Gaussian kernel in random Fourier features.
 
     Parameters
@@ -97,17 +96,13 @@ class OCSVM(CircuitDetector):
 
     def _validate(self) -> None:
         super()._validate()
-        check_fourier(self.features, self.bandwidth, self.scales, self.seed)
-        if not is_number(self.nu) or not 0 < self.nu < 1:
-            raise ParameterError("nu is out of its domain", got=repr(self.nu)[:60], rule="0 < nu < 1")
-        if type(self.rounds) is not int or not 2 <= self.rounds <= MAX_ROUNDS:
-            raise ParameterError("rounds is out of its domain", got=repr(self.rounds)[:60], rule=f"2 to {MAX_ROUNDS}")
+        number("nu", self.nu, 0.0, 1.0, open_low=True, open_high=True)
+        whole_number("rounds", self.rounds, 2, MAX_ROUNDS)
 
     # -- the state machine ------------------------------------------------------------------------------------------
 
     def _settle(self, schema: Schema) -> None:
         super()._settle(schema)
-        self.preparation_: Preparation | None = None
         self.round_ = 0
 
     @property
@@ -115,20 +110,7 @@ class OCSVM(CircuitDetector):
         """Whether nothing has been released yet."""
         return self.preparation_ is None and self.round_ == 0
 
-    def encoder(self, schema: Schema) -> RandomFourier:
-        """Build the public encoder: a function of schema, parameters and, with learned scales, the preparation."""
-        return fourier_encoder(
-            schema,
-            self.preparation_,
-            detector=self.name,
-            features=self.features,
-            bandwidth=self.bandwidth,
-            seed=self.seed,
-        )
-
-    def _next_fit_query(self) -> Query | None:
-        if self.scales == "learned" and self.preparation_ is None:
-            return preparation_query(self.schema_)
+    def _next_scaled_query(self) -> SumQuery:
         return self.round_query(self.schema_)
 
     def round_query(self, schema: Schema) -> SumQuery:
@@ -152,14 +134,13 @@ class OCSVM(CircuitDetector):
                 accumulator[: encoder.length] += below.sum(axis=0)
                 accumulator[encoder.length] += encoder.levels * len(below)
 
-        learned = SHARE if self.preparation_ is not None else 0.0
         return SumQuery(
             name=f"round/{self.round_ + 1}",
             length=encoder.length + 1 + PLACES,
             sensitivity_l2=math.sqrt(encoder.square + 2 * encoder.levels**2),
             max_abs=encoder.levels,
             add=add,
-            fraction=(1.0 - learned) / self.rounds,
+            fraction=self._share_left / self.rounds,
         )
 
     def _places(self) -> Ints:
@@ -170,10 +151,7 @@ class OCSVM(CircuitDetector):
         missing = PLACES - 1 - edges.size
         return np.concatenate([edges, edges[-1] + 1 + np.arange(missing)]) if missing else edges
 
-    def _advance_fit(self, query: Query, total: Total) -> None:
-        if query.name == "prepare":
-            self.preparation_ = Preparation.from_total(self.schema_, total)
-            return
+    def _advance_scaled(self, total: Total) -> None:
         encoder = self.encoder(self.schema_)
         values = np.asarray(total.values, dtype=np.int64)
         count = float(values[encoder.length]) / encoder.levels
@@ -218,37 +196,20 @@ class OCSVM(CircuitDetector):
 
     # -- state ------------------------------------------------------------------------------------------------------
 
-    def _expected_encoder(self) -> Encoder:
-        return self.encoder(self.schema_)
-
-    @property
-    def is_secret_(self) -> bool:
-        """Whether the public encoder is free of anything learned from data, so that blind scoring hides the model."""
-        return super().is_secret_ and self.preparation_ is None
-
-    def _score_grid(self) -> Ints:
-        assert isinstance(self.encoder_, RandomFourier)
-        bins = EXACT_SCORE_BINS if self.noise_variance_ == 0 else NOISY_SCORE_BINS
-        return even_score_grid(self.encoder_, self.circuit_.weights, bins)
-
     @property
     def n_records_(self) -> float:
         """From the first round's count."""
         self._check_fitted()
-        assert isinstance(self.encoder_, RandomFourier)
-        return max(float(self.mean_[-1]) / self.encoder_.levels, 0.0)
+        return max(float(self.mean_[-1]) / self._fourier.levels, 0.0)
 
     def noise_floor(self, noise_variance: float) -> int:
         """Records needed for the noise in a round's mean to stay under a hundredth of the kernel's range."""
         return math.ceil(100.0 * math.sqrt(noise_variance / (self.features // 2)) / (127.0 * self.nu))
 
     def _dump(self) -> State:
-        circuit = self._dump_circuit()
-        values: dict[str, Any] = {**circuit.values, "round": self.round_}
-        arrays = dict(circuit.arrays)
-        if self.preparation_ is not None:
-            values["preparation_noise_variance"] = self.preparation_.noise_variance
-            arrays["preparation"] = self.preparation_.counts
+        prepared = self._dump_prepared()
+        values: dict[str, Any] = {**prepared.values, "round": self.round_}
+        arrays = dict(prepared.arrays)
         if self.round_:
             arrays["mean"] = self.mean_
         if self.round_ and not self._can_score():
@@ -258,29 +219,17 @@ class OCSVM(CircuitDetector):
 
     def _load(self, state: State) -> None:
         values, arrays = dict(state.values), dict(state.arrays)
-        counts = arrays.pop("preparation", None)
-        if counts is not None:
-            noise = nonnegative(values.pop("preparation_noise_variance"))
-            self.preparation_ = Preparation.from_total(self.schema_, Total(values=counts, noise_variance=noise))
+        self._load_preparation(values, arrays)
         self.round_ = values.pop("round")
         if type(self.round_) is not int or not 0 <= self.round_ <= self.rounds:
             raise ValueError("the round is out of range")
-        learned = self.scales == "learned"
-        if (counts is not None and not learned) or (counts is None and learned and self.round_):
-            raise ValueError("the preparation does not fit the detector's parameters")
         if self.round_:
-            self.mean_ = _integers(arrays.pop("mean"), self.features + 1)
+            self.mean_ = integer_vector(arrays.pop("mean"), self.features + 1)
         if 0 < self.round_ < self.rounds:
-            self.plane_ = InnerProduct(weights=_integers(arrays.pop("plane"), self.features)).weights
+            self.plane_ = InnerProduct(weights=integer_vector(arrays.pop("plane"), self.features)).weights
             self.unit_, self.offset_ = nonnegative(values.pop("unit"), low=1e-100), values.pop("offset")
             if type(self.offset_) is not int or abs(self.offset_) > 1 << 61:
                 raise ValueError("the plane's offset is out of range")
         self._load_circuit(values, arrays)
         if values or arrays or self._can_score() != (self.round_ == self.rounds):
             raise ValueError("the state has unknown or missing parts")
-
-
-def _integers(array: npt.NDArray[Any], length: int) -> Ints:
-    if array.dtype != np.int64 or array.shape != (length,):
-        raise ValueError("a vector has another type or length than the detector's")
-    return array

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from blindsight.data import Schema
-from blindsight.errors import ParameterError
 
-from ._base import is_number
+from ._domains import number
 from ._moments import ROUNDING, MomentDetector, eigenvalue_floor
 
 __all__ = ["PCA"]
@@ -65,8 +64,7 @@ class PCA(MomentDetector):
 
     def _validate(self) -> None:
         super()._validate()
-        if not is_number(self.whitening) or not 0 <= self.whitening <= 1:
-            raise ParameterError("whitening is out of its domain", got=repr(self.whitening), rule="0 <= whitening <= 1")
+        number("whitening", self.whitening, 0.0, 1.0)
 
     def _form(self, covariance: Floats, noise: float) -> Floats:
         variances = np.diag(covariance)

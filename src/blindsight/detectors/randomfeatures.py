@@ -15,8 +15,8 @@ import numpy.typing as npt
 from blindsight.circuits import InnerProduct, RandomFourier
 from blindsight.data import Records, Schema
 
-from ._base import EXACT_SCORE_BINS, NOISY_SCORE_BINS
-from ._fourier import check_fourier, encodings, even_score_grid, fourier_encoder, whole_weights
+from ._circuit import whole_weights
+from ._fourier import FourierDetector, encodings
 from ._queries import SumQuery, Total
 from ._sums import SumDetector
 
@@ -25,7 +25,7 @@ __all__ = ["RandomFeatures"]
 Ints = npt.NDArray[np.int64]
 
 
-class RandomFeatures(SumDetector):
+class RandomFeatures(FourierDetector, SumDetector):
     """Kernel density by random Fourier features (Rahimi and Recht 2007): the score is minus <z(x), mean z>.
 
     Parameters
@@ -70,24 +70,6 @@ class RandomFeatures(SumDetector):
         self.seed = seed
         self.schema = schema
 
-    def _validate(self) -> None:
-        super()._validate()
-        check_fourier(self.features, self.bandwidth, self.scales, self.seed)
-
-    def _learns_scales(self) -> bool:
-        return self.scales == "learned"
-
-    def encoder(self, schema: Schema) -> RandomFourier:
-        """Build the public encoder: a function of schema, parameters and, with learned scales, the preparation."""
-        return fourier_encoder(
-            schema,
-            self.preparation_,
-            detector=self.name,
-            features=self.features,
-            bandwidth=self.bandwidth,
-            seed=self.seed,
-        )
-
     def fit_query(self, schema: Schema) -> SumQuery:
         """Sum of the encoded records, and how many there are.
 
@@ -117,17 +99,11 @@ class RandomFeatures(SumDetector):
         circuit, scale = whole_weights(direction, encoder)
         return encoder, circuit, scale
 
-    def _score_grid(self) -> Ints:
-        assert isinstance(self.encoder_, RandomFourier)
-        bins = EXACT_SCORE_BINS if self.noise_variance_ == 0 else NOISY_SCORE_BINS
-        return even_score_grid(self.encoder_, self.circuit_.weights, bins)
-
     @property
     def n_records_(self) -> float:
         """From the counting coordinate."""
         self._check_fitted()
-        assert isinstance(self.encoder_, RandomFourier)
-        return max(float(self.totals_[-1]) / self.encoder_.levels, 0.0)
+        return max(float(self.totals_[-1]) / self._fourier.levels, 0.0)
 
     def noise_floor(self, noise_variance: float) -> int:
         """Records needed for the noise in a score to stay under a hundredth of the kernel's range."""

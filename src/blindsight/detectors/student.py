@@ -16,11 +16,13 @@ from blindsight.circuits import Encoder, InnerProduct, OneHotBins
 from blindsight.data import Records, Schema
 from blindsight.errors import NotFittedError, ParameterError
 
-from ._base import Detector, State, local_total
+from ._base import Detector, local_total
 from ._circuit import CircuitDetector
 from ._counts import consistent_counts
+from ._domains import whole_number
 from ._features import one_hot_bins
 from ._queries import Query, SumQuery, Total
+from ._state import State, integer_vector
 
 __all__ = ["TableStudent"]
 
@@ -112,10 +114,8 @@ class TableStudent(CircuitDetector):
 
     def _validate(self) -> None:
         super()._validate()
-        if type(self.bins) is not int or not 4 <= self.bins <= 1024:
-            raise ParameterError("bins is out of its domain", got=repr(self.bins), rule="an integer, 4 to 1024")
-        if type(self.rounds) is not int or not 1 <= self.rounds <= 1000:
-            raise ParameterError("rounds is out of its domain", got=repr(self.rounds)[:60], rule="1 to 1000")
+        whole_number("bins", self.bins, 4, 1024)
+        whole_number("rounds", self.rounds, 1, 1000)
         if self.teacher is not None and (
             not isinstance(self.teacher, Detector) or isinstance(self.teacher, TableStudent)
         ):
@@ -288,7 +288,7 @@ class TableStudent(CircuitDetector):
             raise ValueError("the round is out of range")
         length = self.encoder(self.schema_).length
         if self.round_:
-            self.counts_ = _integers(arrays.pop("counts"), length)
+            self.counts_ = integer_vector(arrays.pop("counts"), length)
         if self.round_ < self.rounds:
             self.teacher_ = self._load_teacher(values.pop("teacher"), taught)
             taught = {}
@@ -298,10 +298,10 @@ class TableStudent(CircuitDetector):
                     raise ValueError("the step is out of range")
                 if type(self.bias_) is not int or abs(self.bias_) > 1 << 31:
                     raise ValueError("the bias is out of range")
-                self.table_ = _integers(arrays.pop("table"), length)
+                self.table_ = integer_vector(arrays.pop("table"), length)
                 InnerProduct(weights=self.table_, bias=self.bias_)
-                self.direction_ = _integers(arrays.pop("direction"), length)
-                self.lacking_ = _integers(arrays.pop("lacking"), length)
+                self.direction_ = integer_vector(arrays.pop("direction"), length)
+                self.lacking_ = integer_vector(arrays.pop("lacking"), length)
         self._load_circuit(values, arrays)
         if values or arrays or taught or self._can_score() != (self.round_ == self.rounds):
             raise ValueError("the state has unknown or missing parts")
@@ -344,9 +344,3 @@ def _probes(encoder: OneHotBins, held: Floats) -> Floats:
             start = turn * m + int(offset)
             out[start : start + counts.size, f] = middles
     return out
-
-
-def _integers(array: npt.NDArray[Any], length: int) -> Ints:
-    if array.dtype != np.int64 or array.shape != (length,):
-        raise ValueError("a vector has another type or length than the detector's")
-    return array

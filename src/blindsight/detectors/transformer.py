@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from blindsight.data import Schema
 from blindsight.errors import ParameterError
 
-from ._sequences import SequenceDetector, whole
+from ._domains import whole_number
+from ._sequences import SequenceDetector
 from ._training import Training
 
 if TYPE_CHECKING:
@@ -99,9 +100,9 @@ class TransformerAutoEncoder(SequenceDetector):
 
     def _validate(self) -> None:
         super()._validate()
-        whole("width", self.width, 2, 256)
-        whole("blocks", self.blocks, 1, 8)
-        whole("heads", self.heads, 1, self.width)
+        whole_number("width", self.width, 2, 256)
+        whole_number("blocks", self.blocks, 1, 8)
+        whole_number("heads", self.heads, 1, self.width)
         if self.width % self.heads:
             raise ParameterError("heads does not divide width", got=f"{self.width} / {self.heads}", rule="no remainder")
 

@@ -15,10 +15,12 @@ from blindsight.circuits import MAX_DEPTH, Trees
 from blindsight.data import Schema
 from blindsight.errors import ParameterError
 
-from ._base import EXACT_SCORE_BINS, Detector, State
+from ._base import EXACT_SCORE_BINS, Detector
+from ._domains import seed_number, whole_number
 from ._features import one_hot_bins
 from ._queries import Local, Query, Total, Update, UpdateQuery
 from ._scores import score_edges
+from ._state import State
 from .iforest import expected_path
 
 __all__ = ["VotingForest"]
@@ -92,21 +94,10 @@ class VotingForest(Detector):
 
     def _validate(self) -> None:
         super()._validate()
-        limits = (
-            ("trees", 1, 1024),
-            ("depth", 1, MAX_DEPTH),
-            ("samples", 2, 1 << 16),
-            ("seed", 0, (1 << 63) - 1),
-        )
-        for name, low, high in limits:
-            value = getattr(self, name)
-            if type(value) is not int or not low <= value <= high:
-                raise ParameterError(
-                    f"{name} is out of its domain",
-                    got=repr(value)[:60],
-                    rule=f"a whole number, {low} to {high}",
-                    fix=f"leave {name} out for its default",
-                )
+        whole_number("trees", self.trees, 1, 1024)
+        whole_number("depth", self.depth, 1, MAX_DEPTH)
+        whole_number("samples", self.samples, 2, 1 << 16)
+        seed_number(self.seed)
 
     # -- one query: a forest from each party ------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Who does what in a run: steps, parties with their policies, the coordinator, and what is read off the totals."""
 
 from ._breakdown import Breakdown, evaluate_locally
+from ._caveats import warn_of_few
 from ._evaluation import Evaluation
 from ._federation import Federation
 from ._home import open_party, provision
@@ -25,4 +26,5 @@ __all__ = [
     "evaluate_locally",
     "open_party",
     "provision",
+    "warn_of_few",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,10 +41,10 @@ def certificate_of(record: RunRecord, privacy: DifferentialPrivacy | None, parti
         "neighbouring": events[0].neighbouring,
         "sampler_delta": None,
         "trust": record.trust,
-        "statement": _statement(privacy, record, events) + _asked_and_spent(privacy, spent, events),
+        "statement": _statement(privacy, spent, record, events) + _asked_and_spent(privacy, spent, events),
         "events": [step.event for step in record.steps],
     }
-    if privacy is not None:
+    if privacy is not None and spent is not None:
         value |= {
             "epsilon_asked": privacy.epsilon,
             "epsilon_spent": spent,
@@ -56,7 +57,7 @@ def certificate_of(record: RunRecord, privacy: DifferentialPrivacy | None, parti
                     event.local_variance,
                     coordinates=event.coordinates,
                     parties=len(parties),
-                    epsilon=privacy.epsilon,
+                    epsilon=_holds(privacy, spent),
                 )
                 for event in events
                 if event.local_variance > 0
@@ -86,25 +87,48 @@ def event_from_record(value: Mapping[str, Any]) -> Event:
     return Event.from_json(json.dumps({k: v for k, v in value.items() if k != "guarantee"}).encode())
 
 
-def _statement(privacy: DifferentialPrivacy | None, record: RunRecord, events: Sequence[Event]) -> str:
-    if privacy is None:
+def _holds(privacy: DifferentialPrivacy, spent: float) -> float:
+    """The epsilon that the run keeps: the one asked for, or the one spent where the detector's sums took more of it.
+
+    A third party's detector states for each of its sums which part of the budget it takes; every ledger is charged
+    for the sum as executed, and nothing says that these parts add up to one.
+    """
+    return privacy.epsilon if spent <= privacy.epsilon * (1.0 + 1e-9) else spent
+
+
+def _statement(
+    privacy: DifferentialPrivacy | None, spent: float | None, record: RunRecord, events: Sequence[Event]
+) -> str:
+    if privacy is None or spent is None:
         return (
             "Exact sums, no differential privacy: the totals themselves are released, and a count of one says that "
             f"somebody is there. {record.trust}."
         )
+    holds = _holds(privacy, spent)
+    factor = f"{holds:g}" if holds == privacy.epsilon else _rounded_up(holds)
     return (
         f"Adding or removing {_who(privacy)} changes the probability of anything released in this run by at most a "
-        f"factor e^{privacy.epsilon:g}, up to a probability of {privacy.delta:g}, "
+        f"factor e^{factor}, up to a probability of {privacy.delta:g}, "
         f"whoever sees {'the updates and totals' if UNMASKED in record.trust else 'the totals'}"
         f"{_as_long_as(privacy, events)}. "
         f"{_not_covered(privacy)}"
     )
 
 
+def _rounded_up(epsilon: float) -> str:
+    """Three digits after the point, never fewer than the value."""
+    return f"{math.ceil(epsilon * 1000.0) / 1000.0:.3f}" if math.isfinite(epsilon) else "inf, which bounds nothing"
+
+
 def _asked_and_spent(privacy: DifferentialPrivacy | None, spent: float | None, events: Sequence[Event]) -> str:
     if privacy is None or spent is None:
         return ""
     purposes = ", ".join(dict.fromkeys(event.purpose for event in events))
+    if _holds(privacy, spent) > privacy.epsilon:
+        return (
+            f" This run ({purposes}) spent {_rounded_up(spent)}, more than the epsilon {privacy.epsilon:g} asked for: "
+            "the sums of this detector together take more than their share of the budget."
+        )
     text = f" Of the epsilon {privacy.epsilon:g} asked for, this run ({purposes}) spent {spent:.3g}."
     if any(0 < event.local_variance <= MIN_LOCAL_VARIANCE for event in events):
         text += (
@@ -129,9 +153,11 @@ def _as_long_as(privacy: DifferentialPrivacy, events: Sequence[Event]) -> str:
     parts = []
     if any(event.mechanism == "distributed-discrete-gaussian" for event in events):
         noise = (
-            "every surviving party adds its noise and keeps it to itself"
+            "every surviving party adds its noise and keeps it to itself; against a party, which knows its own noise, "
+            "it does not hold"
             if privacy.colluders == 0
-            else f"all but {privacy.colluders} of the surviving parties add their noise and keep it to themselves"
+            else f"all but {privacy.colluders} of the surviving parties add their noise and keep it to themselves; "
+            f"against whoever knows the noise of more than {privacy.colluders} of them it does not hold"
         )
         parts.append(f", as long as {noise}")
     if any(event.mechanism == "local-discrete-gaussian" for event in events):

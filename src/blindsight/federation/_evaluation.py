@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ._breakdown import Breakdown
 
-__all__ = ["Evaluation", "evaluation_from_total", "evaluation_query"]
+__all__ = ["Evaluation", "evaluation_from_total", "evaluation_query", "known"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -37,8 +37,9 @@ class Evaluation:
     ----------
     auroc, average_precision : float
         Areas under the ROC and precision-recall curves; inside a bin both rates grow evenly.
+        The second is NaN where one class has no record, and the first then says nothing: ``measurable`` is False.
     false_positive_rate, false_negative_rate : float
-        At the model's ``threshold_``.
+        At the model's ``threshold_``; NaN where there is no record of that class.
     threshold : float
     normal, anomalous : float
         Records of each kind, as released.
@@ -92,8 +93,14 @@ class Evaluation:
 
     @property
     def measurable(self) -> bool:
-        """Whether ``auroc`` means something: the noise leaves it known to within .1 (one standard deviation)."""
+        """Whether ``auroc`` means something: both classes have records, and the noise leaves it known to within .1
+        (one standard deviation)."""
         return self.auroc_stddev <= 0.1
+
+    @property
+    def both_classes(self) -> bool:
+        """Whether there are normal and anomalous records, as released."""
+        return min(self.normal, self.anomalous) > 0
 
     def threshold_for(self, *, fpr: float) -> float:
         """Score above which a fraction ``fpr`` of the normal records lies.
@@ -160,12 +167,12 @@ class Evaluation:
         return plot_curves(self)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for run records and reports; the parties' own breakdowns are left out."""
+        """Plain values, for run records and reports; the parties' own breakdowns are left out, and NaN is None."""
         return {
             "auroc": self.auroc,
-            "average_precision": self.average_precision,
-            "false_positive_rate": self.false_positive_rate,
-            "false_negative_rate": self.false_negative_rate,
+            "average_precision": known(self.average_precision),
+            "false_positive_rate": known(self.false_positive_rate),
+            "false_negative_rate": known(self.false_negative_rate),
             "threshold": self.threshold,
             "normal": self.normal,
             "anomalous": self.anomalous,
@@ -239,6 +246,11 @@ def evaluation_query(model: Detector, *, private: bool | None = None) -> SumQuer
     return model._counting("evaluation", length, count)
 
 
+def known(value: float) -> float | None:
+    """A measure as a file holds it: None where it is NaN, for which JSON has no word."""
+    return None if math.isnan(value) else float(value)
+
+
 def _is_noisy(model: Detector) -> bool:
     return model.score_histogram_.noise_variance > 0
 
@@ -262,6 +274,11 @@ def evaluation_from_total(
     if min(normal.sum(), anomalous.sum()) <= 0:
         # nothing to rank against: say so, rather than print the 0 or 1 that the formula gives
         values["auroc"], auroc_stddev = 0.5, 0.5
+        values["average_precision"] = math.nan
+        if normal.sum() <= 0:
+            values["false_positive_rate"] = math.nan
+        if anomalous.sum() <= 0:
+            values["false_negative_rate"] = math.nan
         warnings.warn(
             f"The evaluation data hold {'one class only' if variance == 0 else 'too few of one class for the noise'}: "
             f"{max(normal.sum(), 0):,.0f} normal and {max(anomalous.sum(), 0):,.0f} anomalous records, as released. "

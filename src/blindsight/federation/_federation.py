@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,14 +15,11 @@ from blindsight import modelfile
 from blindsight._version import __version__
 from blindsight.channels import Channel, MemoryChannel, ProcessChannel
 from blindsight.data import Schema
-from blindsight.detectors import Detector, Query, SumQuery, Total, detector_to_json
+from blindsight.detectors import Detector, Total, detector_to_json
 from blindsight.errors import (
     AuthenticationError,
     BlindsightError,
-    BlindsightWarning,
-    DataError,
     ParameterError,
-    ReleaseError,
     SchemaError,
     SurvivorsError,
 )
@@ -34,18 +28,18 @@ from blindsight.privacy import DifferentialPrivacy
 from blindsight.securesum import default_threshold
 
 from ._breakdown import evaluate_locally, kept_breakdown
-from ._certificate import UNMASKED, certificate_of
-from ._coordinator import private_total
+from ._caveats import warn_of_few
 from ._evaluation import Evaluation, evaluation_from_total, evaluation_query
-from ._home import parties_in_memory, provision
+from ._home import lent, parties_in_memory, provision
 from ._party import Party
 from ._plot import federation_html
 from ._policy import Policy
+from ._requests import Run, in_step
 from ._run import RunRecord, StepRecord
 from ._selection import FeatureSelection, check_count, select
 from ._statistics import ColumnDescription, describe_column_totals, describe_query
-from ._steps import check_ahead, check_query, is_masked, privacy_of, terms_of, trust_of
-from ._wire import Greeting, Hello, Step, decode_reply, encode
+from ._steps import check_ahead
+from ._wire import Greeting, Hello, decode_reply, encode
 
 __all__ = ["Federation"]
 
@@ -100,6 +94,7 @@ class Federation:
         self._threshold = default_threshold(len(participants)) if threshold is None else threshold
         self._timeout_s = timeout_s
         self._exact_survivors: frozenset[str] | None = None
+        self._warned: dict[Any, Any] = {}
 
     # -- making one -----------------------------------------------------------------------------------------------
 
@@ -269,38 +264,32 @@ class Federation:
             model._under_privacy()
             model.check_privacy(privacy.unit)
         description = detector_to_json(model)
-        record = self._record("fit", description, privacy)
-
-        def total_of(query: Query) -> Total:
-            step = self._step(
-                record,
-                purpose="threshold" if query.name == "threshold" else "fit",
-                part=query.name,
-                detector=description,
-                model=None if model.is_blank else modelfile.dumps(model),
-                privacy=privacy,
-            )
-            return self._sum(record, step, query)
-
+        run = Run(self, "fit", description, privacy)
         model.begin(self.schema)
         check_ahead(model, privacy)
         while (query := model.next_query()) is not None:
-            total = total_of(query)
+            total = run.total(
+                query,
+                purpose="threshold" if query.name == "threshold" else "fit",
+                detector=description,
+                model=None if model.is_blank else modelfile.dumps(model),
+            )
             try:
                 model.advance(query, total)
             except BlindsightError as error:
-                raise _in_step(error, query.name) from error
+                raise in_step(error, query.name) from error
+            step = run.record.steps[-1]
             if query.name.startswith("loss/"):
-                record.steps[-1].loss = float(total.values[0]) / max(float(total.values[1]), 1.0)
+                step.loss = float(total.values[0]) / max(float(total.values[1]), 1.0)
             if on_step is not None:
-                on_step(record.steps[-1])
-        self._warn_floor(model)
-        model.certificate_ = self._certificate(record, privacy)
+                on_step(step)
+        warn_of_few(model)
+        model.certificate_ = run.certificate()
         model.provenance_ = {
             "federation": self.name,
-            "run": record.run,
+            "run": run.record.run,
             "parties": [name for name, _ in self._participants],
-            "survivors": {step.step: step.survivors for step in record.steps},
+            "survivors": {step.step: step.survivors for step in run.record.steps},
             "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
             "blindsight": __version__,
         }
@@ -348,46 +337,20 @@ class Federation:
                 fix="give the one of the fit: its 'evaluation' share is spent here",
             )
         if data is not None:
-            unknown = sorted(set(data) - set(self.parties))
-            if unknown:
-                raise ParameterError(
-                    "evaluate was given data for parties that are not in this process",
-                    got=", ".join(unknown),
-                    fix="give each party its own evaluation file",
-                )
-            missing = sorted(set(self.parties) - set(data))
-            if missing:
-                raise ParameterError(
-                    "evaluate was not given data for every party",
-                    got=f"none for {', '.join(missing)}",
-                    fix="give one table a party, or data=None",
-                )
-            for name, table in data.items():
-                self.parties[name].set_data("evaluation", table)
-            try:
+            with lent(self.parties, data):
                 return self.evaluate(model, privacy=privacy)
-            finally:
-                for party in self.parties.values():
-                    party.set_data("evaluation", None)
         if privacy is not None:
             model.check_privacy(privacy.unit)
-        record = self._record("evaluate", detector_to_json(model), privacy)
+        description = detector_to_json(model)
+        run = Run(self, "evaluate", description, privacy)
         query = evaluation_query(model, private=privacy is not None)
-        step = self._step(
-            record,
-            purpose="evaluation",
-            part=query.name,
-            detector=detector_to_json(model),
-            model=modelfile.dumps(model),
-            privacy=privacy,
-        )
-        total = self._sum(record, step, query)
+        total = run.total(query, purpose="evaluation", detector=description, model=modelfile.dumps(model))
         breakdown = {
             name: own
             for name, party in self.parties.items()
-            if (own := kept_breakdown(party._store, record.run)) is not None
+            if (own := kept_breakdown(party._store, run.record.run)) is not None
         }
-        return evaluation_from_total(model, total, self._certificate(record, privacy), breakdown=breakdown)
+        return evaluation_from_total(model, total, run.certificate(), breakdown=breakdown)
 
     def describe(self, *, privacy: DifferentialPrivacy | None) -> list[ColumnDescription]:
         """Private count, mean, variance, histogram and quantiles of every feature.
@@ -403,14 +366,11 @@ class Federation:
         list of ColumnDescription
             One per feature, in the schema's order.
         """
-        privacy = _for_describing(privacy)
-        record = self._record("describe", None, privacy)
+        run = Run(self, "describe", None, _for_describing(privacy))
         totals: dict[str, Total] = {}
         numbers = any(column.type != "category" for column in self.schema.features)
         for part in ("histogram", "moments") if numbers else ("histogram",):
-            query = describe_query(self.schema, part)
-            step = self._step(record, purpose="describe", part=query.name, detector=None, model=None, privacy=privacy)
-            totals[part] = self._sum(record, step, query)
+            totals[part] = run.total(describe_query(self.schema, part), purpose="describe")
         return describe_column_totals(self.schema, totals["histogram"], totals.get("moments"))
 
     def select_features(self, k: int, *, privacy: DifferentialPrivacy | None) -> FeatureSelection:
@@ -436,103 +396,11 @@ class Federation:
             As for :meth:`fit`; every party's policy must allow the purpose "describe".
         """
         check_count(self.schema, k)
-        privacy = _for_describing(privacy)
-        record = self._record("select", None, privacy)
-
-        def total_of(query: SumQuery) -> Total:
-            step = self._step(record, purpose="describe", part=query.name, detector=None, model=None, privacy=privacy)
-            return self._sum(record, step, query)
-
-        return replace(select(self.schema, k, total_of), certificate=self._certificate(record, privacy))
+        run = Run(self, "select", None, _for_describing(privacy))
+        selection = select(self.schema, k, lambda query: run.total(query, purpose="describe"))
+        return replace(selection, certificate=run.certificate())
 
     # -- inside -----------------------------------------------------------------------------------------------------
-
-    def _record(self, kind: str, detector: dict[str, Any] | None, privacy: DifferentialPrivacy | None) -> RunRecord:
-        record = RunRecord(
-            run=secrets.token_hex(8),
-            kind=kind,
-            federation=self.name,
-            detector=detector,
-            privacy=None if privacy is None else json.loads(privacy.to_json()),
-            trust="",
-        )
-        self.history.append(record)
-        return record
-
-    def _step(
-        self,
-        record: RunRecord,
-        *,
-        purpose: Any,
-        part: str,
-        detector: dict[str, Any] | None,
-        model: bytes | None,
-        privacy: DifferentialPrivacy | None,
-    ) -> Step:
-        return Step(
-            federation=self.name,
-            run=record.run,
-            step=part,
-            purpose=purpose,
-            part=part,
-            dataset="evaluation" if purpose == "evaluation" else "training",
-            participants=self._participants,
-            threshold=self._threshold,
-            schema_digest=self.schema.digest(),
-            detector=detector,
-            model=model,
-            privacy=terms_of(privacy),
-        )
-
-    def _sum(self, record: RunRecord, step: Step, query: Query) -> Total:
-        check_query(query, privacy_of(step.privacy) if step.privacy is not None else None)
-        if not is_masked(query):
-            record.trust = UNMASKED
-        elif UNMASKED not in record.trust:
-            record.trust = trust_of(step)
-        exact = step.privacy is None and is_masked(query)
-        try:
-            total, done = private_total(
-                self._channel,
-                step,
-                query,
-                timeout_s=self._timeout_s,
-                only=self._exact_survivors if exact else None,
-                progress=self.progress,
-            )
-        except BlindsightError as error:
-            # parties in this process have nothing to hide from their caller: say what is wrong with the records
-            for party in self.parties.values():
-                if isinstance(party.last_error, DataError | ReleaseError):
-                    raise party.last_error from error
-            raise
-        warned = {name for step in record.steps for name in step.notices}
-        record.steps.append(done)
-        for name, notice in done.notices.items():
-            if name not in warned:
-                where = done.step.replace("/", " ", 1)
-                warnings.warn(f"{name} added nothing in {where}: {notice}", BlindsightWarning, stacklevel=4)
-        if exact:
-            # parties sign exact totals over one survivor set only: whoever was absent stays out of the next ones
-            self._exact_survivors = frozenset(done.survivors)
-        return total
-
-    def _certificate(self, record: RunRecord, privacy: DifferentialPrivacy | None) -> dict[str, Any]:
-        return certificate_of(record, privacy, [name for name, _ in self._participants])
-
-    def _warn_floor(self, model: Detector) -> None:
-        if model.noise_variance_ == 0:
-            return
-        floor = model.noise_floor(model.noise_variance_)
-        if model.n_records_ < floor:
-            warnings.warn(
-                f"The federation has about {model.n_records_:,.0f} usable records; at this epsilon "
-                f"{type(model).__name__} needs about {floor:,} before its noise stops mattering. "
-                "The model stands and its privacy holds, but expect it to rank worse: ask for a larger epsilon, "
-                "fewer features, or more parties.",
-                BlindsightWarning,
-                stacklevel=3,
-            )
 
     def close(self) -> None:
         """End what the channel started."""
@@ -569,13 +437,3 @@ def _check_enough(parties: int) -> None:
             rule="from the total of two, each reads the other's data",
             fix="invite a third party",
         )
-
-
-def _in_step(error: BlindsightError, step: str) -> BlindsightError:
-    """The error of a detector that refused a total, with the step after which it did."""
-    return type(error)(
-        f"The run stops after '{step}': {error.what}",
-        got=error.got,
-        rule=error.rule,
-        fix=error.fix or "the sums until then are in federation.history; what they cost is spent",
-    )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from blindsight.store import Store
 from ._party import Party
 from ._policy import Policy
 
-__all__ = ["open_identity", "open_party", "open_store", "parties_in_memory", "provision"]
+__all__ = ["lent", "open_identity", "open_party", "open_store", "parties_in_memory", "provision"]
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
@@ -82,6 +83,38 @@ def parties_in_memory(
     for party in parties.values():
         party.pin(participants)
     return parties
+
+
+@contextlib.contextmanager
+def lent(parties: Mapping[str, Party], data: Mapping[str, Any]) -> Iterator[None]:
+    """Give every party in this process labelled records to evaluate on, and take them back.
+
+    Raises
+    ------
+    ParameterError
+        A table for a party that is not here, or none for one that is.
+    """
+    unknown = sorted(set(data) - set(parties))
+    if unknown:
+        raise ParameterError(
+            "evaluate was given data for parties that are not in this process",
+            got=", ".join(unknown),
+            fix="give each party its own evaluation file",
+        )
+    missing = sorted(set(parties) - set(data))
+    if missing:
+        raise ParameterError(
+            "evaluate was not given data for every party",
+            got=f"none for {', '.join(missing)}",
+            fix="give one table a party, or data=None",
+        )
+    for name, table in data.items():
+        parties[name].set_data("evaluation", table)
+    try:
+        yield
+    finally:
+        for party in parties.values():
+            party.set_data("evaluation", None)
 
 
 def provision(

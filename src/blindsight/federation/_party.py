@@ -18,9 +18,7 @@ from blindsight.errors import (
     AuthenticationError,
     BlindsightError,
     DataError,
-    PolicyError,
     ReleaseError,
-    SchemaError,
     StoreError,
 )
 from blindsight.keys import Identity
@@ -33,23 +31,22 @@ from blindsight.privacy import (
     Unit,
     discrete_gaussian,
 )
-from blindsight.securesum import Phase, SumClient, SumSpec, default_threshold
+from blindsight.securesum import Phase, SumClient, SumSpec
 from blindsight.store import Store
 
+from ._admission import admitted, check_participants, check_policy
 from ._breakdown import Breakdown, keep_own_figures, kept_breakdowns
 from ._exact import ExactTotals, version_of
 from ._memory import RunMemory
 from ._policy import Policy
 from ._steps import (
     check_query,
-    detector_name,
     event_of,
     is_masked,
     privacy_of,
     query_of,
     run_event_of,
     spec_of,
-    trains_in_the_clear,
 )
 from ._vector import check_first_rows, own_sum, own_update
 from ._wire import Begin, Continue, Greeting, Hello, Refusal, Reply, Step, decode_request, encode
@@ -300,59 +297,15 @@ class Party:
     def _check_query(self, step: Step, query: Query, privacy: DifferentialPrivacy | None) -> None:
         """Check what only the rebuilt query says against the policy as it is now."""
         check_query(query, privacy)
-        self._check_policy(step, privacy, masked=is_masked(query))
-
-    def _check_policy(self, step: Step, privacy: DifferentialPrivacy | None, *, masked: bool) -> None:
-        self.policy.check(
-            purpose=step.purpose,
-            detector=detector_name(step),
-            unit=privacy.unit if privacy is not None else None,
-            exact=privacy is None,
-            fewest_survivors=max(step.threshold, 3),
-            masked=masked,
-        )
+        check_policy(self.policy, step, privacy, masked=is_masked(query))
 
     def _check(self, step: Step) -> DifferentialPrivacy | None:
         """Check a step against participant list, schema and policy as they are now; return the privacy asked for.
 
         Asked again for every message: a policy that the owner has tightened since holds at once.
         """
-        self._check_participants(step)
-        if step.schema_digest != self.schema.digest():
-            raise SchemaError(
-                "The step was planned for another schema",
-                got=step.schema_digest[:12],
-                rule=f"this party's schema is {self.schema.digest()[:12]}",
-                fix="give every party and the coordinator the same schema.toml",
-            )
-        if (step.dataset == "evaluation") != (step.purpose == "evaluation"):
-            raise PolicyError("The step asks for the wrong records", got=f"{step.dataset} for {step.purpose}")
-        if step.model is not None and step.purpose == "describe":
-            raise PolicyError("The step carries a model where none belongs", got=step.purpose)
-        least = default_threshold(len(step.participants))
-        if step.threshold < least:
-            raise PolicyError(
-                "The threshold is too low",
-                got=f"{step.threshold} of {len(step.participants)}",
-                rule=f"at least {least}: what still holds when parties collude with the coordinator",
-            )
-        privacy = privacy_of(step.privacy) if step.privacy is not None else None
-        # before anything is charged: what a later step of this run would be refused for
-        self._check_policy(step, privacy, masked=not trains_in_the_clear(step))
-        if privacy is not None and self.schema.ranges != "declared":
-            raise SchemaError(
-                "Differential privacy needs declared ranges",
-                got="ranges learned from records",
-                rule="a range read from records is a release that nothing accounts for",
-                fix="check that the ranges are public and call schema.declare()",
-            )
-        if privacy is not None and privacy.unit == "person" and self.schema.person is None:
-            raise SchemaError(
-                "Person-level privacy needs a person column",
-                rule="a column of role 'person' says whose record it is",
-                fix="declare one in the schema, or ask for unit='record'",
-            )
-        return privacy
+        check_participants(step, self._pinned())
+        return admitted(step, self.schema, self.policy)
 
     def _resume(self, release_id: str) -> tuple[Step, Query, SumClient]:
         if release_id in self._clients:
@@ -475,9 +428,7 @@ class Party:
             log.warning("%s adds nothing in %s: %s", self.name, query.name, update.notice)
         return update.values, update.notice
 
-    # -- what protects other releases ---------------------------------------------------------------------------
-
-    def _check_participants(self, step: Step) -> None:
+    def _pinned(self) -> list[tuple[str, bytes]]:
         if self._participants is None:
             pinned = self._store.table("participants").get("pinned")
             if pinned is None:
@@ -486,13 +437,4 @@ class Party:
                     fix="pin the list that all parties agreed on",
                 )
             self._participants = msgspec.msgpack.decode(pinned, type=list[tuple[str, bytes]])
-        pinned_list = [(name, bytes(key)) for name, key in self._participants]
-        asked = [(name, bytes(key)) for name, key in step.participants]
-        if asked != pinned_list:
-            differing = {name for name, _ in set(asked) ^ set(pinned_list)}
-            raise AuthenticationError(
-                "The step's participants are not the ones pinned at this party",
-                got=f"{', '.join(sorted(differing)) or 'another order'} differ",
-                rule="a coordinator can neither enrol parties of its own nor leave some out",
-                fix="agree on a new participant list among the data owners",
-            )
+        return self._participants

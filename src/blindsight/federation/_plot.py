@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from blindsight import _html
+from blindsight.detectors import detector_to_json, known_detectors
+
+from ._certificate import epsilon_by_party
+from ._run import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,12 +56,7 @@ def plot_curves(evaluation: Evaluation) -> Figure:
 
 def evaluation_html(evaluation: Evaluation) -> str:
     """A table of the measures with their intervals, and both curves."""
-    rows = [
-        (label, float(getattr(evaluation, name)), "{:.3f} to {:.3f}".format(*evaluation.intervals[name]))
-        if name in evaluation.intervals
-        else (label, float(getattr(evaluation, name)), "not known")
-        for label, name in MEASURES
-    ]
+    rows = [_measured(evaluation, label, name) for label, name in MEASURES]
     noise = (
         "exact sums" if evaluation.noise_stddev == 0 else f"private sums, noise of ±{evaluation.noise_stddev:.3g} a bin"
     )
@@ -65,8 +67,14 @@ def evaluation_html(evaluation: Evaluation) -> str:
     )
     said = f"About {evaluation.normal:,.0f} normal and {evaluation.anomalous:,.0f} anomalous records: {whose}."
     if not evaluation.measurable:
-        said += " Under this much noise the AUROC is not measurable."
+        said += (
+            " Under this much noise the AUROC is not measurable."
+            if evaluation.both_classes
+            else " One class has no record, as released: there is nothing to rank against."
+        )
     parts = [_html.text(said), _html.table(("measure", "value", "95% interval"), rows)]
+    if not evaluation.both_classes:
+        return _html.block("Evaluation", *parts, *_own_figures(evaluation))
     step = max(1, len(evaluation.roc) // MOST_POINTS)
     roc, pr = (np.vstack([curve[::step], curve[-1:]]) for curve in (evaluation.roc, evaluation.precision_recall))
     rates = {"xlabel": "False positive rate", "ylabel": "True positive rate"}
@@ -76,14 +84,29 @@ def evaluation_html(evaluation: Evaluation) -> str:
             [(float(x), float(y)) for x, y in pr], xlabel="Recall", ylabel="Precision", color=_html.ORANGE
         ),
     ]
-    if evaluation.breakdown:
-        own = [
-            (b.party, b.records, b.anomalous, _shown(b.auroc), _shown(b.false_positive_rate), float(b.own_threshold))
-            for b in evaluation.breakdown.values()
-        ]
-        parts.append(_html.text("Each party's own figures, which stay at the party:"))
-        parts.append(_html.table(("party", "records", "anomalous", "AUROC", "FPR", "own threshold"), own))
-    return _html.block("Evaluation", *parts)
+    return _html.block("Evaluation", *parts, *_own_figures(evaluation))
+
+
+def _measured(evaluation: Evaluation, label: str, name: str) -> tuple[object, ...]:
+    value = float(getattr(evaluation, name))
+    if not math.isfinite(value) or (name == "auroc" and not evaluation.measurable):
+        return label, "not measurable", ""
+    if name not in evaluation.intervals:
+        return label, value, "not known"
+    return label, value, "{:.3f} to {:.3f}".format(*evaluation.intervals[name])
+
+
+def _own_figures(evaluation: Evaluation) -> list[str]:
+    if not evaluation.breakdown:
+        return []
+    own = [
+        (b.party, b.records, b.anomalous, _shown(b.auroc), _shown(b.false_positive_rate), float(b.own_threshold))
+        for b in evaluation.breakdown.values()
+    ]
+    return [
+        _html.text("Each party's own figures, which stay at the party:"),
+        _html.table(("party", "records", "anomalous", "AUROC", "FPR", "own threshold"), own),
+    ]
 
 
 def _shown(value: float | None) -> object:
@@ -95,15 +118,16 @@ def federation_html(federation: Federation) -> str:
     from blindsight.keys import PublicIdentity
 
     members = [(name, PublicIdentity(key).fingerprint) for name, key in federation._participants]
-    runs = []
-    for record in federation.history:
-        asked = record.privacy
-        cost = "exact sums" if asked is None else f"epsilon {asked['epsilon']:g} per {asked['unit']} asked for"
-        what = record.kind if record.detector is None else f"{record.kind} {record.detector['name']}"
-        runs.append((what, len(record.steps), cost, float(record.seconds), record.bytes_total))
+    names = [name for name, _ in members]
+    # a run without a sum released nothing: what was refused is no line of what was given away
+    runs = [_run_row(record, names) for record in federation.history if record.steps]
+    refused = [record for record in federation.history if not record.steps]
     parts = [_html.table(("party", "key"), members)]
     if runs:
-        parts.append(_html.table(("run", "sums", "privacy", "seconds", "bytes"), runs))
+        headings = ("run", "what", "sums", "parties", "privacy asked for", "epsilon spent", "seconds", "bytes")
+        parts.append(_html.table(headings, runs))
+    if refused:
+        parts.append(_html.text(f"Refused or interrupted, nothing released: {_counted(refused)}."))
     ledgers = [
         (name, unit, float(ledger.spent()), float(ledger.budget.epsilon))
         for name, party in federation.parties.items()
@@ -113,3 +137,48 @@ def federation_html(federation: Federation) -> str:
     if ledgers:
         parts.append(_html.table(("ledger of", "unit", "epsilon spent", "of"), ledgers))
     return _html.block(f"Federation '{federation.name}'", *parts)
+
+
+def _run_row(record: RunRecord, parties: Sequence[str]) -> tuple[object, ...]:
+    """What tells one run from another: its name in ledgers and certificates, the parameters chosen, what it cost."""
+    asked = record.privacy
+    privacy, spent = "none: exact sums", "none"
+    if asked is not None:
+        privacy = f"epsilon {asked['epsilon']:g} per {asked['unit']} at delta {asked['delta']:g}"
+        privacy += ", trust='local'" if asked["trust"] == "local" else ""
+        spent = f"{max(epsilon_by_party(record.steps, parties, asked['delta']).values()):.3g}"
+    least = min(len(step.survivors) for step in record.steps)
+    return (
+        record.run,
+        record.kind if record.detector is None else f"{record.kind} {_called(record.detector)}",
+        len(record.steps),
+        f"{least} of {len(parties)}",
+        privacy,
+        spent,
+        float(record.seconds),
+        record.bytes_total,
+    )
+
+
+def _counted(records: Sequence[RunRecord]) -> str:
+    """``2 x fit ECOD, 1 x evaluate ECOD``."""
+    what = Counter(
+        record.kind if record.detector is None else f"{record.kind} {_called(record.detector)}" for record in records
+    )
+    return ", ".join(f"{count} x {name}" for name, count in what.items())
+
+
+def _called(detector: Mapping[str, Any]) -> str:
+    """A detector's name with the parameters that are not its defaults: ``ECOD(bins=16)``."""
+    known = known_detectors().get(detector["name"])
+    usual = {} if known is None else _flat(detector_to_json(known())["parameters"])
+    own = {key: value for key, value in _flat(detector["parameters"]).items() if usual.get(key, ...) != value}
+    name = str(detector["name"])
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in own.items())})" if own else name
+
+
+def _flat(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in parameters.items():
+        flat |= {f"{key}.{part}": inner for part, inner in value.items()} if isinstance(value, dict) else {key: value}
+    return flat

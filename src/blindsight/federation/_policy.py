@@ -43,6 +43,10 @@ class Policy:
         releases. Each has its own account, since costs per record, per person and per party do not add up.
     minimum_survivors : int
         Fewest parties whose total may be opened; never below 3.
+    minimum_colluders : int
+        Fewest parties that a request must count as telling their noise (its ``colluders``). 1 by default: whoever of
+        the parties receives the model knows its own noise, and 0 leaves no protection against it. Asked only where
+        the parties' noise protects together, not of ``trust="local"``.
     maximum_epsilon : float
         Budget of this party's data set for all releases of one unit together, at ``delta``.
     delta : float
@@ -57,6 +61,7 @@ class Policy:
     purposes: tuple[str, ...] = PURPOSES
     units: tuple[Unit, ...] = ("record", "person")
     minimum_survivors: int = 3
+    minimum_colluders: int = 1
     maximum_epsilon: float = 10.0
     delta: float = 1e-6
     allow_unmasked_updates: bool = False
@@ -67,6 +72,12 @@ class Policy:
                 "minimum_survivors is out of its domain",
                 got=str(self.minimum_survivors),
                 rule="3 to 256: the total of two parties shows each the other's",
+            )
+        if not 0 <= self.minimum_colluders <= 255:
+            raise ParameterError(
+                "minimum_colluders is out of its domain",
+                got=str(self.minimum_colluders),
+                rule="0 to 255: parties whose noise the adversary may know",
             )
         if not 0 < self.maximum_epsilon < 1000 or not 0 < self.delta < 0.1:
             raise ParameterError(
@@ -132,6 +143,7 @@ class Policy:
         exact: bool,
         fewest_survivors: int,
         masked: bool = True,
+        colluders: int | None = None,
     ) -> None:
         """Raise PolicyError if this policy refuses such a release.
 
@@ -148,6 +160,8 @@ class Policy:
             Smallest survivor set that the protocol would open.
         masked : bool
             Whether the coordinator learns the sum alone.
+        colluders : int or None
+            Parties assumed to tell their noise; None where no noise of others is relied on.
         """
         if purpose not in self.purposes:
             raise PolicyError(f"The policy does not allow '{purpose}'", rule="purposes = " + ", ".join(self.purposes))
@@ -181,4 +195,11 @@ class Policy:
                 "The release could be opened over too few parties",
                 got=str(fewest_survivors),
                 rule=f"minimum_survivors = {self.minimum_survivors}",
+            )
+        if colluders is not None and colluders < self.minimum_colluders:
+            raise PolicyError(
+                "The privacy asked for counts on too many parties to keep their noise to themselves",
+                got=f"colluders={colluders}",
+                rule=f"minimum_colluders = {self.minimum_colluders}",
+                fix=f"ask for bs.DifferentialPrivacy(..., colluders={self.minimum_colluders}), or trust='local'",
             )

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 from blindsight.channels import serve_frames
@@ -48,6 +49,9 @@ def _log_to(path: Path) -> None:
     logging.basicConfig(
         filename=path, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", force=True
     )
+    # whatever the environment asks for (PYTHONWARNINGS=error): a warning about records is a line in the log, and no
+    # reason for which a party is lost to a sum
+    warnings.simplefilter("default")
     logging.captureWarnings(True)
 
 

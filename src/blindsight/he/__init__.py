@@ -6,6 +6,8 @@ this package turns its objects into arrays and back, and never shows SEAL a byte
 Not yet audited.
 """
 
+from ._ckks import CkksContext, CkksKey, centred, slots_of
+from ._ckks_parameters import CKKS_PRIME_BITS, CkksHeParameters
 from ._context import HeContext, NttCipher, NttPlain
 from ._parameters import MAX_MODULUS_BITS, HeParameters
 from ._residues import (
@@ -20,21 +22,30 @@ from ._residues import (
 )
 from ._sealfile import SEED_BYTES
 from ._secret import SecretKey
+from ._words import WORD_BITS, switch_to_words
 
 __all__ = [
+    "CKKS_PRIME_BITS",
     "MAX_MODULUS_BITS",
     "SEED_BYTES",
+    "WORD_BITS",
+    "CkksContext",
+    "CkksHeParameters",
+    "CkksKey",
     "HeContext",
     "HeParameters",
     "NttCipher",
     "NttPlain",
     "SecretKey",
     "add_mod",
+    "centred",
     "check_residues",
     "lift",
     "multiply_constant",
     "pack_residues",
     "scale_up",
+    "slots_of",
+    "switch_to_words",
     "uniform_below",
     "unpack_residues",
 ]

@@ -17,7 +17,7 @@ from ._residues import check_residues
 from ._scratch import Scratch
 from ._sealfile import SEED_BYTES, SealFormat
 
-__all__ = ["HeContext", "NttCipher", "NttPlain"]
+__all__ = ["HeContext", "NttCipher", "NttPlain", "SealSession", "id_bytes", "load_seal"]
 
 Residues = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
@@ -37,35 +37,34 @@ def load_seal() -> Any:
     return seal
 
 
-class HeContext:
-    """Ciphertexts as arrays of residues under one parameter set. Holds no key.
+class SealSession:
+    """A SEAL context of either scheme, its primes, and the scratch file through which objects pass.
 
     Parameters
     ----------
-    parameters : HeParameters
-
-    Notes
-    -----
-    A ciphertext is an array of shape (2, primes, N) in coefficient form. Methods take a lock: SEAL's objects pass
-    through one scratch file.
+    scheme : {"BFV", "CKKS"}
+    degree : int
+    bits : sequence of int
+        Of each prime; the last is the key-switching prime.
+    plain_modulus : int, optional
+        Of BFV.
     """
 
-    def __init__(self, parameters: HeParameters) -> None:
+    def __init__(self, scheme: str, degree: int, bits: Sequence[int], plain_modulus: int | None = None) -> None:
         seal = load_seal()
-        self.parameters = parameters
         self.lock = threading.RLock()
         self.scratch = Scratch()
-        options = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
-        options.set_poly_modulus_degree(parameters.degree)
-        bits = [*parameters.prime_bits, parameters.special_bits]
+        options = seal.EncryptionParameters(getattr(seal.SCHEME_TYPE, scheme))
+        options.set_poly_modulus_degree(degree)
         try:
-            moduli = seal.CoeffModulus.Create(parameters.degree, bits)
+            moduli = seal.CoeffModulus.Create(degree, list(bits))
         except RuntimeError as error:
             raise CapacityError(
-                "There are not enough primes of the wanted sizes", got=f"{bits} bits at degree {parameters.degree}"
+                "There are not enough primes of the wanted sizes", got=f"{list(bits)} bits at degree {degree}"
             ) from error
         options.set_coeff_modulus(moduli)
-        options.set_plain_modulus(parameters.plain_modulus)
+        if plain_modulus is not None:
+            options.set_plain_modulus(plain_modulus)
         self.seal_context = seal.SEALContext(options, True, seal.SEC_LEVEL_TYPE.TC128)
         if not self.seal_context.parameters_set():
             raise CapacityError("SEAL refuses the parameters", got=str(self.seal_context.parameters_error_message()))
@@ -73,20 +72,15 @@ class HeContext:
         self.primes: tuple[int, ...] = tuple(values[:-1])
         self.key_primes: tuple[int, ...] = tuple(values)
         self.modulus = math.prod(self.primes)
+        self.degree = degree
+        """N."""
         self._first = self.seal_context.first_parms_id()
-        self.parms_id = _id_bytes(self._first)
-        self.key_parms_id = _id_bytes(self.seal_context.key_parms_id())
+        self.parms_id = id_bytes(self._first)
+        self.key_parms_id = id_bytes(self.seal_context.key_parms_id())
         seal.Plaintext("1").save(self.scratch.path)
         self.format = SealFormat.of(self.scratch.read())
         self._seal = seal
         self._evaluator = seal.Evaluator(self.seal_context)
-
-    @property
-    def degree(self) -> int:
-        """N."""
-        return self.parameters.degree
-
-    # ---- arrays to SEAL
 
     def load(self, kind: str, file: bytes) -> Any:
         """Let SEAL load a canonical file of ours; it validates against the context once more."""
@@ -102,6 +96,28 @@ class HeContext:
             finally:
                 self.scratch.clear()
         return value
+
+
+class HeContext(SealSession):
+    """Ciphertexts as arrays of residues under one BFV parameter set. Holds no key.
+
+    Parameters
+    ----------
+    parameters : HeParameters
+
+    Notes
+    -----
+    A ciphertext is an array of shape (2, primes, N) in coefficient form. Methods take a lock: SEAL's objects pass
+    through one scratch file.
+    """
+
+    def __init__(self, parameters: HeParameters) -> None:
+        super().__init__(
+            "BFV", parameters.degree, [*parameters.prime_bits, parameters.special_bits], parameters.plain_modulus
+        )
+        self.parameters = parameters
+
+    # ---- arrays to SEAL
 
     def ciphertext(self, parts: npt.NDArray[np.unsignedinteger[Any]]) -> Any:
         """SEAL ciphertext from residues of shape (2, primes, N), which may be a peer's: they are checked here."""
@@ -187,5 +203,6 @@ class HeContext:
             return self.residues(total)
 
 
-def _id_bytes(parms_id: Sequence[int]) -> bytes:
+def id_bytes(parms_id: Sequence[int]) -> bytes:
+    """SEAL's name of a parameter level, as its files have it; 32 bytes."""
     return b"".join(int(word).to_bytes(8, "little") for word in parms_id)

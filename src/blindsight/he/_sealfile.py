@@ -73,16 +73,17 @@ class SealFormat:
     def _array(self, values: Residues) -> bytes:
         return self._wrap(COUNT.pack(values.size) + np.ascontiguousarray(values, dtype="<u8").tobytes())
 
-    def ciphertext(self, parms_id: bytes, parts: Residues) -> bytes:
-        """File of a full ciphertext; ``parts`` has shape (2, primes, N), in coefficient form."""
+    def ciphertext(self, parms_id: bytes, parts: Residues, *, ntt: bool = False) -> bytes:
+        """File of a full ciphertext; ``parts`` has shape (2 or more, primes, N), in coefficient or NTT form."""
         size, primes, degree = parts.shape
-        return self._wrap(CIPHERTEXT.pack(parms_id, 0, size, degree, primes, 1.0, 1) + self._array(parts.reshape(-1)))
+        head = CIPHERTEXT.pack(parms_id, ntt, size, degree, primes, 1.0, 1)
+        return self._wrap(head + self._array(parts.reshape(-1)))
 
-    def seeded(self, parms_id: bytes, c0: Residues, seed: bytes) -> bytes:
+    def seeded(self, parms_id: bytes, c0: Residues, seed: bytes, *, ntt: bool = False) -> bytes:
         """File of a ciphertext whose second part SEAL expands from ``seed``; ``c0`` has shape (primes, N)."""
         primes, degree = c0.shape
         return self._wrap(
-            CIPHERTEXT.pack(parms_id, 0, 2, degree, primes, 1.0, 1)
+            CIPHERTEXT.pack(parms_id, ntt, 2, degree, primes, 1.0, 1)
             + self._array(c0.reshape(-1))
             + self._wrap(bytes([BLAKE2XB]) + seed)
         )
@@ -91,22 +92,22 @@ class SealFormat:
         """File of a plaintext: coefficients below t, or with a ``parms_id`` residues in NTT form (a secret key)."""
         return self._wrap(PLAINTEXT.pack(parms_id, values.size, 1.0) + self._array(values.reshape(-1)))
 
-    def read_ciphertext(self, own_file: bytes) -> Residues:
-        """Residues, shape (2, primes, N), of a ciphertext that this process's SEAL wrote."""
+    def read_ciphertext(self, own_file: bytes, *, parts: int = 2, ntt: bool = False) -> Residues:
+        """Residues, shape (parts, primes, N), of a ciphertext that this process's SEAL wrote."""
         body = self._body(own_file)
-        _, ntt, size, degree, primes, _, _ = CIPHERTEXT.unpack_from(body)
-        if ntt or size != 2:
-            raise FormatError("SEAL wrote a ciphertext of an unexpected form", got=f"size {size}, NTT form {ntt}")
+        _, found, size, degree, primes, _, _ = CIPHERTEXT.unpack_from(body)
+        if found != ntt or size != parts:
+            raise FormatError("SEAL wrote a ciphertext of an unexpected form", got=f"size {size}, NTT form {found}")
         return self._values(body, CIPHERTEXT.size, int(size * primes * degree)).reshape(size, primes, degree)
 
-    def read_seeded(self, own_file: bytes) -> tuple[bytes, Residues]:
+    def read_seeded(self, own_file: bytes, *, ntt: bool = False) -> tuple[bytes, Residues]:
         """Seed and first part, shape (primes, N), of a seeded ciphertext that this process's SEAL wrote."""
         body = self._body(own_file)
-        _, ntt, size, degree, primes, _, _ = CIPHERTEXT.unpack_from(body)
+        _, found, size, degree, primes, _, _ = CIPHERTEXT.unpack_from(body)
         count = int(primes * degree)
         end = CIPHERTEXT.size + HEADER.size + COUNT.size + 8 * count
         tail = body[end + HEADER.size :]
-        if ntt or size != 2 or len(tail) != 1 + SEED_BYTES or tail[0] != BLAKE2XB:
+        if found != ntt or size != 2 or len(tail) != 1 + SEED_BYTES or tail[0] != BLAKE2XB:
             raise FormatError("SEAL wrote a seeded ciphertext of an unexpected form", got=f"{len(body)} bytes")
         return tail[1:], self._values(body, CIPHERTEXT.size, count).reshape(primes, degree)
 

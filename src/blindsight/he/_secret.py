@@ -9,13 +9,34 @@ import numpy.typing as npt
 
 from blindsight.errors import FormatError
 
-from ._context import HeContext, load_seal
+from ._context import HeContext, SealSession, load_seal
 from ._residues import check_residues
+from ._words import negacyclic_product, transform_small
 
-__all__ = ["SecretKey"]
+__all__ = ["SecretKey", "key_bytes", "key_of"]
 
 Residues = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
+
+
+def key_bytes(context: SealSession, key: Any) -> bytes:
+    """Residues of a SEAL secret key in NTT form, little-endian uint64, shape (data primes + 1, N)."""
+    with context.lock:
+        key.save(context.scratch.path)
+        return context.format.read_plaintext(context.scratch.read()).tobytes()
+
+
+def key_of(context: SealSession, data: bytes) -> Any:
+    """SEAL secret key from :func:`key_bytes`; FormatError for anything else."""
+    shape = (len(context.key_primes), context.degree)
+    if len(data) != 8 * shape[0] * shape[1]:
+        raise FormatError("A stored key has the wrong length", got=f"{len(data)} bytes")
+    residues = np.frombuffer(data, dtype="<u8").reshape(shape)
+    try:
+        check_residues(residues, context.key_primes)
+        return context.load("SecretKey", context.format.plaintext(residues, context.key_parms_id))
+    except Exception as error:
+        raise FormatError("A stored key is malformed", fix="restore it from a copy, or make a new one") from error
 
 
 class SecretKey:
@@ -37,6 +58,7 @@ class SecretKey:
         self._encryptor = seal.Encryptor(context.seal_context, seal_key)
         self._decryptor = seal.Decryptor(context.seal_context, seal_key)
         self._seal = seal
+        self._transformed: npt.NDArray[np.complex128] | None = None
 
     @classmethod
     def generate(cls, context: HeContext) -> SecretKey:
@@ -45,10 +67,7 @@ class SecretKey:
 
     def to_bytes(self) -> bytes:
         """Residues of the key in NTT form, little-endian uint64, shape (data primes + 1, N). Seal before storing."""
-        context = self.context
-        with context.lock:
-            self._key.save(context.scratch.path)
-            return context.format.read_plaintext(context.scratch.read()).tobytes()
+        return key_bytes(self.context, self._key)
 
     @classmethod
     def from_bytes(cls, context: HeContext, data: bytes) -> SecretKey:
@@ -59,16 +78,7 @@ class SecretKey:
         FormatError
             Wrong length, or a residue that is not reduced.
         """
-        shape = (len(context.key_primes), context.degree)
-        if len(data) != 8 * shape[0] * shape[1]:
-            raise FormatError("A stored key has the wrong length", got=f"{len(data)} bytes")
-        residues = np.frombuffer(data, dtype="<u8").reshape(shape)
-        try:
-            check_residues(residues, context.key_primes)
-            key = context.load("SecretKey", context.format.plaintext(residues, context.key_parms_id))
-        except Exception as error:
-            raise FormatError("A stored key is malformed", fix="restore it from a copy, or make a new one") from error
-        return cls(context, key)
+        return cls(context, key_of(context, data))
 
     def encrypt_zero_seeded(self) -> tuple[bytes, Residues]:
         """Fresh encryption of zero: the seed of its second part (64 bytes) and its first, shape (primes, N)."""
@@ -102,6 +112,27 @@ class SecretKey:
         values[:count] = [plain[i] for i in range(count)]
         modulus = context.parameters.plain_modulus
         return np.where(values >= modulus // 2, values - modulus, values)
+
+    def multiply(self, words: Residues) -> Residues:
+        """Product of a polynomial with this key's, modulo ``2**64``: the secret part of a phase, unrounded.
+
+        Parameters
+        ----------
+        words : ndarray of shape (N,), uint64
+
+        Returns
+        -------
+        ndarray of shape (N,), uint64
+            Together with the polynomial it gives the key away.
+        """
+        if self._transformed is None:
+            # (0, floor(q / t)) has the phase floor(q / t) s, and so decrypts to the ternary s itself
+            context = self.context
+            parts = np.zeros((2, len(context.primes), context.degree), dtype=np.uint64)
+            scale = context.modulus >> context.parameters.plain_bits
+            parts[1, :, 0] = [scale % p for p in context.primes]
+            self._transformed = transform_small(self.decrypt(parts))
+        return negacyclic_product(words, self._transformed)
 
     def __repr__(self) -> str:
         return "SecretKey(<redacted>)"

@@ -5,10 +5,11 @@ Events say what happened (:class:`Event`); :func:`epsilon_of` says what they cos
 
 from ._accountant import epsilon_of, noise_multiplier_for, rho_total
 from ._contributions import bound_contributions
-from ._event import Event, Trust, Unit, exact_event, noisy_event, sampled_event
+from ._event import Event, Trust, Unit
 from ._gaussian import MIN_LOCAL_VARIANCE, distributed_rho, local_noise_variance, noise_variance, sum_divergence
 from ._ledger import Budget, Ledger, LedgerEntry
 from ._parameters import DifferentialPrivacy
+from ._plan import exact_event, noisy_event, sampled_event
 from ._sampled import SampledNoise
 from ._sampler import discrete_gaussian, noise_max_abs, sampler_delta, sampler_tv
 from ._source import NoiseSource

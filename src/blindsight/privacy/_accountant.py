@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -157,7 +157,7 @@ def noise_multiplier_for(
     Raises
     ------
     ParameterError
-        No noise multiplier up to 2**24 suffices.
+        No noise multiplier up to 2**24 suffices; the message names the smallest epsilon for which one does.
 
     Privacy
     -------
@@ -167,9 +167,57 @@ def noise_multiplier_for(
     order a, hence epsilon at delta. Calibrating against one particular remainder instead would save .1 to 6% of the
     noise, and would not compose with a second sampled release.
     """
-    rho = rho_total(epsilon, delta)
     if not 0.0 < share <= 1.0:
         raise ParameterError("A share of the budget is out of its domain", got=repr(share), rule="0 < share <= 1")
+
+    def fits(multiplier: float, epsilon: float) -> bool:
+        order, limit = _order_and_limit(epsilon, delta, share)
+        return total_steps * float(_divergence(sampling_rate, multiplier, (order,))[0]) <= limit
+
+    def enough(epsilon: float) -> float | None:
+        """First doubling that fits. Fractional orders count as infinite where their series does not converge, which
+        it may well not do at the largest multipliers: more noise does not always fit better."""
+        multiplier = MIN_NOISE_MULTIPLIER
+        while multiplier <= MAX_NOISE_MULTIPLIER:
+            if fits(multiplier, epsilon):
+                return multiplier
+            multiplier *= 2.0
+        return None
+
+    high = enough(epsilon)
+    if high is None:
+        asked = f"{total_steps} steps at sampling rate {sampling_rate:g} for {share:g} of epsilon {epsilon:g}"
+        least = _smallest(lambda candidate: enough(candidate) is not None, epsilon)
+        if least is None:
+            raise ParameterError(
+                "No noise makes these steps of DP-SGD cost so little",
+                got=asked,
+                rule=f"the largest noise multiplier is {MAX_NOISE_MULTIPLIER:g}",
+                fix="ask for fewer rounds, or give the fit a larger share",
+            )
+        raise ParameterError(
+            "DP-SGD cannot be accounted for at so small an epsilon, whatever its noise",
+            got=f"{asked}, at delta {delta:g}",
+            rule=f"the smallest epsilon for these steps, this share and this delta is {least:g}",
+            fix=f"ask for epsilon={least:g} or more, for unit='party', or use a detector made of sums, such as IForest",
+        )
+    low = max(high / 2.0, MIN_NOISE_MULTIPLIER)
+    for _ in range(40):
+        middle = 0.5 * (low + high)
+        if fits(middle, epsilon):
+            high = middle
+        else:
+            low = middle
+    return high * (1.0 + 1e-12)  # many rounds, added in floating point, must not exceed it
+
+
+@lru_cache(maxsize=256)
+def _order_and_limit(epsilon: float, delta: float, share: float) -> tuple[float, float]:
+    """The order at which sampled steps are calibrated, and the divergence that this share allows them there.
+
+    Not positive where epsilon is so small that even the largest order pays more than it for delta alone.
+    """
+    rho = rho_total(epsilon, delta)
     orders = np.asarray(SAMPLED_ORDERS)
     allowed = epsilon - np.log1p(-1.0 / orders) + np.log(delta * (1.0 - SAMPLER_SHARE) * orders) / (orders - 1.0)
     best = int(np.argmax(allowed / orders))
@@ -177,27 +225,22 @@ def noise_multiplier_for(
         best = int(np.argmax(np.where(orders == np.floor(orders), allowed / orders, -np.inf)))
     order = float(orders[best])
     # a whole order may allow a little more than the grid behind rho_total did: not to be given away twice
-    limit = min(float(allowed[best]), rho * order) - rho * (1.0 - share) * order
-    low, high = MIN_NOISE_MULTIPLIER, MIN_NOISE_MULTIPLIER
+    return order, min(float(allowed[best]), rho * order) - rho * (1.0 - share) * order
 
-    def fits(multiplier: float) -> bool:
-        return total_steps * float(_divergence(sampling_rate, multiplier, (order,))[0]) <= limit
 
-    while not fits(high):
-        low, high = high, 2.0 * high
-        if high > MAX_NOISE_MULTIPLIER:
-            raise ParameterError(
-                "No noise makes these steps cost so little",
-                got=f"{total_steps} steps at sampling rate {sampling_rate:g}, {share:g} of epsilon {epsilon:g}",
-                fix="ask for fewer rounds or a larger epsilon",
-            )
-    for _ in range(40):
-        middle = 0.5 * (low + high)
-        if fits(middle):
+def _smallest(suffices: Callable[[float], bool], epsilon: float) -> float | None:
+    """The smallest epsilon above this one that suffices, rounded up to three digits; None where none does."""
+    low, high = epsilon, MAX_EPSILON
+    if not suffices(high):
+        return None
+    while high > 1.0005 * low:
+        middle = math.sqrt(low * high)
+        if suffices(middle):
             high = middle
         else:
             low = middle
-    return high * (1.0 + 1e-12)  # many rounds, added in floating point, must not exceed it
+    unit = 10.0 ** (math.floor(math.log10(high)) - 2)
+    return min(float(f"{math.ceil(high / unit) * unit:.3g}"), MAX_EPSILON)
 
 
 @lru_cache(maxsize=256)

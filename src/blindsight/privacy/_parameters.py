@@ -12,7 +12,8 @@ import msgspec
 from blindsight.errors import FormatError, ParameterError
 
 from ._accountant import noise_multiplier_for, rho_total
-from ._event import MAX_PARTIES, MAX_RECORDS_PER_PERSON, Event, Purpose, Trust, Unit, noisy_event, sampled_event
+from ._event import MAX_PARTIES, MAX_RECORDS_PER_PERSON, Event, Purpose, Trust, Unit
+from ._plan import noisy_event, sampled_event
 from ._source import NoiseSource
 
 __all__ = ["DifferentialPrivacy"]

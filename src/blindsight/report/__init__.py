@@ -1,6 +1,6 @@
 """The report: one run as plain values, and one self-contained page made from it."""
 
-from ._compare import Compared, render_compared, write_compared
+from ._compare import Absent, Compared, render_compared, write_compared
 from ._page import render, write_report
 from ._record import (
     Blind,
@@ -21,6 +21,7 @@ from ._record import (
 from ._words import Role, Sentence, describe_rate, verdict
 
 __all__ = [
+    "Absent",
     "Blind",
     "Budget",
     "Charge",

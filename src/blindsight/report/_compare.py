@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from blindsight.errors import StoreError
 from blindsight.keys import write_atomic
@@ -14,7 +14,7 @@ from blindsight.keys import write_atomic
 from ._figures import compare_axes, compare_figure
 from ._words import describe_bytes
 
-__all__ = ["Compared", "render_compared", "write_compared"]
+__all__ = ["Absent", "Compared", "render_compared", "write_compared"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +70,52 @@ class Compared:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Absent:
+    """A detector that has no figures, and why.
+
+    Parameters
+    ----------
+    name : str
+    kind : {"left out", "refused"}
+        Ruled out by schema or privacy before anything was asked; refused by a party's policy or budget.
+    reason : str
+    sums : int
+        Sums that a party had charged before it was refused.
+    epsilon : float or None
+        What these cost; None where there were none, and for exact sums.
+    """
+
+    name: str
+    kind: Literal["left out", "refused"]
+    reason: str
+    sums: int = 0
+    epsilon: float | None = None
+
+    @property
+    def remark(self) -> str:
+        """Why, and what it has cost."""
+        if self.kind == "left out":
+            return f"left out: {self.reason}"
+        if not self.sums:
+            return f"refused: {self.reason}; nothing was charged for it"
+        cost = "" if self.epsilon is None else f", epsilon {self.epsilon:.3g} together"
+        return f"refused: {self.reason}; charged before that: {self.sums} sum{'s' * (self.sums > 1)}{cost}"
+
+    def cells(self) -> tuple[str, ...]:
+        """The row of a table: name, nine empty cells, remark."""
+        return (self.name, *[""] * 9, self.remark)
+
+
 def render_compared(
-    compared: Sequence[Compared], *, note: str, epsilon: float | None, left_out: Sequence[tuple[str, str]] = ()
+    compared: Sequence[Compared], *, note: str, epsilon: float | None, absent: Sequence[Absent] = ()
 ) -> str:
     """Return one self-contained page: no script, nothing fetched, every value escaped.
 
     Parameters
     ----------
-    left_out : sequence of (name, reason)
-        Detectors that could not be fitted at all.
+    absent : sequence of Absent
+        Detectors that could not be fitted, or that a party refused.
     """
     import jinja2
     from markupsafe import Markup
@@ -92,7 +129,7 @@ def render_compared(
     )
     figure = Markup(compare_figure(compared))  # noqa: S704 (matplotlib has escaped what it drew)
     return environment.get_template("compare.html.j2").render(
-        compared=compared, note=note, epsilon=epsilon, figure=figure, left_out=left_out
+        compared=compared, note=note, epsilon=epsilon, figure=figure, absent=absent
     )
 
 
@@ -102,7 +139,7 @@ def write_compared(
     *,
     note: str,
     epsilon: float | None,
-    left_out: Sequence[tuple[str, str]] = (),
+    absent: Sequence[Absent] = (),
 ) -> None:
     """Write the page (.html) or the plot alone (.png, .svg).
 
@@ -113,7 +150,7 @@ def write_compared(
     """
     path = Path(path)
     if path.suffix.lower() == ".html":
-        write_atomic(path, render_compared(compared, note=note, epsilon=epsilon, left_out=left_out).encode("utf-8"))
+        write_atomic(path, render_compared(compared, note=note, epsilon=epsilon, absent=absent).encode("utf-8"))
         return
     from matplotlib.figure import Figure
 

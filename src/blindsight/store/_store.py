@@ -1,4 +1,4 @@
-"""The store: one SQLite file in WAL mode with full synchronisation."""
+"""The store: one SQLite file in WAL mode with full synchronisation; other databases replace a few of its methods."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Self
 
 from blindsight.errors import BlindsightError, FormatError, ParameterError, ReleaseError, StoreError
 
@@ -78,11 +79,13 @@ class Store:
     ) -> None:
         self._path = None if path is None else Path(path)
         self._sealer = sealer
+        self._timeout_s = timeout_s
         self._lock = threading.RLock()
         self._depth = 0
         self._pid = os.getpid()
+        self._db: Any  # sqlite3.Connection, or what looks like one
         with self._errors("opened", "nothing was written"):
-            self._db = self._connect(timeout_s)
+            self._db = self._connect()
         try:
             self._prepare()
         except BaseException:
@@ -125,7 +128,7 @@ class Store:
             self._alive()
             if self._depth == 0:
                 with self._errors("written", "nothing was written"):
-                    self._db.execute("BEGIN IMMEDIATE")
+                    self._begin()
             self._depth += 1
             try:
                 yield
@@ -153,7 +156,7 @@ class Store:
         with self._lock:
             self._db.close()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -167,8 +170,7 @@ class Store:
             db.close()
 
     def __repr__(self) -> str:
-        where = "memory" if self._path is None else str(self._path)
-        return f"Store({where}, {'sealed' if self.sealed else 'not sealed'})"
+        return f"Store({self._place()}, {'sealed' if self.sealed else 'not sealed'})"
 
     # -- used by Log and Table
 
@@ -176,7 +178,8 @@ class Store:
         with self._lock:
             self._alive()
             with self._errors("read", "nothing was changed"):
-                return self._db.execute(sql, values).fetchall()
+                rows: list[tuple[object, ...]] = self._db.execute(sql, values).fetchall()
+                return rows
 
     def _write(self, sql: str, *values: str | int | bytes) -> None:
         with self._errors("written", "nothing of this step was kept; all earlier entries are intact"):
@@ -197,16 +200,26 @@ class Store:
         assert isinstance(value, bytes)  # STRICT tables
         return value if self._sealer is None else self._sealer.open(value, context)
 
-    # -- private
+    # -- what another database replaces
 
-    def _connect(self, timeout_s: float) -> sqlite3.Connection:
+    def _place(self) -> str:
+        return "memory" if self._path is None else str(self._path)
+
+    def _named(self) -> str:
+        return "The store" if self._path is None else f"The store {self._path.name!r}"
+
+    def _begin(self) -> None:
+        """Start a transaction that no other writer's can run beside."""
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def _connect(self) -> Any:
         if self._path is None:
             name = ":memory:"
         else:
             name = str(self._path)
             # Created here so that the file, and SQLite's side files after it, are never readable by others.
             os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        db = sqlite3.connect(name, timeout=timeout_s, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(name, timeout=self._timeout_s, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
@@ -226,9 +239,7 @@ class Store:
                     self._write(statement)
                 self._write(f"PRAGMA application_id={APPLICATION_ID}")
                 self._write(f"PRAGMA user_version={FORMAT_VERSION}")
-                if self._sealer is not None:
-                    canary = self._sealer.seal(CANARY, CANARY_CONTEXT)
-                    self._write("INSERT INTO meta VALUES ('sealed', ?)", canary)
+                self._mark_sealed()
                 return
         where = "The store" if self._path is None else f"The file {self._path.name!r}"
         if application != APPLICATION_ID or version != FORMAT_VERSION:
@@ -237,6 +248,16 @@ class Store:
                 got=f"application {application}, version {version}",
                 rule=f"application {APPLICATION_ID}, version {FORMAT_VERSION}",
             )
+        self._check_sealed(where)
+
+    # -- private
+
+    def _mark_sealed(self) -> None:
+        if self._sealer is not None:
+            canary = self._sealer.seal(CANARY, CANARY_CONTEXT)
+            self._write("INSERT INTO meta VALUES ('sealed', ?)", canary)
+
+    def _check_sealed(self, where: str) -> None:
         rows = self._read("SELECT value FROM meta WHERE name = 'sealed'")
         if bool(rows) != self.sealed:
             raise FormatError(
@@ -261,7 +282,7 @@ class Store:
 
     @contextmanager
     def _errors(self, verb: str, safe: str) -> Iterator[None]:
-        where = "The store" if self._path is None else f"The store {self._path.name!r}"
+        where = self._named()
         try:
             yield
         except BlindsightError:
@@ -352,7 +373,12 @@ class Table:
         store = self._store
         sealed = store._seal(value, self._context(_checked_key(key)))
         with store.transaction():
-            store._write("INSERT OR REPLACE INTO cell VALUES (?, ?, ?)", self._name, key, sealed)
+            store._write(
+                "INSERT INTO cell VALUES (?, ?, ?) ON CONFLICT (tab, name) DO UPDATE SET value = excluded.value",
+                self._name,
+                key,
+                sealed,
+            )
 
     def put_once(self, key: str, value: bytes) -> None:
         """Set the value for good.
@@ -373,11 +399,26 @@ class Table:
                     fix="use a new id for a new request",
                 )
 
-    def keys(self) -> list[str]:
-        """Return all keys, sorted."""
-        return [
-            str(row[0]) for row in self._store._read("SELECT name FROM cell WHERE tab = ? ORDER BY name", self._name)
-        ]
+    def delete(self, key: str) -> None:
+        """Remove the value, if there is one."""
+        with self._store.transaction():
+            self._store._write("DELETE FROM cell WHERE tab = ? AND name = ?", self._name, _checked_key(key))
+
+    def keys(self, prefix: str = "", *, most: int | None = None) -> list[str]:
+        """Return the keys that start with ``prefix``, sorted by code point; at most ``most`` of them."""
+        sql, values = "SELECT name FROM cell WHERE tab = ?", [self._name]
+        if prefix:
+            sql += " AND name >= ? AND name < ?"
+            values += [prefix, prefix + "\U0010ffff"]
+        sql += " ORDER BY name"
+        rows = self._store._read(sql if most is None else f"{sql} LIMIT {int(most)}", *values)
+        return [str(row[0]) for row in rows]
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit all writes of the block together; what it reads, no other process changes meanwhile."""
+        with self._store.transaction():
+            yield
 
     def _context(self, key: str) -> bytes:
         # Table names hold no "|", so that (table, key) reads in one way only.

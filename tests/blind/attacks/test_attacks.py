@@ -102,7 +102,7 @@ def known_noise(packing, switches):
     adversary = Adversary(Scorer(model, packing=packing))
     context, p, secret = adversary.context, adversary.parameters, adversary.secret
     rows = p.rows_per_ciphertext
-    owed = adversary.scorer._packing.owed(rows)
+    owed = adversary.scorer._engine.packing.owed(rows)
     equations, queries = [], []
     if packing == "columns":
         queries = [np.stack([adversary.key.encrypt_zero() for _ in range(p.entries)])]

@@ -33,10 +33,11 @@ class RoundMean(Detector):
         sampling_rate: float = 0.25,
         diverges_above: float = 1e9,
         exceeds: bool = False,
+        greedy: bool = False,
     ) -> None:
         self.contamination, self.schema, self.rounds, self.parties = contamination, schema, rounds, parties
         self.masked, self.sampling_rate = masked, sampling_rate
-        self.diverges_above, self.exceeds = diverges_above, exceeds
+        self.diverges_above, self.exceeds, self.greedy = diverges_above, exceeds, greedy
 
     def _settle(self, schema: Schema) -> None:
         super()._settle(schema)
@@ -66,7 +67,7 @@ class RoundMean(Detector):
             update=self._update,
             sampling_rate=self.sampling_rate,
             steps=STEPS,
-            total_steps=STEPS * self.rounds,
+            total_steps=STEPS * (1 if self.greedy else self.rounds),  # greedy: each round takes all of the share
             fraction=1.0,
             parties=self.parties,
             masked=self.masked,

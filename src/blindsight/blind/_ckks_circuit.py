@@ -1,0 +1,365 @@
+"""A secret network as integers for CKKS: layers folded, weights rounded, scales and primes chosen, residues evaluated.
+
+One square: the score is ``|A x + b|**2``. Two: ``|G z**2 + T x + k|**2`` with ``z = W x + b``, for the activation
+``z + a z**2`` between dense layers, ``G = a V`` and ``T = V W``, less the identity for a reconstruction. No level is
+switched in between and nothing is relinearised: every ciphertext is a tuple of residues that are summed with scalar
+weights (BLAS, exact in float64) and multiplied with one another. What the owner opens is therefore the polynomial
+itself, at the inputs that it encrypted with their noise: nothing of the weights but the score, until the last rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from blindsight.circuits import Activation, Dense, Network, Standardised
+from blindsight.errors import CapacityError, WireError
+from blindsight.he import CkksHeParameters
+
+from ._ckks_plan import HEADROOM, MAX_COUNT, REFERENCE_SCORE, TAIL, CkksParameters, slot_deviation
+
+__all__ = ["IntegerNetwork", "plan_network"]
+
+Floats = npt.NDArray[np.float64]
+Residues = npt.NDArray[np.uint64]
+
+MAX_OUTPUTS = 1024
+"""Squares of residues below ``2**27`` that a uint64 sums."""
+
+DIGIT_BITS = 16
+EXACT_WEIGHT_SUM = 1 << 25
+MAX_WEIGHT_BITS = 40
+CHUNK = 2048
+"""Coefficients evaluated at a time: what belongs to them stays in cache."""
+
+MPC = "score it under MPC, or teach its scores to a table, TableStudent, and offer that"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Folded:
+    """The network as one or two affine maps. ``A`` and ``G`` act on what is squared, ``T`` on the inputs."""
+
+    first: Floats
+    first_bias: Floats
+    second: Floats | None
+    linear: Floats
+    bias: Floats
+
+
+def _affine(layers: list[Dense], width: int) -> tuple[Floats, Floats]:
+    weights, bias = np.eye(width), np.zeros(width)
+    for layer in layers:
+        weights, bias = layer.weights @ weights, layer.weights @ bias + layer.bias
+    return weights, bias
+
+
+def _fold(network: Network) -> _Folded:
+    """Fold dense layers, activation, target and mean; CapacityError names the first layer that does not fit."""
+    squares: list[int] = []
+    for i, layer in enumerate(network.layers):
+        if isinstance(layer, Activation):
+            if layer.kind != "square":
+                raise CapacityError(
+                    f"Layer {i + 1} of the network, {layer.kind}, is not a polynomial",
+                    rule="CKKS evaluates dense layers and square activations",
+                    fix=f"train it with activation='square', or {MPC}",
+                )
+            squares.append(i)
+    if len(squares) > 1:
+        raise CapacityError(
+            f"Layer {squares[1] + 1} of the network, the second square activation, does not fit",
+            got=f"{network.squares} products one after the other",
+            rule="two: one activation and the squared distance",
+            fix=f"use one hidden activation, or {MPC}",
+        )
+    at = squares[0] if squares else len(network.layers)
+    weights, bias = _affine([v for v in network.layers[:at] if isinstance(v, Dense)], network.n_inputs)
+    if squares:
+        activation = network.layers[at]
+        assert isinstance(activation, Activation)
+        after, shift = _affine([v for v in network.layers[at + 1 :] if isinstance(v, Dense)], len(weights))
+        second, linear, constant = activation.coefficient * after, after @ weights, after @ bias + shift
+    else:
+        second, linear, constant = None, weights, bias
+    if network.centre is None:
+        root = math.sqrt(network.n_inputs)  # the mean is the sum of squares over the root
+        linear, constant = (linear - np.eye(network.n_inputs)) / root, constant / root
+        second = None if second is None else second / root
+    else:
+        constant = constant - network.centre
+    if second is None and len(linear) > network.n_inputs + 1:  # |A x + b| is |R (x, 1)| for the triangle of A, b
+        triangle = np.asarray(np.linalg.qr(np.column_stack([linear, constant]), mode="r"))
+        linear, constant = triangle[:, :-1], triangle[:, -1]
+    if len(linear) > MAX_OUTPUTS:
+        raise CapacityError(
+            f"Layer {len(network.layers)} of the network is too wide",
+            got=f"{len(linear)} outputs after a square activation",
+            rule=f"at most {MAX_OUTPUTS}",
+            fix=MPC,
+        )
+    return _Folded(first=weights, first_bias=bias, second=second, linear=linear, bias=constant)
+
+
+def _bits(value: float) -> int:
+    """Smallest k with ``value <= 2**k``."""
+    return math.ceil(math.log2(value)) if value > 0 else -64
+
+
+def plan_network(
+    inputs: Standardised,
+    network: Network,
+    tolerance: float,
+    *,
+    upload: Literal["seeded", "unseeded"] | None = None,
+) -> tuple[CkksParameters, IntegerNetwork]:
+    """Choose scales and primes such that scores are within the tolerance, whatever the record.
+
+    Parameters
+    ----------
+    inputs : Standardised
+        Public; bounds every input.
+    network : Network
+        Secret; of its weights only sizes enter the parameters.
+    tolerance : float
+        Largest error of scores up to 1,000 tolerances; rounded down to a power of two.
+    upload : {"seeded", "unseeded"}, optional
+        Default: unseeded, which spares the server the expansion.
+
+    Raises
+    ------
+    CapacityError
+        A layer is no polynomial, is one square too many, is too wide; or no parameters at 128 bits of security carry
+        the network at this tolerance. Names the layer.
+    """
+    folded = _fold(network)
+    tolerance_bits = -math.floor(math.log2(tolerance))
+    for degree in (8192, 16384):
+        sizes = _scales(folded, inputs, degree, 2.0**-tolerance_bits)
+        if sizes is None:
+            continue
+        input_bits, weight_bits, second_bits, largest = sizes
+        score_bits = max(_bits(largest), -64)
+
+        def total(x: int, w: int = weight_bits, v: int = second_bits) -> int:
+            return 2 * (x + w) if folded.second is None else 4 * (x + w) + 2 * v
+
+        for count in range(1, MAX_COUNT[degree] + 1):
+            primes = CkksHeParameters(degree=degree, count=count, kept=1).primes
+            room = math.fsum(map(math.log2, primes)) - 1 - math.log2(HEADROOM) - score_bits
+            if total(input_bits) > room:
+                continue
+            while total(input_bits + 1) <= room and input_bits < 60:
+                input_bits += 1  # what is left of the last prime makes inputs more precise and the flood wider
+            for kept in range(1, count + 1):
+                try:
+                    parameters = CkksParameters(
+                        degree=degree,
+                        count=count,
+                        kept=kept,
+                        entries=inputs.width,
+                        squares=1 if folded.second is None else 2,
+                        input_bits=input_bits,
+                        scale_bits=total(input_bits),
+                        score_bits=score_bits,
+                        tolerance_bits=tolerance_bits,
+                        upload=upload or "unseeded",
+                    )
+                except CapacityError:
+                    continue
+                return parameters, IntegerNetwork.of(folded, parameters, weight_bits, second_bits)
+    square = next((i for i, layer in enumerate(network.layers) if isinstance(layer, Activation)), None)
+    raise CapacityError(
+        f"Layer {len(network.layers) if square is None else square + 1} of the network does not fit CKKS at 128 bits",
+        got=f"a tolerance of {tolerance:.2g}, and bounds on the layers that ask for more than 438 bits of modulus",
+        rule="the largest score over the tolerance, and the noise of each product, fit the modulus",
+        fix=f"use smaller weights or a larger tolerance, or {MPC}",
+    )
+
+
+def _scales(folded: _Folded, inputs: Standardised, degree: int, tolerance: float) -> tuple[int, int, int, float] | None:
+    """Bits of inputs and of both layers' weights, and the largest score; None where float64 cannot hold the weights.
+
+    With outputs r and their error d, the score is off by at most ``2 |r| |d| + 2 |d|**2`` (the last term twice for
+    imaginary parts), which shall be half the tolerance at the reference score. Each source of d gets an equal part:
+    noise of the inputs, rounding of the first weights, rounding of the second. Worst case over the box of inputs.
+    """
+    x, m, o = inputs.max_abs, inputs.width, len(folded.linear)
+    goal = (math.sqrt(REFERENCE_SCORE * tolerance + tolerance) - math.sqrt(REFERENCE_SCORE * tolerance)) / 2
+    noise, reach = TAIL * slot_deviation(degree), np.abs(folded.linear).sum(axis=1) * x + np.abs(folded.bias)
+    if folded.second is None:
+        input_bits = _bits(2 * noise * float(np.linalg.norm(folded.linear)) / goal)
+        weight_bits = _bits(2 * math.sqrt(o) * (m * x + 1) / 2 / goal)
+        second_bits, largest = 0, np.abs(folded.linear).max()
+    else:
+        hidden = np.abs(folded.first).sum(axis=1) * x + np.abs(folded.first_bias)
+        steep = np.abs(folded.second) * (2.1 * hidden + 1)  # 2 |z| dz + 2 dz**2, dz below .05 |z| + .5
+        reach = reach + np.abs(folded.second) @ hidden**2
+        noisy = steep @ np.linalg.norm(folded.first, axis=1) + np.linalg.norm(folded.linear, axis=1)
+        input_bits = _bits(3 * noise * float(np.linalg.norm(noisy)) / goal)
+        weight_bits = _bits(3 * (m * x + 1) / 2 * float(np.linalg.norm(steep.sum(axis=1) + 1)) / goal)
+        second_bits = max(1, _bits(3 * math.sqrt(o) * float((hidden**2).sum()) / 2 / goal))
+        largest = max(np.abs(folded.first).max(), np.abs(folded.linear).max())
+        if float(np.abs(folded.second).max()) * 2.0**second_bits >= 2**MAX_WEIGHT_BITS:
+            return None
+    input_bits, weight_bits = max(input_bits, 10), max(weight_bits, 1)
+    if float(largest) * 2.0**weight_bits >= 2**MAX_WEIGHT_BITS or input_bits > 60:
+        return None
+    # rounding may move every output a little beyond its reach
+    return input_bits, weight_bits, second_bits, float(((reach + goal) ** 2).sum())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IntegerNetwork:
+    """Integers that act on residues.
+
+    Security
+    --------
+    The weights are the model. ``repr`` does not show them.
+    """
+
+    first: list[Floats]
+    first_bias: list[int]
+    second: list[Floats] | None
+    linear: list[Floats]
+    bias: list[int]
+    lift: int
+    """What the linear map's products are multiplied by to have the scale of the squares."""
+
+    @classmethod
+    def of(cls, folded: _Folded, parameters: CkksParameters, weight_bits: int, second_bits: int) -> IntegerNetwork:
+        """Round the weights at their scales."""
+        z_bits = parameters.input_bits + weight_bits
+        out_bits = z_bits if folded.second is None else 2 * z_bits + second_bits
+        return cls(
+            first=_digits(folded.first, weight_bits),
+            first_bias=_scaled(folded.first_bias, z_bits),
+            second=None if folded.second is None else _digits(folded.second, second_bits),
+            linear=_digits(folded.linear, weight_bits),
+            bias=_scaled(folded.bias, out_bits),
+            lift=1 << out_bits - z_bits,
+        )
+
+    def evaluate(
+        self, inputs: npt.NDArray[np.unsignedinteger[Any]], primes: tuple[int, ...], threads: int = 1
+    ) -> Residues:
+        """Ciphertext of the scores.
+
+        Parameters
+        ----------
+        inputs : ndarray of shape (primes, entries, 2, N), uint32
+            Fresh ciphertexts in NTT form, from a peer: that residues are reduced is checked here.
+        primes : tuple of int
+        threads : int
+            Slices of the residues are independent; NumPy and BLAS let go of the interpreter's lock.
+
+        Returns
+        -------
+        ndarray of shape (parts, primes, N), uint64
+            In NTT form, reduced.
+        """
+        degree = inputs.shape[-1]
+        out = np.empty((3 if self.second is None else 5, len(primes), degree), dtype=np.uint64)
+
+        def work(piece: tuple[int, int]) -> None:
+            i, start = piece
+            p, stop = primes[i], start + CHUNK
+            part = inputs[i, :, :, start:stop]
+            if int(part.max()) >= p:
+                raise WireError("A residue is not reduced", rule=f"below {p}")
+            x = part.astype(np.float64).reshape(len(part), -1)
+            out[:, i, start:stop] = self._scores(x, p)
+
+        pieces: Iterator[tuple[int, int]] = ((i, s) for i in range(len(primes)) for s in range(0, degree, CHUNK))
+        if threads == 1:
+            for piece in pieces:
+                work(piece)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(work, pieces))
+        return out
+
+    def _scores(self, x: Floats, p: int) -> Residues:
+        """Parts of the score, (parts, n), from inputs of shape (entries, 2 n), both parts side by side."""
+        n = x.shape[1] // 2
+        if self.second is None:
+            outputs = _product(self.linear, x, p)
+            outputs[:, :n] += _column(self.bias, p)
+            return _sum_of_squares(_reduced(outputs, p).astype(np.uint64).reshape(-1, 2, n), p)
+        z = _product(self.first, x, p)
+        z[:, :n] += _column(self.first_bias, p)
+        z = _reduced(z, p)
+        u = z.astype(np.uint64).reshape(len(z), 2, n)
+        square = np.empty((len(z), 3, n))
+        np.copyto(square[:, 0], u[:, 0] * u[:, 0] % np.uint64(p))
+        np.copyto(square[:, 1], (u[:, 0] * u[:, 1] << np.uint64(1)) % np.uint64(p))
+        np.copyto(square[:, 2], u[:, 1] * u[:, 1] % np.uint64(p))
+        outer = _product(self.second, square.reshape(len(z), -1), p)
+        outer[:, :n] += _column(self.bias, p)
+        r: Residues = _reduced(outer, p).astype(np.uint64)
+        inner: Residues = _reduced(_product(self.linear, x, p), p).astype(np.uint64)
+        inner *= np.uint64(self.lift % p)
+        inner += r[:, : 2 * n]
+        r[:, : 2 * n] = inner % np.uint64(p)
+        return _sum_of_squares(r.reshape(len(r), 3, n), p)
+
+    def __repr__(self) -> str:
+        return f"IntegerNetwork(<{len(self.linear[0])} outputs of secret weights>)"
+
+
+def _scaled(values: Floats, bits: int) -> list[int]:
+    """``rint(value * 2**bits)`` without a limit on its size."""
+    return [round(value * 2**52) << bits - 52 if bits >= 52 else round(value * 2.0**bits) for value in values.tolist()]
+
+
+def _column(values: list[int], p: int) -> Floats:
+    return np.array([[value % p] for value in values], dtype=np.float64)
+
+
+def _digits(weights: Floats, bits: int) -> list[Floats]:
+    """Rounded weights, in one matrix or in two digits of 16 bits and the rest, the first one the lower."""
+    whole = np.rint(weights * 2.0**bits)
+    if np.abs(whole).sum(axis=1).max() < EXACT_WEIGHT_SUM:
+        return [whole]
+    upper = np.rint(whole / (1 << DIGIT_BITS))
+    lower = whole - upper * (1 << DIGIT_BITS)
+    if max(np.abs(lower).sum(axis=1).max(), np.abs(upper).sum(axis=1).max()) >= EXACT_WEIGHT_SUM:
+        raise CapacityError("A layer's weights are too large", rule="sums of at most 41 bits", fix=MPC)
+    return [lower, upper]
+
+
+def _product(digits: list[Floats], x: Floats, p: int) -> Floats:
+    """Weights times residues: exact, and below ``2**52`` + ``2**44``; not reduced."""
+    total: Floats = digits[0] @ x
+    if len(digits) == 2:
+        total += _reduced(digits[1] @ x, p) * float(1 << DIGIT_BITS)
+    return total
+
+
+def _reduced(values: Floats, p: int) -> Floats:
+    """Integers below ``2**52.1`` in absolute value to [0, p), in place and exactly.
+
+    The quotient is below ``2**25.2``, so that rounding (at most ``2**-28``) cannot carry it over an integer that it is
+    at least 1 / p away from.
+    """
+    quotient = values / p
+    np.floor(quotient, out=quotient)
+    quotient *= p
+    values -= quotient
+    return values
+
+
+def _sum_of_squares(r: Residues, p: int) -> Residues:
+    """Parts of the sum of the squares of ciphertexts, shape (outputs, parts, n) to (2 parts - 1, n)."""
+    parts, n, modulus = r.shape[1], r.shape[2], np.uint64(p)
+    out = np.zeros((2 * parts - 1, n), dtype=np.uint64)
+    for i in range(parts):
+        for j in range(i, parts):
+            total = np.einsum("on,on->n", r[:, i], r[:, j]) % modulus
+            out[i + j] += total if i == j else total << np.uint64(1)
+    return out % modulus

@@ -1,0 +1,458 @@
+"""The planner: what each engine would cost for a model, what it gives away, and which to take.
+
+Sizes and bits follow from the parameters and are exact. Times are estimates, see ``_planner_times``.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from blindsight.circuits import Activation, Dense, Network
+from blindsight.errors import BlindsightError, CapacityError, NotFittedError, ParameterError
+
+from ._ckks_circuit import plan_network
+from ._ckks_plan import CkksParameters
+from ._engine import AnyParameters
+from ._engines import DEFAULT_TOLERANCE
+from ._envelope import KEY_BYTES, MAX_MESSAGE_BYTES, MAX_ROWS, PREFIX, TAG_BYTES, Header, Kind
+from ._explain import ENVELOPE_BYTES
+from ._plan import BlindParameters, plan
+from ._planner_times import COMPARISON_BYTES, Times, bfv_times, ckks_times, mpc_times
+from ._planner_trust import Engine, Reveal, Trust, trust_of
+from ._verdict import NUMBER_BYTES, verdict_bytes
+from .mpc._client import MAX_RUN_ROWS, RUN_BYTES
+from .mpc._program import Program, program_of
+from .mpc._shares import answer_bytes, share_bytes
+from .mpc._wire import LENGTH as PIECE_PREFIX
+from .mpc._wire import RunHeader, pack
+
+__all__ = ["ENGINES", "Cost", "Option", "Survey", "survey"]
+
+ENGINES: tuple[Engine, ...] = ("rows", "columns", "aby3", "cheetah")
+NAMES: dict[Engine, str] = {"rows": "HE rows", "columns": "HE columns", "aby3": "MPC 3PC", "cheetah": "MPC 2PC"}
+
+LINK_BYTES_PER_S = 12.5e6
+"""For recommendations: a link of 100 Mbit/s."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a batch costs.
+
+    Parameters
+    ----------
+    rows : int
+    messages : int
+        Requests that carry them.
+    bytes_up, bytes_down : int
+        From the owner, and to it, over all messages and operators; exact, but for what carries the messages.
+    comparison_bytes : int
+        Of verdicts on encrypted scores: about what the comparisons exchange, both ways together.
+    registration_bytes : int
+        From the owner, once.
+    times : Times
+    """
+
+    rows: int
+    messages: int
+    bytes_up: int
+    bytes_down: int
+    comparison_bytes: int
+    registration_bytes: int
+    times: Times
+
+    @property
+    def seconds(self) -> float:
+        """Estimate of the whole batch over a link of 100 Mbit/s, set-up included, one thing after the other."""
+        sent = self.bytes_up + self.bytes_down + self.comparison_bytes + self.registration_bytes
+        return self.times.set_up_s + (self.times.owner_ms + self.times.server_ms) / 1e3 + sent / LINK_BYTES_PER_S
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One engine for one model: what it would take; or why it cannot.
+
+    Parameters
+    ----------
+    engine : {"rows", "columns", "aby3", "cheetah"}
+    reveal : {"score", "verdict"}
+    refusal : str
+        Why not, naming the layer; empty where it can.
+    parameters : BlindParameters, CkksParameters or Program, optional
+    error : float
+        Largest error of a score at the threshold; 0 where scores are exact. For CKKS but with probability 2**-30 a batch.
+        NaN where the model has no threshold.
+    bits : float
+        Most that one answer tells the owner, whatever it asked.
+    rows_to_extract : int
+        Well-chosen answers after which the owner can compute every answer itself.
+    cost : Cost, optional
+    trust : Trust
+    """
+
+    engine: Engine
+    reveal: Reveal
+    refusal: str
+    parameters: BlindParameters | CkksParameters | Program | None
+    error: float
+    bits: float
+    rows_to_extract: int
+    cost: Cost | None
+    trust: Trust
+
+    @property
+    def name(self) -> str:
+        """For people: HE rows, HE columns, MPC 3PC or MPC 2PC."""
+        return NAMES[self.engine]
+
+    def describe(self) -> str:
+        """Parameters in one line; the refusal where there are none."""
+        p = self.parameters
+        if p is None:
+            return self.refusal
+        if not isinstance(p, Program):
+            return p.describe()
+        numbers = "whole numbers" if p.whole else f"{p.fraction_bits} fraction bits"
+        return (
+            f"{p.protocol.upper()}: {p.operators} operators, ring of {p.ring_bits} bits, {numbers}, {p.inputs} inputs"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """Every option for one model.
+
+    Parameters
+    ----------
+    model : str
+        Name of the model's class.
+    rows : int
+        Of a batch.
+    options : tuple of Option
+        For each thing to reveal: HE rows, HE columns, MPC with three operators, MPC with two.
+    """
+
+    model: str
+    rows: int
+    options: tuple[Option, ...]
+
+    def revealing(self, reveal: Reveal) -> tuple[Option, ...]:
+        """Options that reveal scores, or verdicts."""
+        return tuple(option for option in self.options if option.reveal == reveal)
+
+    def recommended(self, reveal: Reveal = "score") -> Option | None:
+        """The option to take; None where none can carry the model.
+
+        Encryption before MPC, since no operators must be found that do not collude; then the shorter time for the batch
+        over a link of 100 Mbit/s, set-up included.
+        """
+        able = [option for option in self.revealing(reveal) if not option.refusal]
+        encrypted = [option for option in able if option.engine in ("rows", "columns")]
+        return min(encrypted or able, key=_seconds, default=None)
+
+    def why(self, reveal: Reveal = "score") -> str:
+        """Reason for the recommendation, in one sentence; or that there is none."""
+        best = self.recommended(reveal)
+        if best is None:
+            return f"No engine carries {self.model} for {reveal}s: teach its scores to a table, TableStudent."
+        others = [o for o in self.revealing(reveal) if not o.refusal and o is not best]
+        if best.engine in ("rows", "columns"):
+            reason = "no operators have to be trusted not to collude"
+        else:
+            reason = "encryption cannot carry it"
+        text = f"{best.name}: {reason}; about {_seconds(best):.3g} s for {self.rows:,} records at 100 Mbit/s"
+        if others:
+            text += " (" + ", ".join(f"{o.name} {_seconds(o):.3g} s" for o in others) + ")"
+        if best.error > 0:
+            text += f"; scores are off by at most {best.error:.2g} at the threshold"
+        return text + "."
+
+
+def _seconds(option: Option) -> float:
+    return math.inf if option.cost is None else option.cost.seconds
+
+
+def survey(model: Any, *, rows: int = 1000, reveal: Iterable[Reveal] = ("score", "verdict")) -> Survey:
+    """Plan every engine for a fitted model.
+
+    Parameters
+    ----------
+    model
+        With ``encoder_`` and ``circuit_``, or with ``inputs_`` and ``network_``.
+    rows : int
+        Records of a batch, 1 to a million.
+    reveal : iterable of {"score", "verdict"}
+        What the owner shall learn. Verdicts are on one threshold.
+
+    Raises
+    ------
+    ParameterError
+        ``rows`` is out of its domain.
+    NotFittedError
+        The model is not fitted.
+
+    Privacy
+    -------
+    The survey holds sizes of the weights, rounded up to powers of two, and their number, and for networks the largest
+    error of a score at the threshold: it is for the model's holder. Nothing is released by it.
+    """
+    if type(rows) is not int or not 1 <= rows <= MAX_ROWS:
+        raise ParameterError("rows is out of its domain", got=repr(rows)[:40], rule=f"1 to {MAX_ROWS}")
+    options = tuple(_option(model, engine, revealed, rows) for revealed in reveal for engine in ENGINES)
+    return Survey(model=type(model).__name__, rows=rows, options=options)
+
+
+def _option(model: Any, engine: Engine, reveal: Reveal, rows: int) -> Option:
+    whole = hasattr(model, "circuit_")
+    if not whole and not hasattr(type(model), "network_") and not hasattr(model, "score_histogram_"):
+        raise NotFittedError("The model to plan for is not fitted", fix="fit it, or load a saved one")
+    trust = trust_of(engine, reveal, approximate=not whole)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if engine == "aby3" or engine == "cheetah":
+                return _mpc(model, engine, reveal, rows, trust)
+            return _bfv(model, engine, reveal, rows, trust) if whole else _ckks(model, engine, reveal, rows, trust)
+    except NotFittedError:
+        raise
+    except (CapacityError, ParameterError) as error:
+        refusal = "; ".join(part for part in (error.what, error.got, error.rule) if part)
+    except ValueError as error:  # a program that its own description refuses
+        refusal = f"The circuit does not fit a program: {error}"
+    return Option(
+        engine=engine, reveal=reveal, refusal=refusal, parameters=None, error=math.nan, bits=math.nan,
+        rows_to_extract=0, cost=None, trust=trust,
+    )  # fmt: skip
+
+
+# -- encryption
+
+
+def _bfv(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) -> Option:
+    encoder, circuit = model.encoder_, model.circuit_
+    layer = f"the inner product with {encoder.length:,} weights"
+    try:
+        p = plan(
+            encoder,
+            circuit,
+            packing="rows" if engine == "rows" else "columns",
+            thresholds=int(reveal == "verdict"),
+        )
+    except (CapacityError, ParameterError) as error:
+        raise CapacityError(f"Layer 1, {layer}: {error.what}", got=error.got, rule=error.rule) from error
+    cost = _he_cost(p, rows, bfv_times(p, rows), layer)
+    freedom = encoder.freedom()
+    return Option(
+        engine=engine,
+        reveal=reveal,
+        refusal="",
+        parameters=p,
+        error=0.0,
+        bits=p.answer_bits,
+        # so many verdicts, on records whose threshold the owner shifts, make a score
+        rows_to_extract=freedom * p.plain_bits if p.thresholds else freedom,
+        cost=cost,
+        trust=trust,
+    )
+
+
+def _ckks(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) -> Option:
+    network = _network_of(model)
+    if engine == "rows":
+        raise CapacityError(
+            f"Layer 1, dense {network.n_inputs} to {_outputs(network)}, is not the only one",
+            rule="rows carry one integer inner product",
+        )
+    if reveal == "verdict":
+        raise CapacityError(
+            f"Layer {len(network.layers) + 1}, the squared distance, is not exact under encryption",
+            rule="verdicts on encrypted scores compare shares of an exact score",
+        )
+    threshold = float(getattr(model, "threshold_", math.nan))
+    if not threshold > 0:
+        raise CapacityError("The model has no threshold to measure errors by", got=repr(threshold))
+    p, integers = plan_network(model.inputs_, network, DEFAULT_TOLERANCE * threshold)
+    m = network.n_inputs
+    return Option(
+        engine=engine,
+        reveal=reveal,
+        refusal="",
+        parameters=p,
+        error=p.error(threshold),
+        bits=p.answer_bits,
+        rows_to_extract=(m + 1) * (m + 2) // 2 if p.squares == 1 else _numbers(network),
+        cost=_he_cost(p, rows, ckks_times(p, integers, rows), f"layer 1, dense {m} to {_outputs(network)}"),
+        trust=trust,
+    )
+
+
+def _he_cost(p: BlindParameters | CkksParameters, rows: int, times: Times, layer: str) -> Cost:
+    room = MAX_MESSAGE_BYTES - ENVELOPE_BYTES - KEY_BYTES - p.material_bytes
+    most = min(MAX_ROWS, room // p.group_bytes * p.rows_per_ciphertext)
+    if most < 1:
+        raise CapacityError(
+            f"The input of {layer} is too long for one message in {p.packing}",
+            got=f"{p.group_bytes:,} bytes for {p.rows_per_ciphertext:,} records",
+            rule=f"at most {MAX_MESSAGE_BYTES:,}",
+        )
+    up = down = compared = messages = 0
+    for count in _pieces(rows, most):
+        messages += 1
+        up += _envelope(_head("sealed", count), p.groups(count) * p.group_bytes)
+        if isinstance(p, BlindParameters) and p.thresholds:
+            down += _envelope(_head("answer", count), verdict_bytes(p, count))
+            up += _envelope(_head("compare", count), NUMBER_BYTES)
+            down += 1 + _envelope(_head("opened", count), -(-count * p.thresholds // 8))
+            compared += round(count * p.thresholds * COMPARISON_BYTES)
+        else:
+            down += _envelope(_head("answer", count), _answer_bytes(p, count))
+    return Cost(
+        rows=rows,
+        messages=messages,
+        bytes_up=up,
+        bytes_down=down,
+        comparison_bytes=compared,
+        registration_bytes=KEY_BYTES + p.material_bytes,
+        times=times,
+    )
+
+
+def _pieces(rows: int, most: int) -> list[int]:
+    full, rest = divmod(rows, most)
+    return [most] * full + ([rest] if rest else [])
+
+
+def _answer_bytes(p: AnyParameters, rows: int) -> int:
+    full, rest = divmod(rows, p.rows_per_ciphertext)
+    return full * p.answer_bytes(p.rows_per_ciphertext) + (p.answer_bytes(rest) if rest else 0)
+
+
+def _head(kind: Kind, rows: int) -> int:
+    header = Header(kind=kind, offer=bytes(32), key=bytes(16), request=bytes(16), salt=bytes(16), rows=rows)
+    return len(msgspec.msgpack.encode(header))
+
+
+def _envelope(header_bytes: int, body_bytes: int) -> int:
+    return PREFIX.size + header_bytes + body_bytes + TAG_BYTES
+
+
+# -- MPC
+
+
+def _mpc(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) -> Option:
+    whole = hasattr(model, "circuit_")
+    if not whole:
+        _network_of(model)
+    # the form alone: a model without a threshold has one of verdicts, too
+    program, _ = program_of(model, protocol="aby3" if engine == "aby3" else "cheetah", answer="score")
+    program = msgspec.structs.replace(program, answer=reveal)
+    program.__post_init__()
+    element = 2 * program.inputs * program.ring_bits // 8
+    runs = _pieces(rows, max(1, min(MAX_RUN_ROWS, RUN_BYTES // element)))
+    header = RunHeader(id="0" * 32, model="0" * 32, rows=1)
+    up = down = 0
+    for count in runs:
+        frame = len(pack(msgspec.structs.replace(header, rows=count))) + PIECE_PREFIX.size
+        up += program.operators * (frame + share_bytes(program, program.records(count)))
+        down += program.operators * answer_bytes(program, count)
+    if whole:
+        low, high = model.circuit_.bounds(model.encoder_)
+        freedom, score_bits, error = model.encoder_.freedom(), max(-low, high, 1).bit_length() + 1, 0.0
+    else:
+        freedom, score_bits = _numbers(model.network_), program.ring_bits
+        error = _fixed_point_error(
+            model.network_, program, model.inputs_.max_abs, getattr(model, "threshold_", math.nan)
+        )
+    return Option(
+        engine=engine,
+        reveal=reveal,
+        refusal="",
+        parameters=program,
+        error=error,
+        bits=float(program.bits_per_row),
+        rows_to_extract=freedom * score_bits if reveal == "verdict" else freedom,
+        cost=Cost(
+            rows=rows,
+            messages=len(runs),
+            bytes_up=up,
+            bytes_down=down,
+            comparison_bytes=0,
+            registration_bytes=0,
+            times=mpc_times(program, rows, len(runs)),
+        ),
+        trust=trust,
+    )
+
+
+def _fixed_point_error(network: Network, program: Program, bound: float, score: float) -> float:
+    """Largest error of a score of this size in fixed point, whatever the record: interval arithmetic, worst case.
+
+    A number is rounded to one step of ``2**-fraction_bits`` when it is shared, and every product, or sum of products,
+    is off by another when it is cut; tanh by 1e-4 besides, see ``mpc._program``.
+    """
+    if not score > 0:
+        return math.nan
+    step = 2.0**-program.fraction_bits
+    low, high = np.full(network.n_inputs, -bound), np.full(network.n_inputs, bound)
+    off = np.full(network.n_inputs, step)
+    for layer in network.layers:
+        reach = np.maximum(np.abs(low), np.abs(high))
+        if isinstance(layer, Dense):
+            size = np.abs(layer.weights)
+            off = size @ off + step * (reach + off).sum() + 2 * step
+            centre, radius = (low + high) / 2, (high - low) / 2
+            middle, spread = layer.weights @ centre + layer.bias, size @ radius
+            low, high = middle - spread, middle + spread
+        elif layer.kind == "square":
+            a = abs(layer.coefficient)
+            off = off + a * (2 * reach * off + off * off) + step * ((reach + off) ** 2 + reach + 3)
+            low, high = -(reach + a * reach * reach), reach + a * reach * reach
+        else:
+            off = off + (1e-4 + 64 * step if layer.kind == "tanh" else (reach + 2) * step)
+            low, high = layer(low), layer(high)
+    off = off + step
+    length = float(np.linalg.norm(off))
+    terms = len(off) if network.target == "inputs" else 1
+    distance = math.sqrt(score * terms)
+    cut = step * (len(off) + (score + 2 if network.target == "inputs" else 0))
+    return (2 * distance * length + length * length) / terms + cut
+
+
+# -- networks
+
+
+def _network_of(model: Any) -> Network:
+    """The model's network; CapacityError where it is none that an engine reads."""
+    if not hasattr(type(model), "network_"):
+        raise CapacityError(
+            f"{type(model).__name__} is neither an inner product nor a chain of dense layers",
+            rule="an integer circuit on a public encoding, or a feed-forward network",
+        )
+    try:
+        network: Network = model.network_
+    except NotFittedError:
+        raise
+    except BlindsightError as error:
+        raise CapacityError(error.what, got=error.got, rule=error.rule) from error
+    return network
+
+
+def _outputs(network: Network) -> int:
+    first = network.layers[0]
+    assert isinstance(first, Dense)
+    return len(first.weights)
+
+
+def _numbers(network: Network) -> int:
+    """Weights and biases: as many equations as an owner needs at most."""
+    return sum(
+        layer.weights.size + layer.bias.size if isinstance(layer, Dense) else int(isinstance(layer, Activation))
+        for layer in network.layers
+    )

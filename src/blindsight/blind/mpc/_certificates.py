@@ -1,0 +1,162 @@
+"""Self-signed certificates for processes that pin each other's: whoever holds the key of a listed certificate is it."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from blindsight.errors import FormatError, ParameterError, StoreError
+from blindsight.keys import write_atomic
+
+__all__ = ["TlsFiles", "certificate_fingerprint", "make_certificate", "pinned_context", "read_certificate"]
+
+MAX_CERTIFICATE_BYTES = 16_384
+VALID_DAYS = 825
+"""Longest life that common verifiers accept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsFiles:
+    """Where a process finds its certificate, its private key and the certificates that it trusts.
+
+    Parameters
+    ----------
+    certificate, private_key : Path
+        PEM files; the key unencrypted, since the libraries underneath read it themselves: mode 0600.
+    trusted : Path
+        PEM file with the self-signed certificates of exactly the peers.
+    """
+
+    certificate: Path
+    private_key: Path
+    trusted: Path
+
+
+def make_certificate(name: str, folder: str | os.PathLike[str], *, days: int = VALID_DAYS) -> tuple[Path, Path]:
+    """Write ``name.crt`` and ``name.key``: a fresh P-256 key and its self-signed certificate.
+
+    Parameters
+    ----------
+    name : str
+        1 to 64 letters, digits, ``-``, ``_`` or ``.``; becomes the common name.
+    folder : path-like
+        Must exist; files of these names must not.
+    days : int
+        How long the certificate is valid.
+
+    Returns
+    -------
+    certificate, private_key : Path
+
+    Raises
+    ------
+    ParameterError
+        The name or the number of days cannot be used.
+    StoreError
+        A file exists or cannot be written.
+
+    Security
+    --------
+    ECDSA over P-256, which is not post-quantum. The key file has mode 0600 and is not encrypted.
+    """
+    if not 1 <= len(name) <= 64 or not all(c.isascii() and (c.isalnum() or c in "-_.") for c in name):
+        raise ParameterError(
+            "A certificate's name cannot be used", got=repr(name)[:80], rule="1 to 64 of letters, digits, -, _ and ."
+        )
+    if not 1 <= days <= VALID_DAYS:
+        raise ParameterError("A certificate's life is out of its domain", got=str(days), rule=f"1 to {VALID_DAYS} days")
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = Path(folder) / f"{name}.crt", Path(folder) / f"{name}.key"
+    encoded = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    write_atomic(paths[1], encoded, replace=False)
+    write_atomic(paths[0], certificate.public_bytes(serialization.Encoding.PEM), mode=0o644, replace=False)
+    return paths
+
+
+def read_certificate(path: str | os.PathLike[str]) -> x509.Certificate:
+    """Read one self-signed certificate from a PEM file.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be read.
+    FormatError
+        It does not hold one certificate, or not a self-signed one.
+    """
+    name = Path(path).name
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_CERTIFICATE_BYTES + 1)
+    except OSError as error:
+        raise StoreError(f"The certificate {name!r} could not be read", got=error.strerror or "") from error
+    try:
+        if len(data) > MAX_CERTIFICATE_BYTES:
+            raise ValueError
+        (certificate,) = x509.load_pem_x509_certificates(data)
+        certificate.verify_directly_issued_by(certificate)
+    except Exception as error:  # ValueError, TypeError, InvalidSignature: whatever a hostile file provokes
+        raise FormatError(
+            f"{name!r} is not a certificate that can be pinned",
+            rule="one self-signed X.509 certificate in PEM",
+            fix="make one with 'blindsight mpc-node certificate'",
+        ) from error
+    return certificate
+
+
+def certificate_fingerprint(certificate: x509.Certificate | bytes) -> str:
+    """SHA-256 of a certificate (or of its DER bytes) in hexadecimal."""
+    der = certificate if isinstance(certificate, bytes) else certificate.public_bytes(serialization.Encoding.DER)
+    return hashlib.sha256(der).hexdigest()
+
+
+def pinned_context(tls: TlsFiles, *, server: bool, peers: Iterable[Path]) -> ssl.SSLContext:
+    """TLS context of one side that shows its certificate and accepts only the given ones, whatever their host name.
+
+    Parameters
+    ----------
+    tls : TlsFiles
+        Own certificate and key.
+    server : bool
+        Which side it is for.
+    peers : iterable of Path
+        Certificates that the other side may show.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # a pinned key is stronger than a name
+    context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        context.load_cert_chain(tls.certificate, tls.private_key)
+    except (OSError, ssl.SSLError) as error:
+        raise StoreError(
+            f"The certificate {tls.certificate.name!r} or its key could not be used", got=str(error)[:120]
+        ) from error
+    for path in peers:
+        read_certificate(path)
+        context.load_verify_locations(cafile=path)
+    return context

@@ -1,0 +1,131 @@
+"""Asking an operator over HTTPS: its certificate pinned, its errors ours again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blindsight import errors
+from blindsight.errors import AuthenticationError, BlindsightError, MissingExtraError, UnavailableError, WireError
+
+from ._certificates import TlsFiles, pinned_context
+from ._config import NodeConfig
+from ._wire import Abort, Execute, Header, Prepare, RunHeader, SessionHeader, pack
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["HttpPeer", "ask", "client_of"]
+
+CONNECT_SECONDS = 5.0
+MAX_ANSWER_BYTES = 1 << 27
+MAX_PROBLEM_CHARS = 500
+_KINDS: dict[str, type[BlindsightError]] = {
+    name: kind for name in errors.__all__ if issubclass(kind := getattr(errors, name), BlindsightError)
+}
+
+
+def client_of(address: str, tls: TlsFiles, certificate: Path) -> httpx.AsyncClient:
+    """HTTP client of one operator; MissingExtraError where httpx is not installed."""
+    try:
+        import httpx
+    except ImportError as error:
+        raise MissingExtraError("Asking operators needs httpx", fix="pip install 'blindsight[mpc]'") from error
+    context = pinned_context(tls, server=False, peers=[certificate])
+    return httpx.AsyncClient(base_url=f"https://{address}", verify=context, trust_env=False)
+
+
+async def ask(
+    client: httpx.AsyncClient, method: str, path: str, *, body: bytes | None = None, timeout_s: float
+) -> tuple[bytes, dict[str, str]]:
+    """Ask and return body and headers.
+
+    Raises
+    ------
+    UnavailableError
+        The operator cannot be reached, breaks off, or says to try again.
+    BlindsightError
+        What the operator raised.
+    WireError
+        An answer is too long.
+    """
+    import httpx
+
+    timeout = httpx.Timeout(timeout_s, connect=CONNECT_SECONDS)
+    try:
+        async with client.stream(method, path, content=body, timeout=timeout) as response:
+            data = b""
+            parts: list[bytes] = []
+            length = 0
+            async for part in response.aiter_raw():
+                parts.append(part)
+                length += len(part)
+                if length > MAX_ANSWER_BYTES:
+                    raise WireError("An operator's answer is too long", rule=f"at most {MAX_ANSWER_BYTES} bytes")
+            data = b"".join(parts)
+    except (httpx.HTTPError, OSError) as error:
+        raise UnavailableError(
+            f"Operator {client.base_url.netloc.decode()} did not answer",
+            got=type(error).__name__,
+            rule="up, reachable, with the pinned certificate, and ours in its list",
+            fix="try again: the run is void, nothing was opened",
+        ) from error
+    if not 200 <= response.status_code < 300:
+        raise _raised(client.base_url.netloc.decode(), response.status_code, data)
+    return data, dict(response.headers)
+
+
+def _raised(where: str, status: int, data: bytes) -> BlindsightError:
+    """The error that an operator described; its words are untrusted and cut short."""
+    try:
+        body: dict[str, Any] = json.loads(data[:16_384])
+        kind = _KINDS[body["kind"]]
+        parts = {name: str(body[name])[:MAX_PROBLEM_CHARS] for name in ("got", "rule", "fix") if name in body}
+        return kind(f"Operator {where}: {str(body['what'])[:MAX_PROBLEM_CHARS]}", **parts)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        kind = UnavailableError if status >= 500 else AuthenticationError if status in (401, 403) else WireError
+        return kind(f"Operator {where} refused", got=f"status {status}")
+
+
+class HttpPeer:
+    """Another operator, as the first one asks it.
+
+    Parameters
+    ----------
+    address : str
+    tls : TlsFiles
+        Of the asking operator.
+    certificate : Path
+        Of the other.
+    config : NodeConfig
+        For its time-outs.
+    """
+
+    def __init__(self, address: str, tls: TlsFiles, certificate: Path, config: NodeConfig) -> None:
+        self._client = client_of(address, tls, certificate)
+        self._connect_s, self._run_s = config.connect_timeout_s, config.run_timeout_s
+
+    async def prepare(self, run: RunHeader) -> str:
+        """Wait until the run's shares are there; return the name of the open link, or nothing."""
+        return (await self._post("prepare", Prepare(run), self._connect_s + 5.0)).decode(errors="replace")[:64]
+
+    async def session(self, name: str) -> None:
+        """Open a link under that name."""
+        await self._post("session", SessionHeader(name), self._connect_s + 20.0)
+
+    async def execute(self, run: RunHeader, session: str) -> None:
+        """Take part in a run until it is done."""
+        await self._post("execute", Execute(run, session), 2 * self._run_s + 5.0)
+
+    async def abort(self, session: str) -> None:
+        """Give a link up."""
+        await self._post("abort", Abort(session), CONNECT_SECONDS)
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._client.aclose()
+
+    async def _post(self, what: str, header: Header, timeout_s: float) -> bytes:
+        body, _ = await ask(self._client, "POST", f"/v1/operators/{what}", body=pack(header), timeout_s=timeout_s)
+        return body

@@ -1,0 +1,76 @@
+"""One end of a comparison in a process of its own: ``python -m blindsight.blind.verdict_worker``.
+
+Started by :class:`ComparisonProcess`; answers frames on standard output to frames on standard input. A request is a
+command of four letters and its payload, an answer ``+`` and a result, or ``-`` and an error.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from blindsight.channels import serve_frames
+from blindsight.errors import BlindsightError, ProtocolError
+
+from ._verdict_comparison import Comparison
+from .mpc import TlsFiles, open_link
+
+__all__ = ["main"]
+
+
+class _Worker:
+    def __init__(self) -> None:
+        self._comparison: Comparison | None = None
+
+    def handle(self, request: bytes) -> bytes:
+        try:
+            return b"+" + self._answer(request[:4], request[4:])
+        except BlindsightError as error:
+            parts = {"what": error.what, "got": error.got, "rule": error.rule, "fix": error.fix}
+            return b"-" + json.dumps([type(error).__name__, parts]).encode()
+
+    def _answer(self, command: bytes, payload: bytes) -> bytes:
+        if command == b"open":
+            self._open(payload)
+            return b""
+        if self._comparison is None:
+            raise ProtocolError("The comparison is not open")
+        if command == b"sign":
+            return self._comparison.negative(np.frombuffer(payload, dtype="<u8").astype(np.uint64)).tobytes()
+        if command == b"send":
+            self._comparison.send(payload)
+            return b""
+        if command == b"recv":
+            return self._comparison.receive()
+        raise ProtocolError("A command is not known", got=repr(command))
+
+    def _open(self, payload: bytes) -> None:
+        wanted = json.loads(payload)
+        certificate, private_key, trusted = (Path(path) for path in wanted["tls"])
+        link = open_link(
+            wanted["addresses"],
+            wanted["rank"],
+            tls=TlsFiles(certificate=certificate, private_key=private_key, trusted=trusted),
+            name=wanted["name"],
+            timeout_s=wanted["timeout_s"],
+            connect_timeout_s=wanted["connect_timeout_s"],
+        )
+        self._comparison = Comparison(link, transfer=wanted["transfer"])
+
+
+def main() -> int:
+    """Serve one comparison until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the parent ends us
+    try:
+        serve_frames(_Worker().handle, sys.stdin.buffer, sys.stdout.buffer)
+    except (KeyboardInterrupt, BrokenPipeError):
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

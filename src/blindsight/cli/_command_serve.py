@@ -1,0 +1,338 @@
+"""``blindsight serve``: the service, its tokens and its models."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ._exits import command, safe_after
+from ._options import JsonOption, KeyFileOption
+from ._screen import Screen
+
+if TYPE_CHECKING:
+    from blindsight.store import Store
+
+__all__ = ["serve_app"]
+
+HomeOption = Annotated[Path, typer.Option("--home", help="Folder of the service: store, key file, certificate.")]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        envvar="BLINDSIGHT_DATABASE",
+        help="postgresql://user@host/database, for several machines.  [default: HOME/service.db]",
+    ),
+]
+DAY = 86400.0
+
+
+class _RunByDefault(TyperGroup):
+    """``serve MODEL`` means ``serve run MODEL``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+serve_app = typer.Typer(
+    cls=_RunByDefault,
+    help="Score sealed records for strangers, over HTTPS. The model never leaves, and no record is seen.",
+    epilog="Example: blindsight serve fraud.blindsight --home service --bits-per-account 200000",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+token_app = typer.Typer(help="Make, list and revoke what clients prove themselves with.", no_args_is_help=True)
+serve_app.add_typer(token_app, name="token", short_help="Tokens and client certificates.")
+
+
+@contextmanager
+def _store(home: Path, database: str | None, key_file: Path | None) -> Iterator[tuple[Store, Any]]:
+    from blindsight.service import Settings, open_service_store
+
+    settings = Settings(home=str(home), database=database, key_file=None if key_file is None else str(key_file))
+    with open_service_store(settings) as store:
+        yield store, settings
+
+
+@serve_app.command(
+    "run",
+    short_help="Publish models and run the service.",
+    epilog="Example: blindsight serve run fraud.blindsight --home service --host 0.0.0.0 --certificate tls.pem "
+    "--private-key tls.key",
+)
+@command
+@safe_after("Requests in flight were finished. What was charged stays charged, and is in the store.")
+def run(
+    models: Annotated[
+        list[Path] | None, typer.Argument(help="Model files; served under their names. None: what was published.")
+    ] = None,
+    home: HomeOption = Path("service"),
+    database: DatabaseOption = None,
+    key_file: KeyFileOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0: any free one.", min=0, max=65535)] = 8443,
+    workers: Annotated[int, typer.Option(help="Processes; one that dies is replaced.", min=1, max=256)] = 2,
+    threads: Annotated[int, typer.Option(help="Requests that one process computes at a time.", min=1, max=256)] = 1,
+    name: Annotated[str | None, typer.Option(help="Name of the one model given.  [default: its file's]")] = None,
+    packing: Annotated[str, typer.Option(help="rows (few records) or columns (thousands).")] = "rows",
+    certificate: Annotated[
+        Path | None, typer.Option(help="The service's certificate and chain, PEM.  [default: a self-signed one]")
+    ] = None,
+    private_key: Annotated[Path | None, typer.Option("--private-key", help="Its private key, PEM.")] = None,
+    client_authority: Annotated[
+        Path | None, typer.Option("--client-authority", help="PEM of those who may sign clients' certificates.")
+    ] = None,
+    bits_per_account: Annotated[
+        int | None, typer.Option("--bits-per-account", help="Bits of answers for each account and model.")
+    ] = None,
+    bits_total: Annotated[int | None, typer.Option("--bits-total", help="Bits of answers over all accounts.")] = None,
+    rows_per_account: Annotated[
+        int | None, typer.Option("--rows-per-account", help="Records for each account and model.")
+    ] = None,
+    rows_total: Annotated[int | None, typer.Option("--rows-total", help="Records over all accounts.")] = None,
+    body_mib: Annotated[int, typer.Option("--body-mib", help="Longest request, in MiB.", min=1, max=256)] = 64,
+    insecure_loopback: Annotated[
+        bool, typer.Option("--insecure-loopback", help="Plain HTTP, on 127.0.0.1 only; for tests behind a proxy.")
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Publish models and answer sealed records until SIGTERM; then finish what is in flight."""
+    from blindsight.errors import ParameterError
+    from blindsight.service import Address, Models, Settings, Tls, open_service_store, serve
+
+    screen = Screen(as_json=json_output)
+    given = models or []
+    if name is not None and len(given) != 1:
+        raise ParameterError("--name goes with one model", got=f"{len(given)} models")
+    if packing not in ("rows", "columns"):
+        raise ParameterError("--packing is unknown", got=repr(packing)[:80], rule="rows or columns")
+    if (certificate is None) != (private_key is None):
+        raise ParameterError("--certificate and --private-key go together", fix="give both, or neither")
+    if insecure_loopback and (certificate is not None or client_authority is not None):
+        raise ParameterError("--insecure-loopback excludes certificates", fix="leave one of them out")
+    settings = Settings(
+        home=str(home), database=database, key_file=None if key_file is None else str(key_file),
+        bits_per_account=bits_per_account, bits_total=bits_total, rows_per_account=rows_per_account,
+        rows_total=rows_total, body_bytes=body_mib << 20, threads=threads, insecure=insecure_loopback,
+    )  # fmt: skip
+    with open_service_store(settings) as store:
+        published = Models(store, settings)
+        for path in given:
+            version = published.publish(name or path.stem.lower(), _model_file(path, key_file), packing=packing)  # type: ignore[arg-type]
+            screen.say(f"Published {path.name} as {name or path.stem.lower()}, version {version.id}.")
+        names = published.names()
+    if not names:
+        raise ParameterError("There is no model to serve", fix="blindsight serve MODEL --home ...")
+    tls = None
+    if not insecure_loopback:
+        tls = Tls(
+            certificate=certificate or home / "tls.pem",
+            private_key=private_key or home / "tls.key",
+            client_authority=client_authority,
+        )
+        _ensure_certificate(tls.certificate, tls.private_key, given=certificate is not None, host=host, screen=screen)
+
+    def ready(url: str) -> None:
+        screen.say(f"Serving {', '.join(names)} at {url} with {workers} processes. Not yet audited.")
+        screen.result({"url": url, "models": names, "certificate": None if tls is None else str(tls.certificate)})
+
+    serve(settings, Address(host=host, port=port), tls, workers=workers, ready=ready)
+
+
+def _ensure_certificate(certificate: Path, private_key: Path, *, given: bool, host: str, screen: Screen) -> None:
+    import socket
+
+    from blindsight.service import make_certificate
+
+    if given or (certificate.exists() and private_key.exists()):
+        return
+    own = [socket.gethostname()] if host in ("0.0.0.0", "::") else [host]  # noqa: S104 - compared, not bound
+    make_certificate(certificate, private_key, list(dict.fromkeys([*own, "localhost", "127.0.0.1"])))
+    screen.say(f"Made a self-signed certificate: give {certificate} to clients as --authority.")
+
+
+def _model_file(path: Path, key_file: Path | None) -> bytes:
+    """The model's bytes, opened if they are sealed: the store seals them again."""
+    from blindsight import modelfile
+    from blindsight.errors import DataError
+    from blindsight.keys import is_sealed
+
+    from ._options import sealer_of
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError("The model file cannot be read", got=f"{path}: {error.strerror}") from error
+    if is_sealed(data):
+        return modelfile.dumps(modelfile.load(path, sealer=sealer_of(key_file)))
+    return data
+
+
+@serve_app.command("models", epilog="Example: blindsight serve models --home service")
+@command
+def models_(
+    home: HomeOption = Path("service"),
+    database: DatabaseOption = None,
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """List published models and their versions."""
+    from blindsight.service import Models
+
+    screen = Screen(as_json=json_output)
+    rows: list[Sequence[object]] = []
+    with _store(home, database, key_file) as (store, settings):
+        published = Models(store, settings)
+        for name in published.names():
+            versions, current, shadow = published.history(name)
+            for version in versions:
+                role = "current" if version.id == current else "shadow" if version.id == shadow else ""
+                rows.append((name, version.id, version.packing, _day(version.published), role))
+    head = [("Model", "left"), ("Version", "left"), ("Packing", "left"), ("Published", "left"), ("", "left")]
+    screen.table("Models", head, rows)
+    screen.result([dict(zip(("model", "version", "packing", "published", "role"), row, strict=True)) for row in rows])
+
+
+@serve_app.command("rollback", epilog="Example: blindsight serve rollback fraud --home service")
+@command
+def rollback(
+    name: Annotated[str, typer.Argument(help="Name of a published model.")],
+    version: Annotated[str | None, typer.Option(help="Version to serve.  [default: the one before]")] = None,
+    home: HomeOption = Path("service"),
+    database: DatabaseOption = None,
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Serve an earlier version again; running workers follow at the next request."""
+    from blindsight.service import Models
+
+    screen = Screen(as_json=json_output)
+    with _store(home, database, key_file) as (store, settings):
+        current = Models(store, settings).roll_back(name, version)
+    screen.say(f"{name} is version {current.id} again.")
+    screen.result({"model": name, "version": current.id})
+
+
+@serve_app.command("shadow", epilog="Example: blindsight serve shadow fraud candidate.blindsight --home service")
+@command
+def shadow(
+    name: Annotated[str, typer.Argument(help="Name of a published model.")],
+    model: Annotated[Path | None, typer.Argument(help="Second model.  [default: none any more]")] = None,
+    home: HomeOption = Path("service"),
+    database: DatabaseOption = None,
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Compute a second model on every request as well; its answers go nowhere, its cost is logged."""
+    from blindsight.service import Models
+
+    screen = Screen(as_json=json_output)
+    with _store(home, database, key_file) as (store, settings):
+        file = None if model is None else _model_file(model, key_file)
+        version = Models(store, settings).set_shadow(name, file)
+    screen.say(f"Beside {name} now runs {'nothing' if version is None else f'version {version.id}'}.")
+    screen.result({"model": name, "shadow": None if version is None else version.id})
+
+
+@token_app.command("create", epilog="Example: blindsight serve token create bank-a --scope score --scope register")
+@command
+def token_create(
+    account: Annotated[str, typer.Argument(help="Whom its use is charged to.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="score, register, metrics, admin.  [default: score and register]")
+    ] = None,
+    days: Annotated[float, typer.Option(help="Life in days.")] = 90.0,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Allow this client certificate (PEM) instead of making a token.")
+    ] = None,
+    home: HomeOption = Path("service"),
+    database: DatabaseOption = None,
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Make a token, shown once; the store keeps its hash alone. Or allow a client's certificate."""
+    from blindsight.service import Credentials
+
+    screen, scopes, token = Screen(as_json=json_output), scope or ["score", "register"], None
+    with _store(home, database, key_file) as (store, _):
+        credentials = Credentials(store)
+        if certificate is None:
+            made, token = credentials.create_token(account, scopes, seconds=days * DAY)
+        else:
+            made = credentials.allow_certificate(_der(certificate), account, scopes, seconds=days * DAY)
+    if token is not None:
+        screen.say(token)
+    screen.say(f"{made.kind} {made.id} of {made.account}: {', '.join(made.scopes)}, until {_day(made.expires)}.")
+    screen.result(_shown(made) | ({} if token is None else {"token": token}))
+
+
+@token_app.command("list", epilog="Example: blindsight serve token list --home service")
+@command
+def token_list(
+    home: HomeOption = Path("service"),
+    database: DatabaseOption = None,
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """List tokens and certificates, never what it takes to use them."""
+    from blindsight.service import Credentials
+
+    screen = Screen(as_json=json_output)
+    with _store(home, database, key_file) as (store, _):
+        shown = [_shown(credential) for credential in Credentials(store).all()]
+    head = [(text, "left") for text in ("Id", "Account", "Kind", "Scopes", "Until", "State")]
+    rows = [(s["id"], s["account"], s["kind"], " ".join(s["scopes"]), s["until"], s["state"]) for s in shown]
+    screen.table("Credentials", head, rows)
+    screen.result(shown)
+
+
+@token_app.command("revoke", epilog="Example: blindsight serve token revoke 0123456789abcdef --home service")
+@command
+def token_revoke(
+    credential: Annotated[str, typer.Argument(help="Id of a token or certificate, as list shows it.")],
+    home: HomeOption = Path("service"),
+    database: DatabaseOption = None,
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Make a token or certificate useless, in every worker at once."""
+    from blindsight.service import Credentials
+
+    screen = Screen(as_json=json_output)
+    with _store(home, database, key_file) as (store, _):
+        revoked = Credentials(store).revoke(credential)
+    screen.say(f"Revoked {revoked.kind} {revoked.id} of {revoked.account}.")
+    screen.result(_shown(revoked))
+
+
+def _shown(credential: Any) -> dict[str, Any]:
+    now = time.time()
+    state = "revoked" if credential.revoked else "valid" if credential.is_valid(now) else "expired"
+    return {
+        "id": credential.id, "account": credential.account, "kind": credential.kind,
+        "scopes": list(credential.scopes), "until": _day(credential.expires), "state": state,
+    }  # fmt: skip
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
+
+
+def _der(path: Path) -> bytes:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from blindsight.errors import DataError
+
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER)
+    except (OSError, ValueError) as error:
+        raise DataError("The certificate cannot be read", got=os.fspath(path), rule="one certificate, PEM") from error

@@ -1,0 +1,219 @@
+"""Scoring a file at a service: piece by piece, going on where it stopped, no piece charged twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from blindsight.errors import DataError, FormatError, ParameterError, ProtocolError, StoreError
+
+from ._options import sealer_of
+from ._scores import ScoreWriter
+
+if TYPE_CHECKING:
+    from blindsight.service import Client
+
+__all__ = ["Remote", "RemoteScoring", "score_remote"]
+
+Progress = Callable[[int, int], None]
+RESUME_SUFFIX = ".resume"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """Where to score, and as whom.
+
+    Parameters
+    ----------
+    url : str
+    model : str, optional
+        Default: the only one that is served.
+    token : str, optional
+    certificate, private_key : Path, optional
+        The client's own.
+    authority : Path, optional
+        That the service's certificate goes back to.
+    """
+
+    url: str
+    model: str | None = None
+    token: str | None = None
+    certificate: Path | None = None
+    private_key: Path | None = None
+    authority: Path | None = None
+
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """Connect."""
+        from blindsight.service import Client
+
+        pair = None
+        if self.certificate is not None and self.private_key is not None:
+            pair = self.certificate, self.private_key
+        with Client(self.url, token=self.token, certificate=pair, authority=self.authority) as client:
+            yield client
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteScoring:
+    """What it did.
+
+    Parameters
+    ----------
+    writer : ScoreWriter
+    model, version : str
+    resumed_rows : int
+        Scored by an earlier call.
+    bits_released : int
+        Charged to the account so far for this version of the model, by all calls.
+    rows_to_extract : int
+    """
+
+    writer: ScoreWriter
+    model: str
+    version: str
+    resumed_rows: int
+    bits_released: int
+    rows_to_extract: int
+
+
+def score_remote(
+    remote: Remote, *, input_path: Path, output: Path, home: Path, key_file: Path | None, progress: Progress
+) -> RemoteScoring:
+    """Score a file as its owner, at a service.
+
+    A file beside the output keeps every opened score, and before a piece is sent its sealed bytes and its idempotency
+    key. A call that is killed anywhere is repeated with the same arguments and sends the very same bytes under the same
+    key: the service answers, and does not charge, again.
+
+    Parameters
+    ----------
+    home : Path
+        Keeps the owner's keys.
+    key_file : Path, optional
+        Seals them, and the file beside the output.
+    progress : callable (rows done, rows in all)
+
+    Raises
+    ------
+    ParameterError
+        The file beside the output belongs to another input, service, model or key.
+    BudgetError, UnavailableError, ...
+        From the service.
+    """
+    from blindsight.blind import RecordOwner
+    from blindsight.data import Schema, records
+    from blindsight.service import new_key
+    from blindsight.store import Store
+
+    sealer = sealer_of(key_file)
+    state = output.with_name(output.name + RESUME_SUFFIX)
+    with remote.client() as client:
+        name = remote.model or _only_model(client)
+        facts = client.facts(name)
+        offer = client.offer(name)
+        if hashlib.sha256(offer).hexdigest() != facts.offer_sha256:
+            raise ProtocolError("The service changed its model just now", fix="try again")
+        owner = RecordOwner(offer, home=home, sealer=sealer)
+        try:
+            schema = Schema.from_json(owner.schema)
+        except FormatError as error:
+            raise ProtocolError("The offer's schema cannot be used", got=error.got) from error
+        step = client.rows_at_a_time(facts)
+        about = {
+            "input": _digest(input_path), "service": client.url, "model": name, "offer": facts.offer_sha256,
+            "key": owner.key_id, "rows_at_a_time": step,
+        }  # fmt: skip
+        total = _count_rows(input_path)
+        client.register(name, owner)
+        with Store(state, sealer) as store:
+            _bind(store.table("run"), about, state)
+            scores, pending = store.log("scores"), store.table("pending")
+            done = [np.frombuffer(piece, dtype="<f8") for piece in scores.read()]
+            resumed = sum(len(piece) for piece in done)
+            progress(resumed, total)
+            with ScoreWriter(output, facts.threshold) as writer:
+                for at, chunk in enumerate(records(schema, input_path, for_scoring=True, chunk_rows=step)):
+                    if at < len(done):
+                        if len(done[at]) != len(chunk.X):
+                            raise StoreError(f"'{state.name}' does not fit the input", fix="delete it and start again")
+                        writer.add(done[at])
+                        continue
+                    sealed, key = pending.get("sealed"), pending.get("key")
+                    if sealed is None or key is None:
+                        sealed, key = owner.seal(chunk.X, register=False), new_key().encode()
+                        with store.transaction():
+                            pending.put("sealed", sealed)
+                            pending.put("key", key)
+                    opened = owner.open(client.score(name, sealed, key=key.decode()), sealed=sealed)
+                    with store.transaction():
+                        scores.append(opened.astype("<f8").tobytes())
+                        pending.delete("sealed")
+                        pending.delete("key")
+                    writer.add(opened)
+                    progress(writer.rows, total)
+        for suffix in ("", "-wal", "-shm"):
+            state.with_name(state.name + suffix).unlink(missing_ok=True)
+        spent = client.account().get("spent", [])
+        bits = next((int(s.get("bits", 0)) for s in spent if isinstance(s, dict) and s.get("model") == name), 0)
+    return RemoteScoring(
+        writer=writer,
+        model=name,
+        version=facts.version,
+        resumed_rows=resumed,
+        bits_released=bits,
+        rows_to_extract=facts.rows_to_extract,
+    )
+
+
+def _only_model(client: Client) -> str:
+    names = [facts.name for facts in client.models()]
+    if len(names) != 1:
+        raise ParameterError(
+            "The service has several models" if names else "The service has no model",
+            got=", ".join(names)[:200] or None,
+            fix="name one: --model-name",
+        )
+    return names[0]
+
+
+def _bind(table: Any, about: dict[str, Any], state: Path) -> None:
+    text = json.dumps(about, sort_keys=True).encode()
+    present = table.get("about")
+    if present is None:
+        table.put("about", text)
+    elif present != text:
+        before = json.loads(present)
+        changed = sorted(key for key in about if before.get(key) != about[key])
+        raise ParameterError(
+            f"'{state.name}' belongs to another run",
+            got=f"another {', '.join(changed).replace('_', ' ')}",
+            rule="one output, one input, one version of one model",
+            fix="repeat the earlier command, or delete that file and start again",
+        )
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError("The input cannot be read", got=f"{path}: {error.strerror}") from error
+
+
+def _count_rows(path: Path) -> int:
+    """Rows of the file, for a progress bar; 0 where they cannot be counted quickly."""
+    import polars as pl
+
+    try:
+        scan = pl.scan_csv(path) if path.suffix.lower() == ".csv" else pl.scan_parquet(path)
+        return int(scan.select(pl.len()).collect().item())
+    except (pl.exceptions.PolarsError, OSError):
+        return 0

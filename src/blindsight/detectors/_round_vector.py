@@ -1,0 +1,248 @@
+"""A party's vector in a round: what it holds, what bounds it, and what a total of such vectors says.
+
+In this order: its clipped update on an integer grid, times its weight; its weight; 1 if it trained under DP-SGD; and,
+for SCAFFOLD, the clipped change of its control variate on a grid of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from blindsight.errors import BlindsightWarning, ParameterError
+
+from ._aggregation import robust
+from ._queries import Total
+from ._training import Training
+
+__all__ = ["GRID", "Opened", "RoundVector", "Trained", "clipped", "on_grid"]
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+GRID = 1 << 16
+"""Grid units in the clip norm: truncation to the grid moves an update by at most sqrt(length) / 65,536 of that norm,
+and noise up to 500 times the norm stays inside the sampler's domain."""
+
+MAX_ROWS = 1 << 20
+"""A party's weight by rows is capped here."""
+
+VALIDATION_LEVELS = 1000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trained:
+    """What local training came to.
+
+    Parameters
+    ----------
+    flat : ndarray of shape (P,), float64
+        The parameters after it, flattened in their order. Not necessarily finite.
+    rows : int
+        Records trained on.
+    steps : int
+        Optimiser steps made.
+    before, after : float
+        Mean loss of the held-out records before and after; NaN where none were held out.
+    """
+
+    flat: Floats
+    rows: int
+    steps: int
+    before: float = math.nan
+    after: float = math.nan
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Opened:
+    """What a round's total says.
+
+    Parameters
+    ----------
+    update : ndarray of shape (P,), float64
+        The parties' mean update.
+    control : ndarray of shape (P,), or (0,) without SCAFFOLD, float64
+        The mean change of their control variates.
+    sampled_noise : bool
+        Whether the updates were trained by DP-SGD.
+    """
+
+    update: Floats
+    control: Floats
+    sampled_noise: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundVector:
+    """The form of every party's vector in a round.
+
+    Parameters
+    ----------
+    training : Training
+    size : int
+        Number of parameters P.
+    """
+
+    training: Training
+    size: int
+
+    # -- what bounds it -----------------------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in a round: the same at every party, so that nobody's number of records shows."""
+        return self.training.local_epochs * math.ceil(1.0 / self.training.sampling_rate - 1e-9)
+
+    @property
+    def weighting(self) -> str:
+        """How much a party counts: by rows where that was left open."""
+        return "rows" if self.training.weighting == "auto" else self.training.weighting
+
+    @property
+    def max_weight(self) -> int:
+        """Largest weight of a party."""
+        return {"rows": MAX_ROWS, "validation": VALIDATION_LEVELS, "equal": 1}[self.weighting]
+
+    @property
+    def max_abs(self) -> int:
+        """Largest absolute coordinate."""
+        return self.max_weight * GRID
+
+    @property
+    def control_norm(self) -> float:
+        """L2 bound on the change of a control variate: twice that of an update over (steps * learning rate)."""
+        return 2.0 * self.training.clip_norm / (self.steps * self.training.learning_rate)
+
+    @property
+    def length(self) -> int:
+        """Number of coordinates."""
+        return self.size + 2 + (self.size if self.training.scaffold else 0)
+
+    @property
+    def sensitivity_l2(self) -> float:
+        """Largest L2 norm of a party's vector: truncation towards zero never lengthens one."""
+        weight = self.max_weight
+        return math.sqrt((weight * GRID) ** 2 + weight**2 + 1 + (GRID**2 if self.training.scaffold else 0))
+
+    # -- at a party ---------------------------------------------------------------------------------------------------
+
+    def weight(self, trained: Trained) -> int:
+        """How much a party's update counts, 0 to ``max_weight``."""
+        if self.weighting == "rows":
+            return min(trained.rows, MAX_ROWS)
+        if self.weighting == "equal":
+            return 1
+        # how much of the loss of records it did not see a party's training took away; half the levels where none
+        before, after = trained.before, trained.after
+        if not (math.isfinite(before) and math.isfinite(after)) or before + after <= 0:
+            return VALIDATION_LEVELS // 2
+        return round(VALIDATION_LEVELS * before / (before + after))
+
+    def nothing(self, *, noised: bool) -> Ints:
+        """Return the vector of a party that has nothing to add, shape (length,)."""
+        empty = np.zeros(self.length, dtype=np.int64)
+        # under DP-SGD the weight is a public constant: it may not tell that this happened
+        empty[self.size : self.size + 2] = (1, 1) if noised else (0, 0)
+        return empty
+
+    def packed(self, delta: Floats, weight: int, change: Floats | None, *, noised: bool) -> Ints:
+        """Return the vector of an update, shape (length,).
+
+        Parameters
+        ----------
+        delta : ndarray of shape (P,)
+            Within the clip norm.
+        weight : int
+        change : ndarray of shape (P,), optional
+            Of the control variate, within ``control_norm``; with SCAFFOLD alone.
+        noised : bool
+            Whether it was trained by DP-SGD.
+        """
+        parts = [on_grid(delta, self.training.clip_norm) * weight, np.array([weight, int(noised)], dtype=np.int64)]
+        if change is not None:
+            parts.append(on_grid(change, self.control_norm))
+        return np.concatenate(parts)
+
+    # -- at the coordinator -------------------------------------------------------------------------------------------
+
+    def opened(self, total: Total, round_number: int) -> Opened:
+        """Read a round's total.
+
+        Raises
+        ------
+        ParameterError
+            The mean is longer than honest updates can make it.
+        """
+        if self.training.aggregation != "mean":
+            return self._robust(total, round_number)
+        size, parties = self.size, max(len(total.parties), 1)
+        values = np.asarray(total.values, dtype=np.float64)
+        weight = float(total.values[size])
+        if total.noise_variance > 0:
+            weight = float(parties)  # its own coordinate drowns in the noise
+        opened = Opened(
+            update=values[:size] / (max(weight, 1.0) * GRID) * self.training.clip_norm,
+            control=values[size + 2 :] / (parties * GRID) * self.control_norm,
+            sampled_noise=bool(total.values[size + 1] > 0) and total.noise_variance == 0,
+        )
+        self._check(opened, total, weight, round_number)
+        return opened
+
+    def _check(self, opened: Opened, total: Total, weight: float, round_number: int) -> None:
+        """Honest updates are at most the clip norm long each, so their mean is; beyond it somebody cheated."""
+        parties = max(len(total.parties), 1)
+        bounds = [(opened.update, self.training.clip_norm), (opened.control, self.control_norm)]
+        # the noise of a whole vector is sqrt(length) deviations long, and ten more leave no honest round refused
+        noise = math.sqrt(total.noise_variance) * (math.sqrt(self.size) + 10.0) / (max(weight, 1.0) * GRID)
+        fine = all(np.linalg.norm(vector) <= bound * (1.0 + noise + 1e-6) for vector, bound in bounds)
+        if not fine or not 0 <= weight <= self.max_weight * parties:
+            raise ParameterError(
+                f"Round {round_number} was refused: the parties' mean update is longer than any honest one",
+                got=f"length {np.linalg.norm(opened.update):.4g}, weight {weight:g}",
+                rule=f"at most clip_norm = {self.training.clip_norm:g}: somebody sent more than training allows",
+                fix="under masking nobody can see who; find out with the parties, or fit with "
+                'Training(aggregation="median"), which shows every update to the coordinator',
+            )
+
+    def _robust(self, total: Total, round_number: int) -> Opened:
+        size, how = self.size, self.training.aggregation
+        assert how != "mean"
+        rows = np.asarray(total.values, dtype=np.float64)
+        names = total.parties or tuple(str(i) for i in range(len(rows)))
+        weights = rows[:, size]
+        lengths = np.linalg.norm(rows[:, :size], axis=1)
+        fine = (weights >= 0) & (weights <= self.max_weight) & (lengths <= weights * GRID * (1.0 + 1e-9))
+        for name in [n for n, ok in zip(names, fine, strict=True) if not ok]:
+            warnings.warn(
+                f"Round {round_number}: the update of {name} is longer than clip_norm allows; it is left out.",
+                BlindsightWarning,
+                stacklevel=5,
+            )
+        used = fine & (weights > 0)
+        noised = bool((rows[:, size + 1] > 0).any())
+        controls = rows[used, size + 2 :] / GRID * self.control_norm
+        if not used.any():
+            return Opened(update=np.zeros(size), control=np.zeros(controls.shape[1]), sampled_noise=noised)
+        updates = rows[used, :size] / (weights[used, None] * GRID) * self.training.clip_norm
+        return Opened(
+            update=robust(updates, how, self.training.trimmed),
+            control=robust(controls, how, self.training.trimmed) if controls.shape[1] else controls[0],
+            sampled_noise=noised,
+        )
+
+
+def clipped(vector: Floats, norm: float) -> Floats:
+    """Shorten a vector to an L2 norm of at most ``norm``."""
+    length = float(np.linalg.norm(vector))
+    # one part in 10**12 less, so that rounding in the division cannot carry it over
+    return vector if length <= norm else vector * (norm / length * (1.0 - 1e-12))
+
+
+def on_grid(vector: Floats, norm: float) -> Ints:
+    """Scale ``norm`` to GRID and truncate towards zero, which shortens every coordinate: the bound stays exact."""
+    integers: Ints = np.trunc(clipped(vector, norm) / norm * (GRID * (1.0 - 1e-12))).astype(np.int64)
+    return integers

@@ -1,0 +1,102 @@
+"""What a party asks of a step before it looks at a record: who takes part, which schema, what the policy says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from blindsight.data import Schema
+from blindsight.errors import AuthenticationError, PolicyError, SchemaError
+from blindsight.privacy import DifferentialPrivacy
+from blindsight.securesum import default_threshold
+
+from ._policy import Policy
+from ._steps import detector_name, privacy_of, trains_in_the_clear
+from ._wire import Step
+
+__all__ = ["admitted", "check_participants", "check_policy"]
+
+
+def check_participants(step: Step, pinned: Sequence[tuple[str, bytes]]) -> None:
+    """Refuse a step over another list of parties than the one that this party has pinned.
+
+    Raises
+    ------
+    AuthenticationError
+    """
+    expected = [(name, bytes(key)) for name, key in pinned]
+    asked = [(name, bytes(key)) for name, key in step.participants]
+    if asked != expected:
+        differing = {name for name, _ in set(asked) ^ set(expected)}
+        raise AuthenticationError(
+            "The step's participants are not the ones pinned at this party",
+            got=f"{', '.join(sorted(differing)) or 'another order'} differ",
+            rule="a coordinator can neither enrol parties of its own nor leave some out",
+            fix="agree on a new participant list among the data owners",
+        )
+
+
+def admitted(step: Step, schema: Schema, policy: Policy) -> DifferentialPrivacy | None:
+    """Check a step against schema and policy; return the privacy asked for.
+
+    Raises
+    ------
+    SchemaError, PolicyError, ParameterError
+    """
+    if step.schema_digest != schema.digest():
+        raise SchemaError(
+            "The step was planned for another schema",
+            got=step.schema_digest[:12],
+            rule=f"this party's schema is {schema.digest()[:12]}",
+            fix="give every party and the coordinator the same schema.toml",
+        )
+    if (step.dataset == "evaluation") != (step.purpose == "evaluation"):
+        raise PolicyError("The step asks for the wrong records", got=f"{step.dataset} for {step.purpose}")
+    if step.model is not None and step.purpose == "describe":
+        raise PolicyError("The step carries a model where none belongs", got=step.purpose)
+    least = default_threshold(len(step.participants))
+    if step.threshold < least:
+        raise PolicyError(
+            "The threshold is too low",
+            got=f"{step.threshold} of {len(step.participants)}",
+            rule=f"at least {least}: what still holds when parties collude with the coordinator",
+        )
+    privacy = privacy_of(step.privacy) if step.privacy is not None else None
+    # before anything is charged: what a later step of this run would be refused for
+    check_policy(policy, step, privacy, masked=not trains_in_the_clear(step))
+    if privacy is not None and schema.ranges != "declared":
+        raise SchemaError(
+            "Differential privacy needs declared ranges",
+            got="ranges learned from records",
+            rule="a range read from records is a release that nothing accounts for",
+            fix="check that the ranges are public and call schema.declare()",
+        )
+    if privacy is not None and privacy.unit == "person" and schema.person is None:
+        raise SchemaError(
+            "Person-level privacy needs a person column",
+            rule="a column of role 'person' says whose record it is",
+            fix="declare one in the schema, or ask for unit='record'",
+        )
+    return privacy
+
+
+def check_policy(policy: Policy, step: Step, privacy: DifferentialPrivacy | None, *, masked: bool) -> None:
+    """Refuse what the policy as it is now does not allow.
+
+    Parameters
+    ----------
+    masked : bool
+        Whether the coordinator learns the sum alone; what the step's description says of it, or the rebuilt query.
+
+    Raises
+    ------
+    PolicyError
+    """
+    policy.check(
+        purpose=step.purpose,
+        detector=detector_name(step),
+        unit=privacy.unit if privacy is not None else None,
+        exact=privacy is None,
+        fewest_survivors=max(step.threshold, 3),
+        masked=masked,
+        colluders=privacy.colluders if privacy is not None and privacy.trust == "federation" else None,
+    )

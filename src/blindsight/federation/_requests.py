@@ -1,0 +1,174 @@
+"""The coordinator's side of one run: every sum that it asks for, opened, recorded and certified."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from blindsight.detectors import Query, Total
+from blindsight.errors import BlindsightError, BlindsightWarning, DataError, ReleaseError
+from blindsight.privacy import DifferentialPrivacy
+
+from ._certificate import UNMASKED, certificate_of
+from ._coordinator import private_total
+from ._run import RunRecord
+from ._steps import check_query, is_masked, terms_of, trust_of
+from ._wire import Step
+
+if TYPE_CHECKING:
+    from ._federation import Federation
+
+__all__ = ["Run", "in_step"]
+
+
+class Run:
+    """One fit, evaluation or description: its sums under one privacy, and the record of them.
+
+    Parameters
+    ----------
+    federation : Federation
+        Whose channel, participants and history are used.
+    kind : str
+        What the record is called: "fit", "evaluate", "describe" or "select".
+    detector : dict or None
+        As ``detector_to_json`` describes it.
+    privacy : DifferentialPrivacy or None
+        Of every sum of this run.
+
+    Attributes
+    ----------
+    record : RunRecord
+        In the federation's history from the start, so that a run that fails leaves what it released.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        kind: str,
+        detector: dict[str, Any] | None,
+        privacy: DifferentialPrivacy | None,
+    ) -> None:
+        self._federation = federation
+        self._privacy = privacy
+        self.record = RunRecord(
+            run=secrets.token_hex(8),
+            kind=kind,
+            federation=federation.name,
+            detector=detector,
+            privacy=None if privacy is None else json.loads(privacy.to_json()),
+            trust="",
+        )
+        federation.history.append(self.record)
+
+    def total(
+        self,
+        query: Query,
+        *,
+        purpose: Literal["fit", "threshold", "evaluation", "describe"],
+        detector: dict[str, Any] | None = None,
+        model: bytes | None = None,
+    ) -> Total:
+        """Open one sum over the parties that survive; what it released is in the record.
+
+        Parameters
+        ----------
+        query : Query
+            Which every party rebuilds from ``detector`` and ``model``.
+        purpose : {"fit", "threshold", "evaluation", "describe"}
+        detector : dict, optional
+        model : bytes, optional
+            The detector's state, as a model file; None where it has just begun.
+
+        Raises
+        ------
+        BlindsightError
+            As ``private_total``; of parties in this process with what is wrong with their records.
+        """
+        check_query(query, self._privacy)
+        federation, record = self._federation, self.record
+        step = self._step(query.name, purpose, detector, model)
+        if not is_masked(query):
+            record.trust = UNMASKED
+        elif UNMASKED not in record.trust:
+            record.trust = trust_of(step)
+        exact = self._privacy is None and is_masked(query)
+        try:
+            with _parties_warn_afterwards(federation):
+                total, done = private_total(
+                    federation._channel,
+                    step,
+                    query,
+                    timeout_s=federation._timeout_s,
+                    only=federation._exact_survivors if exact else None,
+                    progress=federation.progress,
+                )
+                told = {name for step in record.steps for name in step.notices}
+                record.steps.append(done)
+                if exact:
+                    # parties sign exact totals over one survivor set only: whoever was absent stays out of the next
+                    federation._exact_survivors = frozenset(done.survivors)
+        except BlindsightError as error:
+            # parties in this process have nothing to hide from their caller: say what is wrong with the records
+            for party in federation.parties.values():
+                if isinstance(party.last_error, DataError | ReleaseError):
+                    raise party.last_error from error
+            raise
+        for name, notice in done.notices.items():
+            if name not in told:
+                where = done.step.replace("/", " ", 1)
+                warnings.warn(f"{name} added nothing in {where}: {notice}", BlindsightWarning, stacklevel=3)
+        return total
+
+    def certificate(self) -> dict[str, Any]:
+        """What was released so far, at what cost; see ``certificate_of``."""
+        return certificate_of(self.record, self._privacy, [name for name, _ in self._federation._participants])
+
+    def _step(self, part: str, purpose: Any, detector: dict[str, Any] | None, model: bytes | None) -> Step:
+        federation = self._federation
+        return Step(
+            federation=federation.name,
+            run=self.record.run,
+            step=part,
+            purpose=purpose,
+            part=part,
+            dataset="evaluation" if purpose == "evaluation" else "training",
+            participants=federation._participants,
+            threshold=federation._threshold,
+            schema_digest=federation.schema.digest(),
+            detector=detector,
+            model=model,
+            privacy=terms_of(self._privacy),
+        )
+
+
+@contextlib.contextmanager
+def _parties_warn_afterwards(federation: Federation) -> Iterator[None]:
+    """Give the warnings of parties in this process when their sum is done; each once, where filters say no other.
+
+    A filter that makes an error of a warning (``python -W error``) would otherwise end the party's work in the middle,
+    and a party that failed is a dropout.
+    """
+    if not federation.parties:
+        yield
+        return
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", BlindsightWarning)
+        yield
+    for warning in caught:
+        warnings.warn_explicit(
+            warning.message, warning.category, warning.filename, warning.lineno, registry=federation._warned
+        )
+
+
+def in_step(error: BlindsightError, step: str) -> BlindsightError:
+    """The error of a detector that refused a total, with the step after which it did."""
+    return type(error)(
+        f"The run stops after '{step}': {error.what}",
+        got=error.got,
+        rule=error.rule,
+        fix=error.fix or "the sums until then are in federation.history; what they cost is spent",
+    )

@@ -1,0 +1,367 @@
+"""Models that a service answers with: named, versioned, in the store, so that every worker has the same."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import time
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import msgspec
+
+from blindsight import modelfile
+from blindsight.blind import BitBudget, KeyValue, MemoryTable, Model, Scorer
+from blindsight.errors import BlindsightError, BlindsightWarning, ParameterError, PolicyError, StoreError
+from blindsight.store import Store
+
+from ._problems import RequestError
+from ._settings import Settings
+
+__all__ = ["Facts", "Models", "Served", "Version"]
+
+MAX_LOADED = 8
+MAX_VERSIONS = 100
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+Packing = Literal["rows", "columns"]
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One published model file.
+
+    Parameters
+    ----------
+    id : str
+        First 16 hexadecimal digits of the SHA-256 of packing and file.
+    packing : str
+    offer : str
+        SHA-256 of its offer, hexadecimal.
+    published : float
+        Seconds since 1970.
+    """
+
+    id: str
+    packing: Packing
+    offer: str
+    published: float
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is served under a name: the last of ``history`` is current."""
+
+    versions: tuple[Version, ...]
+    history: tuple[str, ...]
+    shadow: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What strangers with a credential may know of a model besides its offer.
+
+    Parameters
+    ----------
+    name, version, packing, offer_sha256 : str
+    rows_per_message : int
+        What the service takes in one request, at most.
+    threshold : float
+        Score above which a record alerts.
+    bits_per_record : float
+        Charged, at most.
+    rows_to_extract : int
+        Well-chosen scores after which every other can be computed.
+    registration_bytes : int
+    parameters : str
+        For people.
+    """
+
+    name: str
+    version: str
+    packing: str
+    offer_sha256: str
+    rows_per_message: int
+    threshold: float
+    bits_per_record: float
+    rows_to_extract: int
+    registration_bytes: int
+    parameters: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A version, loaded and ready.
+
+    Parameters
+    ----------
+    name : str
+    version : Version
+    scorer : Scorer
+    threshold : float
+    shadow : Scorer, optional
+        Computes on the same requests; its answers go nowhere.
+    shadow_id : str, optional
+    """
+
+    name: str
+    version: Version
+    scorer: Scorer
+    threshold: float
+    shadow: Scorer | None = None
+    shadow_id: str | None = None
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the offer."""
+        return bytes.fromhex(self.version.offer)
+
+
+class _Overlay(MemoryTable):
+    """Reads through to another table and keeps what is written to itself: a shadow model charges nobody."""
+
+    def __init__(self, below: KeyValue) -> None:
+        super().__init__()
+        self._below = below
+
+    def get(self, key: str) -> bytes | None:
+        own = super().get(key)
+        return self._below.get(key) if own is None and not key.startswith(("bits/", "rows/")) else own
+
+    def put(self, key: str, value: bytes) -> None:
+        if not key.startswith(("bits/", "rows/")):  # its counts are nobody's, and would only grow
+            super().put(key, value)
+
+
+class Models:
+    """Published models.
+
+    Parameters
+    ----------
+    store : Store
+        Sealed: it holds the model files and the scorer's identity.
+    settings : Settings
+        Budgets.
+    """
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._entries, self._files = store.table("models"), store.table("model-files")
+        self._blind, self._settings = store.table("blind"), settings
+        self._loaded: OrderedDict[tuple[str, str], tuple[Scorer, float]] = OrderedDict()
+        self._shadows: OrderedDict[tuple[str, str], Scorer] = OrderedDict()
+        self._lock = threading.RLock()
+
+    # -- publishing; at the command line
+
+    def publish(self, name: str, file: bytes, *, packing: Packing = "rows") -> Version:
+        """Store a model file and make it the current version of a name; the current one again is a no-op.
+
+        Raises
+        ------
+        ParameterError
+            Unusable name.
+        FormatError, CapacityError, NotFittedError
+            The file is not a model that can be scored blind.
+        """
+        version = self._version(name, file, packing)
+        with self._entries.transaction():
+            self._files.put(f"{name}/{version.id}", file)
+            entry = self._entry(name) or _Entry(versions=(), history=())
+            known = {v.id: v for v in entry.versions}
+            known.setdefault(version.id, version)
+            history = entry.history if entry.history[-1:] == (version.id,) else (*entry.history, version.id)
+            history = history[-MAX_VERSIONS:]
+            shadow = entry.shadow if entry.shadow and known[entry.shadow].offer == version.offer else None
+            kept = tuple(v for v in known.values() if v.id in history or v.id == shadow)
+            for dropped in known.keys() - {v.id for v in kept}:
+                self._files.delete(f"{name}/{dropped}")
+            self._write(name, _Entry(versions=kept, history=history, shadow=shadow))
+        return version
+
+    def roll_back(self, name: str, version_id: str | None = None) -> Version:
+        """Serve an earlier version again: the one before the current, or the one named.
+
+        Raises
+        ------
+        PolicyError
+            There is none.
+        """
+        with self._entries.transaction():
+            entry = self._known(name)
+            if version_id is None:
+                if len(entry.history) < 2:
+                    raise PolicyError("There is no earlier version to go back to", got=name)
+                history = entry.history[:-1]
+            elif version_id in {v.id for v in entry.versions}:
+                history = (*entry.history, version_id)[-MAX_VERSIONS:]
+            else:
+                raise PolicyError(f"Model '{name}' has no such version", got=version_id[:40], fix="list the models")
+            by_id = {v.id: v for v in entry.versions}
+            current = by_id[history[-1]]
+            shadow = entry.shadow if entry.shadow and by_id[entry.shadow].offer == current.offer else None
+            self._write(name, msgspec.structs.replace(entry, history=history, shadow=shadow))
+        return current
+
+    def set_shadow(self, name: str, file: bytes | None) -> Version | None:
+        """Compute a second model on every request from now on, and send nothing of it; None ends that.
+
+        Raises
+        ------
+        PolicyError
+            Its offer is not the current one's: requests sealed for that cannot be computed with it.
+        """
+        with self._entries.transaction():
+            entry = self._known(name)
+            if file is None:
+                self._write(name, msgspec.structs.replace(entry, shadow=None))
+                return None
+            current = next(v for v in entry.versions if v.id == entry.history[-1])
+            version = self._version(name, file, current.packing)
+            if version.offer != current.offer:
+                raise PolicyError(
+                    "The second model cannot be computed on the first one's requests",
+                    rule="same encoder, schema, score scale and sizes: equal offers",
+                    fix="train it with the same detector, parameters and schema",
+                )
+            self._files.put(f"{name}/{version.id}", file)
+            known = {v.id: v for v in entry.versions} | {version.id: version}
+            self._write(name, msgspec.structs.replace(entry, versions=tuple(known.values()), shadow=version.id))
+        return version
+
+    def names(self) -> list[str]:
+        """Names under which something is served."""
+        return self._entries.keys()
+
+    def history(self, name: str) -> tuple[tuple[Version, ...], str, str | None]:
+        """Versions of a name, the current one's id, and the shadow's."""
+        entry = self._known(name)
+        return entry.versions, entry.history[-1], entry.shadow
+
+    # -- serving
+
+    def current(self, name: str) -> Served:
+        """The current version of a name, loaded; asks the store each time, so that all workers agree.
+
+        Raises
+        ------
+        RequestError
+            404: there is no such model.
+        """
+        entry = self._entry(name) if _NAME.fullmatch(name) else None
+        if entry is None:
+            raise RequestError(404, "no-such-model", "There is no model of this name", fix="GET /v1/models lists them")
+        version = next(v for v in entry.versions if v.id == entry.history[-1])
+        with self._lock:
+            kept = self._loaded.get((name, version.id))
+            if kept is None:
+                model = self._load(name, version.id)
+                kept = self._scorer(model, version.packing, self._blind), float(cast(Any, model).threshold_)
+                if hashlib.sha256(kept[0].offer()).hexdigest() != version.offer:
+                    raise StoreError("A stored model no longer makes the offer that it was published with")
+                _keep(self._loaded, (name, version.id), kept)
+            shadow = None
+            if entry.shadow is not None:
+                shadow = self._shadows.get((name, entry.shadow))
+                if shadow is None:
+                    model = self._load(name, entry.shadow)
+                    shadow = self._scorer(model, version.packing, _Overlay(self._blind))
+                    _keep(self._shadows, (name, entry.shadow), shadow)
+        return Served(
+            name=name,
+            version=version,
+            scorer=kept[0],
+            threshold=kept[1],
+            shadow=shadow,
+            shadow_id=entry.shadow,
+        )
+
+    def facts(self, served: Served) -> Facts:
+        """What may be told about it."""
+        p = served.scorer.parameters
+        group_bytes = p.group_bytes
+        groups = max(0, self._settings.body_bytes - 1024) // group_bytes
+        return Facts(
+            name=served.name,
+            version=served.version.id,
+            packing=p.packing,
+            offer_sha256=served.version.offer,
+            rows_per_message=groups * p.rows_per_ciphertext,
+            threshold=served.threshold,
+            bits_per_record=float(p.answer_bits),
+            rows_to_extract=served.scorer.rows_to_extract,
+            registration_bytes=served.scorer.registration_bytes,
+            parameters=p.describe(),
+        )
+
+    # -- private
+
+    def _version(self, name: str, file: bytes, packing: Packing) -> Version:
+        if not _NAME.fullmatch(name):
+            raise ParameterError(
+                "The model's name is unusable", got=repr(name)[:80], rule="1 to 64 of a-z, 0-9, '.', '_', '-'"
+            )
+        scorer = self._scorer(modelfile.loads(file), packing, self._blind)
+        return Version(
+            id=hashlib.sha256(packing.encode() + b"\0" + file).hexdigest()[:16],
+            packing=packing,
+            offer=hashlib.sha256(scorer.offer()).hexdigest(),
+            published=time.time(),
+        )
+
+    def _load(self, name: str, version_id: str) -> object:
+        file = self._files.get(f"{name}/{version_id}")
+        if file is None:
+            raise StoreError("A published model file is missing from the store", got=f"{name}/{version_id}")
+        return modelfile.loads(file)
+
+    def _scorer(self, model: object, packing: Packing, table: KeyValue) -> Scorer:
+        s = self._settings
+        budget = BitBudget(
+            bits_per_owner=s.bits_per_account,
+            bits_total=s.bits_total,
+            rows_per_owner=s.rows_per_account,
+            rows_total=s.rows_total,
+        )
+        if isinstance(table, _Overlay):
+            budget = BitBudget()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BlindsightWarning)  # the command line warns at publishing
+            return Scorer(
+                cast(Model, model),
+                packing=packing,
+                budget=budget,
+                table=table,
+                inline_registration=False,
+                max_owners=1_000_000,
+            )
+
+    def _entry(self, name: str) -> _Entry | None:
+        value = self._entries.get(name)
+        try:
+            return None if value is None else msgspec.json.decode(value, type=_Entry)
+        except msgspec.MsgspecError as error:
+            raise StoreError("The list of a model's versions is damaged", got=name) from error
+
+    def _known(self, name: str) -> _Entry:
+        entry = self._entry(name) if _NAME.fullmatch(name) else None
+        if entry is None:
+            raise PolicyError("There is no model of this name", got=name[:80], fix="publish it first")
+        return entry
+
+    def _write(self, name: str, entry: _Entry) -> None:
+        self._entries.put(name, msgspec.json.encode(entry))
+
+
+def _keep(cache: OrderedDict[Any, Any], key: object, value: object) -> None:
+    cache[key] = value
+    while len(cache) > MAX_LOADED:
+        cache.popitem(last=False)
+
+
+def is_secret(file: bytes) -> bool:
+    """Whether a model file's public encoder tells nothing learned from data."""
+    try:
+        return bool(getattr(modelfile.loads(file), "is_secret_", False))
+    except BlindsightError:
+        return False

@@ -1,0 +1,143 @@
+"""Everything a service's processes are told, as one frozen value that travels from parent to worker."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from blindsight.errors import FormatError, ParameterError
+from blindsight.keys import Sealer, create_key_file
+from blindsight.store import Store, open_store
+
+__all__ = ["ENVIRONMENT", "Settings", "open_service_store"]
+
+ENVIRONMENT = "BLINDSIGHT_SERVICE"
+"""Environment variable in which a worker finds its settings."""
+
+STORE_FILE, KEY_FILE = "service.db", "service.key"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a service runs.
+
+    Parameters
+    ----------
+    home : str
+        Folder of this machine: store and key file, unless named otherwise, and a certificate made for a first try.
+    database : str, optional
+        Path or URL of the store. Default: ``home/service.db``. Machines that share a database share the key file.
+    key_file : str, optional
+        Seals the store. Default: ``home/service.key``, made if absent.
+    bits_per_account, bits_total, rows_per_account, rows_total : int, optional
+        Budgets, for each model. None: counted, not limited.
+    max_keys : int
+        Keys that one account may have registered for one model at a time.
+    body_bytes : int
+        Longest sealed request, in bytes.
+    registration_bytes : int
+        Longest registration.
+    other_bytes : int
+        Longest body of anything else.
+    memory_bytes : int
+        Bodies that one worker holds at a time, all together; what comes on top is asked to come back later.
+    header_seconds : float
+        In which a connection's TLS handshake is done and each request's header has come.
+    idle_seconds : float
+        Longest pause inside a body.
+    slowest_bytes_per_second : float
+        A body that comes slower than this, from the sixteenth second on, is refused.
+    connections : int
+        Open connections of one worker.
+    threads : int
+        Requests that one worker computes at a time.
+    answer_seconds : float
+        How long an answer stays available under its idempotency key.
+    answer_bytes : int
+        Answers that one account may have stored; the oldest go first.
+    attempts : int
+        Times that a request is computed under one charge, where workers died before its answer was stored.
+    key_check_memory_bytes : int
+        Address space of the process that reads registrations.
+    key_check_seconds : float
+        Time for one of them.
+    store_seconds : float
+        How long a write waits for another process that holds the store.
+    drain_seconds : float
+        After SIGTERM, how long requests in flight may take.
+    insecure : bool
+        Plain HTTP, on the loopback address only.
+    """
+
+    home: str
+    database: str | None = None
+    key_file: str | None = None
+    bits_per_account: int | None = None
+    bits_total: int | None = None
+    rows_per_account: int | None = None
+    rows_total: int | None = None
+    max_keys: int = 8
+    body_bytes: int = 64 << 20
+    registration_bytes: int = 8 << 20
+    other_bytes: int = 64 << 10
+    memory_bytes: int = 512 << 20
+    header_seconds: float = 10.0
+    idle_seconds: float = 10.0
+    slowest_bytes_per_second: float = 16384.0
+    connections: int = 512
+    threads: int = 2
+    answer_seconds: float = 3600.0
+    answer_bytes: int = 256 << 20
+    attempts: int = 8
+    key_check_memory_bytes: int = 3 << 30
+    key_check_seconds: float = 20.0
+    store_seconds: float = 20.0
+    drain_seconds: float = 30.0
+    insecure: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_keys", "body_bytes", "registration_bytes", "other_bytes", "memory_bytes", "header_seconds",
+                     "idle_seconds", "connections", "threads", "answer_seconds", "answer_bytes", "attempts",
+                     "key_check_memory_bytes", "key_check_seconds", "store_seconds", "drain_seconds"):  # fmt: skip
+            if not getattr(self, name) > 0:
+                raise ParameterError(f"{name} is out of its domain", got=repr(getattr(self, name)), rule="above 0")
+        if self.body_bytes > self.memory_bytes:
+            raise ParameterError("body_bytes is out of its domain", rule="at most memory_bytes")
+
+    def to_json(self) -> str:
+        """For the environment of a worker."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """What :meth:`to_json` wrote."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.MsgspecError as error:
+            raise FormatError(
+                "A worker was started without its settings", rule=f"{ENVIRONMENT}, as `blindsight serve` sets it"
+            ) from error
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        """What the parent process has put there."""
+        return cls.from_json(os.environ.get(ENVIRONMENT, ""))
+
+
+def open_service_store(settings: Settings) -> Store:
+    """Open the store, sealed; makes folder and key file where they are absent.
+
+    Raises
+    ------
+    StoreError, FormatError, AuthenticationError, MissingExtraError
+        As for :func:`blindsight.store.open_store`.
+    """
+    home = Path(settings.home)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key_file = Path(settings.key_file) if settings.key_file else home / KEY_FILE
+    if settings.key_file is None and not key_file.exists():
+        create_key_file(key_file)
+    return open_store(
+        settings.database or home / STORE_FILE, Sealer.from_key_file(key_file), timeout_s=settings.store_seconds
+    )

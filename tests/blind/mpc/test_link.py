@@ -1,0 +1,95 @@
+"""Links between real processes: who is let in, and how long one waits."""
+
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("spu", reason="the extra 'mpc' is not installed")
+
+from blindsight.blind.mpc import TlsFiles, make_certificate, open_link
+from blindsight.errors import ParameterError, StoreError
+
+from ._nodes import free_ports
+
+CHILD = """
+import os, sys
+from pathlib import Path
+from blindsight.blind.mpc import TlsFiles, open_link
+from blindsight.errors import UnavailableError
+folder, rank, name, trusted, link, *addresses = sys.argv[1:]
+tls = TlsFiles(certificate=Path(folder, name + ".crt"), private_key=Path(folder, name + ".key"), trusted=Path(folder, trusted))
+try:
+    opened = open_link(addresses, int(rank), tls=tls, name=link, timeout_s=4, connect_timeout_s=8)
+    print(*opened.all_gather("hello " + rank), sep=",", flush=True)
+    opened.barrier()
+except UnavailableError:
+    print("unavailable", flush=True)
+except RuntimeError:
+    print("silence", flush=True)
+os._exit(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("link")
+    for name in "abz":
+        make_certificate(name, made)
+    (made / "ab").write_bytes((made / "a.crt").read_bytes() + (made / "b.crt").read_bytes())
+    (made / "abz").write_bytes((made / "ab").read_bytes() + (made / "z.crt").read_bytes())
+    return made
+
+
+def outcome(folder: Path, *sides: tuple[str, str, str]) -> list[str]:
+    """Start one process for each (certificate, trusted, link name); what each printed."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(folder), str(rank), *side, *addresses],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for rank, side in enumerate(sides)
+    ]
+    return [process.communicate(timeout=60)[0].strip() for process in processes]
+
+
+def test_two_that_trust_each_other(folder: Path) -> None:
+    name = secrets.token_hex(16)
+    assert outcome(folder, ("a", "ab", name), ("b", "ab", name)) == ["hello 0,hello 1"] * 2
+
+
+def test_a_certificate_that_is_not_pinned_is_not_let_in(folder: Path) -> None:
+    name = secrets.token_hex(16)
+    started = time.monotonic()
+    assert outcome(folder, ("a", "ab", name), ("z", "abz", name)) == ["unavailable"] * 2
+    assert time.monotonic() - started < 30
+
+
+def test_whoever_does_not_know_the_links_name_is_not_heard(folder: Path) -> None:
+    assert outcome(folder, ("a", "ab", "0" * 32), ("b", "ab", "1" * 32)) == ["silence"] * 2
+
+
+def test_nonsense_is_refused_before_anything_is_opened(folder: Path) -> None:
+    tls = TlsFiles(certificate=folder / "a.crt", private_key=folder / "a.key", trusted=folder / "ab")
+    here = ["127.0.0.1:1", "127.0.0.1:2"]
+    for addresses, rank, name, timeout in (
+        (here[:1], 0, "x", 1.0),
+        (here, 2, "x", 1.0),
+        (here, 0, "", 1.0),
+        (here, 0, "a b", 1.0),
+        (here, 0, "x", 0.0),
+        (["127.0.0.1", "127.0.0.1:2"], 0, "x", 1.0),
+        (["127.0.0.1:70000", "127.0.0.1:2"], 0, "x", 1.0),
+        ([here[0]] * 2, 0, "x", 1.0),
+    ):
+        with pytest.raises(ParameterError):
+            open_link(addresses, rank, tls=tls, name=name, timeout_s=timeout)
+    absent = TlsFiles(certificate=folder / "no.crt", private_key=folder / "a.key", trusted=folder / "ab")
+    with pytest.raises((ParameterError, StoreError)):
+        open_link(here, 0, tls=absent, name="x")

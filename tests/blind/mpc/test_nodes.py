@@ -1,0 +1,301 @@
+"""Operators as real processes with real TLS: answers, roles, budgets, and what happens when one dies."""
+
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from blindsight.blind.mpc import MpcOwner, NodeConfig, TlsFiles, make_certificate
+from blindsight.blind.mpc._certificates import pinned_context
+from blindsight.blind.mpc._program import Program
+from blindsight.blind.mpc._wire import RunHeader, pack
+from blindsight.errors import (
+    AuthenticationError,
+    BudgetError,
+    FormatError,
+    ParameterError,
+    PolicyError,
+    ReleaseError,
+    StoreError,
+    UnavailableError,
+    WireError,
+)
+from blindsight.keys import create_key_file
+
+from ._nodes import Nodes
+from .conftest import NetworkModel
+
+
+def client(nodes: Nodes, rank: int, name: str) -> httpx.Client:
+    identity = nodes.identity(name)
+    tls = TlsFiles(**identity, trusted=Path())
+    context = pinned_context(tls, server=False, peers=[nodes.operators[rank].certificate])
+    return httpx.Client(base_url=f"https://{nodes.addresses[rank]}", verify=context, timeout=20, trust_env=False)
+
+
+def test_scores_equal_the_clear_ones(nodes: Nodes, detectors: Any, hospital: Any) -> None:
+    table, X, _ = hospital
+    model = detectors["ecod"]
+    nodes.holder().share(model, "ecod")
+    owner = nodes.owner("ecod")
+    assert np.array_equal(owner.score(X), model.decision_function(table))
+    assert np.array_equal(owner.score(X[:50], rows_per_run=20), model.decision_function(table[:50]))
+    assert [node["link"] for node in owner.health()] == [True, True, True]
+
+
+def test_verdicts_equal_the_clear_ones_and_bits_are_counted(nodes: Nodes, detectors: Any, hospital: Any) -> None:
+    table, X, _ = hospital
+    model = detectors["mahalanobis"]
+    holder = nodes.holder()
+    holder.share(model, "bits", answer="verdict", bits_per_owner=len(X) + 10)
+    owner = nodes.owner("bits")
+    verdicts = owner.score(X)
+    assert verdicts.dtype == np.int64
+    assert np.array_equal(verdicts, model.predict(table))
+    with pytest.raises(BudgetError, match="10 of"):
+        owner.score(X[:11])
+    holder.share(model, "bits", answer="verdict", bits_per_owner=len(X) + 10)  # under the same name: nothing comes back
+    owner.refresh()
+    with pytest.raises(BudgetError):
+        owner.score(X[:11])
+    assert np.array_equal(owner.score(X[:10]), verdicts[:10])
+    assert np.array_equal(nodes.owner("bits", "other").score(X[:20]), verdicts[:20])
+
+
+def test_a_network_in_one_bit(nodes: Nodes, hospital: Any) -> None:
+    _, X, schema = hospital
+    model = NetworkModel(schema, X, "relu", "inputs")
+    nodes.holder().share(model, "network", answer="verdict")
+    clear = model.decision_function(X)
+    decided = np.abs(clear - model.threshold_) > 1e-3 * model.threshold_
+    assert np.array_equal(nodes.owner("network").score(X)[decided] == 1, (clear > model.threshold_)[decided])
+
+
+def test_owners_at_the_same_time_are_answered_in_turn(nodes: Nodes, detectors: Any, hospital: Any) -> None:
+    table, X, _ = hospital
+    model = detectors["ecod"]
+    nodes.holder().share(model, "together")
+    found: dict[str, Any] = {}
+
+    def ask(name: str, start: int) -> None:
+        owner = nodes.owner("together", name)
+        found[name] = np.concatenate([owner.score(X[start + i : start + i + 5]) for i in range(0, 15, 5)])
+
+    threads = [threading.Thread(target=ask, args=pair) for pair in (("owner", 0), ("other", 40))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    clear = model.decision_function(table)
+    assert np.array_equal(found["owner"], clear[:15])
+    assert np.array_equal(found["other"], clear[40:55])
+
+
+def test_a_run_id_is_used_once(nodes: Nodes, detectors: Any, hospital: Any) -> None:
+    """The bytes of a run, sent again as they were, are refused by every operator."""
+    _, X, _ = hospital
+    model = detectors["ecod"]
+    key = nodes.holder().share(model, "once")
+    program = nodes.owner("once").offer.program
+    length = 3 * program.inputs * 16
+    body = pack(RunHeader(id="ab" * 16, model=key, rows=3), [bytes(length)])
+    results: list[Any] = [None] * 3
+
+    def post(rank: int) -> None:
+        with client(nodes, rank, "owner") as asking:
+            results[rank] = asking.post("/v1/runs", content=body)
+
+    for expected in (200, 409):
+        threads = [threading.Thread(target=post, args=(rank,)) for rank in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert [result.status_code for result in results] == [expected] * 3
+    assert {result.json()["kind"] for result in results} == {ReleaseError.__name__}
+    assert isinstance(program, Program)
+
+
+def test_roles(nodes: Nodes, detectors: Any) -> None:
+    nodes.holder().share(detectors["ecod"], "roles")
+    with (
+        client(nodes, 1, "owner") as owner,
+        client(nodes, 1, "holder") as holder,
+        client(nodes, 1, "operator-2") as two,
+    ):
+        assert owner.put("/v1/models", content=b"").status_code == 403
+        assert holder.post("/v1/runs", content=b"").status_code == 403
+        for asking in (owner, holder, two):  # only the first operator leads
+            assert asking.post("/v1/operators/session", content=b"").status_code == 403
+        assert two.get("/v1/models/roles").status_code == 403
+        assert two.get("/v1/health").status_code == 200
+    with pytest.raises(ParameterError, match="no model of this name"):
+        nodes.owner("nothing")
+
+
+def test_a_stranger_does_not_get_through_the_handshake(nodes: Nodes) -> None:
+    with client(nodes, 0, "stranger") as stranger, pytest.raises(httpx.HTTPError):
+        stranger.get("/v1/health")
+    with pytest.raises(UnavailableError):
+        nodes.owner("ecod", "stranger")
+    swapped = [*nodes.operators[1:], nodes.operators[0]]
+    mixed = [
+        type(o)(address=o.address, certificate=c.certificate) for o, c in zip(nodes.operators, swapped, strict=True)
+    ]
+    with pytest.raises(UnavailableError):
+        MpcOwner(mixed, "ecod", **nodes.identity("owner"))
+    without = ssl.create_default_context(cafile=str(nodes.operators[0].certificate))
+    without.check_hostname = False
+    with httpx.Client(verify=without, trust_env=False) as nobody, pytest.raises(httpx.HTTPError):
+        nobody.get(f"https://{nodes.addresses[0]}/v1/health")
+
+
+def test_malformed_bodies(nodes: Nodes) -> None:
+    with client(nodes, 0, "owner") as owner:
+        bad = [b"", b"BSMP", b"x" * 100, pack(RunHeader(id="0" * 32, model="0" * 32, rows=1), [])]
+        for body in bad:
+            answer = owner.post("/v1/runs", content=body)
+            assert (answer.status_code, answer.json()["kind"]) == (400, WireError.__name__)
+        good = pack(RunHeader(id="0" * 32, model="0" * 32, rows=1), [b"1"])
+        assert owner.post("/v1/runs", content=good).json()["kind"] == ParameterError.__name__
+        assert owner.post("/v1/runs", content=iter([good])).status_code == 400  # chunked: no length
+        huge = {"content-length": str(1 << 40)}
+        with pytest.raises(httpx.HTTPError):
+            assert owner.post("/v1/runs", headers=huge, content=good).status_code == 400
+            raise httpx.RequestError("answered")  # either is right: refused, or the connection closed
+
+
+def test_another_holder_does_not_take_a_name_over(tmp_path: Path, nodes: Nodes, detectors: Any) -> None:
+    with pytest.raises(AuthenticationError):
+        type(nodes.holder())(nodes.operators, **nodes.identity("owner")).share(detectors["ecod"], "ecod")
+
+
+def test_the_log_holds_no_value(nodes: Nodes) -> None:
+    """Names, counts and times: every line is one of few kinds, with few fields."""
+    import json
+
+    fields = {"time", "level", "event", "rank", "protocol", "pid", "holder", "name", "model", "outcome", "run", "owner"}
+    fields |= {"rows", "seconds", "path", "status", "kind", "logger"}
+    for log in nodes.logs:
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert lines
+        assert {name for line in lines for name in line} <= fields
+
+
+def test_a_killed_node_voids_the_run_and_a_new_run_works(tmp_path: Path, hospital: Any) -> None:
+    """Node and its worker are killed while a run is under way; counts and shares of models outlast it."""
+    _, X, schema = hospital
+    for rank in range(3):
+        create_key_file(tmp_path / f"seal-{rank}.key")
+    nodes = Nodes(tmp_path, 3, more=lambda rank: f'key_file = "seal-{rank}.key"\n')
+    try:
+        model = NetworkModel(schema, X, "tanh", "inputs")
+        many = np.tile(X, (8, 1))
+        nodes.holder().share(model, "network", bits_per_owner=64 * (2 * len(many) + len(X)))
+        owner = nodes.owner("network", timeout_s=60.0)
+        first = owner.score(X[:2])
+        for victim in (1, 0):
+            raised: list[Any] = []
+
+            def ask(raised: list[Any] = raised) -> None:
+                try:
+                    owner.score(many)
+                except Exception as error:
+                    raised.append(error)
+
+            asking = threading.Thread(target=ask)
+            asking.start()
+            with client(nodes, 2, "owner") as watching:
+                while not watching.get("/v1/health").json()["pending"]:
+                    time.sleep(0.01)
+            time.sleep(0.2)
+            started = time.monotonic()
+            nodes.kill(victim)
+            asking.join(40)
+            assert time.monotonic() - started < 15
+            assert [type(error) for error in raised] == [UnavailableError]
+            nodes.start(victim)
+            nodes.wait()
+            again = owner.score(X[:2])
+            assert np.abs(again - first).max() < 1e-3 * model.threshold_
+        # both void runs were charged at every operator that had their shares, and stay charged after its restart
+        with pytest.raises(BudgetError):
+            owner.score(X)
+        assert nodes.close() == [0, 0, 0]
+    finally:
+        nodes.close()
+
+
+def test_a_killed_worker_is_replaced(nodes: Nodes, detectors: Any, hospital: Any) -> None:
+    """SPU ends its process where it cannot send: the node outlives it."""
+    table, X, _ = hospital
+    model = detectors["ecod"]
+    nodes.holder().share(model, "replaced")
+    owner = nodes.owner("replaced")
+    owner.score(X[:3])
+    parent = nodes.processes[2].pid
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    if not children.exists():
+        pytest.skip("this system does not tell the children of a process")
+    (worker,) = map(int, children.read_text().split())
+    os.kill(worker, signal.SIGKILL)
+    for _ in range(2):  # the first may find the link broken
+        try:
+            scores = owner.score(X[:3])
+            break
+        except UnavailableError:
+            continue
+    assert np.array_equal(scores, model.decision_function(table[:3]))
+
+
+def test_another_holders_name(nodes: Nodes, detectors: Any) -> None:
+    nodes.holder().share(detectors["ecod"], "mine")
+    with pytest.raises((PolicyError, AuthenticationError)):
+        type(nodes.holder())(nodes.operators, **nodes.identity("other")).share(detectors["ecod"], "mine")
+
+
+def test_configurations_are_checked(nodes: Nodes, tmp_path: Path) -> None:
+    text = (nodes.folder / "node-0.toml").read_text()
+    config = NodeConfig.read(nodes.folder / "node-0.toml")
+    assert (config.protocol, config.me.address) == ("aby3", nodes.addresses[0])
+    for change, error in (
+        (("rank = 0", "rank = 3"), FormatError),
+        (("rank = 0", "rank = 0\nextra = 1"), FormatError),
+        (("operator-1.crt", "operator-0.crt"), ParameterError),
+        (("operator-1.crt", "nothing.crt"), StoreError),
+        (("operator-1.crt", "operator-1.key"), FormatError),
+        ((nodes.addresses[0], "nowhere"), ParameterError),
+    ):
+        place = nodes.folder / "changed.toml"
+        place.write_text(text.replace(*change))
+        with pytest.raises(error):
+            NodeConfig.read(place)
+
+
+def test_the_commands(tmp_path: Path, nodes: Nodes) -> None:
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "blindsight", "mpc-node", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    made = run("certificate", "operator-9", "--output", str(tmp_path))
+    assert made.returncode == 0
+    assert (tmp_path / "operator-9.key").stat().st_mode & 0o777 == 0o600
+    assert run("certificate", "operator-9", "--output", str(tmp_path)).returncode == 2
+    checked = run("check", "--config", str(nodes.folder / "node-2.toml"))
+    assert "Operator 2 of 3, ABY3" in checked.stdout
+    assert run("serve", "--config", str(tmp_path / "absent.toml")).returncode == 2
+
+
+def test_certificates_of_odd_names_are_refused(tmp_path: Path) -> None:
+    for name in ("", "a/b", "x" * 65, "é"):
+        with pytest.raises(ParameterError):
+            make_certificate(name, tmp_path)
