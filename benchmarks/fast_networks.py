@@ -5,8 +5,9 @@
 Two networks of 29 inputs with random weights (timing does not depend on them): one dense layer of 10 outputs and a
 squared distance, and an autoencoder 29-10-29 with a square activation. The peer computes the first on ciphertexts of
 4,096 slots at 128 bits of security, one CKKSVector for each input, times scalars, squared, without any protection of
-the weights and without MAC; its time is that of receiving, computing and sending. Figures are the best of several runs;
-other load on the machine is printed because it is not excluded.
+the weights and without MAC; its time is that of receiving, computing and sending. Everything with one thread is
+measured in that thread's processor time, ours and the peer's, so that other load on the machine, which is printed,
+counts less; with two threads, by the clock. Figures are the best of several runs.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from blindsight.blind import RecordOwner, Scorer
 from blindsight.circuits import Activation, Dense, Network, Standardised
 
 FEATURES, HIDDEN = 29, 10
+ROUNDING = 2.0**-21
 BAR_ROWS_PER_S, BAR_CKKS, BAR_SEAL = 80_000, 15.0, 8_000
 
 
@@ -49,16 +51,17 @@ def model(rng: np.random.Generator, network: Network) -> Any:
     )
 
 
-def best(call: Callable[[], Any], repeats: int) -> float:
+def best(call: Callable[[], Any], repeats: int, clock: Callable[[], float] = time.thread_time) -> float:
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         call()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times)
 
 
-def ours(name: str, fitted: Any, rng: np.random.Generator, threads: int) -> tuple[float, float, int, Any]:
+def ours(name: str, fitted: Any, rng: np.random.Generator, threads: int) -> tuple[float, float, float, Any]:
+    """Seconds of scoring with and without prepared masks, rows sealed in a second, and the rows."""
     scorer = Scorer(fitted, packing="columns", threads=threads)
     owner = RecordOwner(scorer.offer())
     rows = scorer.parameters.rows_per_ciphertext
@@ -70,12 +73,12 @@ def ours(name: str, fitted: Any, rng: np.random.Generator, threads: int) -> tupl
     promised = np.array([owner.parameters.error(score) for score in clear.tolist()])
     if (error > promised).any():
         sys.exit("a score is further off than promised")
-    start = time.perf_counter()
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    seal_s = best(lambda: owner.seal(X, register=False), 2)
     sealed = owner.seal(X, register=False)
-    seal_s = time.perf_counter() - start
-    online_s = best(lambda: scorer.score(sealed), 8)
+    online_s = best(lambda: scorer.score(sealed), 8, clock)
     scorer.prepare(owner.key_id, 8)
-    score_s = best(lambda: scorer.score(sealed), 8)
+    score_s = best(lambda: scorer.score(sealed), 8, clock)
     answer = scorer.score(sealed)
     open_s = best(lambda: owner.open(answer), 4)
     clear_s = best(lambda: fitted.network_.scores(fitted.inputs_.encode(X)), 5)
@@ -94,7 +97,7 @@ def ours(name: str, fitted: Any, rng: np.random.Generator, threads: int) -> tupl
         f"{owner.parameters.error(fitted.threshold_) / fitted.threshold_:.1e} of it at the threshold"
     )
     print("  " + scorer.parameters.describe(answers=rows))
-    return score_s, online_s, rows, X
+    return score_s, online_s, rows / seal_s, X
 
 
 def sealing(fitted: Any, rng: np.random.Generator, threads: int) -> float:
@@ -107,7 +110,7 @@ def sealing(fitted: Any, rng: np.random.Generator, threads: int) -> float:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(lambda owner: owner.seal(X, register=False), owners))
 
-    return threads * len(X) / best(call, 3)
+    return threads * len(X) / best(call, 3, time.perf_counter)
 
 
 def ckks_vector(fitted: Any, X: np.ndarray) -> tuple[float, float]:
@@ -143,6 +146,42 @@ def ckks_vector(fitted: Any, X: np.ndarray) -> tuple[float, float]:
     return compute_s, all_s
 
 
+def trained() -> int:
+    """Trained networks on 10,000 real rows: the number of scores further off than promised."""
+    import warnings
+
+    import blindsight as bs
+    from _adbench import data_folder, load
+
+    X, _ = load(data_folder() / "adbench" / "10_cover.npz")
+    X = X[np.random.default_rng(0).permutation(len(X))[:10_000]]
+    schema = bs.Schema.infer(X).declare()
+    missed = 0
+    print("\nTrained on 10,000 rows of cover, all of them scored")
+    for name in ("AutoEncoder", "DeepSVDD"):
+        fitted = getattr(bs, name)(hidden=(10,), activation="square", schema=schema).fit(X)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", bs.BlindsightWarning)
+            scorer = Scorer(fitted, packing="columns")
+        owner = RecordOwner(scorer.offer())
+        sealed = owner.seal(X)
+        found = owner.open(scorer.score(sealed), sealed=sealed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", bs.BlindsightWarning)
+            clear = fitted.decision_function(X)
+        error, below = np.abs(found - clear), clear <= fitted.threshold_
+        promised = np.array([owner.parameters.error(score) for score in clear.tolist()])
+        missed += int((error > promised + ROUNDING).sum())
+        missed += int((error[below] > 1e-3 * fitted.threshold_ + ROUNDING).sum())
+        print(
+            f"  {name:12s} threshold {fitted.threshold_:.2g}; at scores below it the largest error is "
+            f"{error[below].max():.2g}, {error[below].max() / fitted.threshold_:.1e} of it; "
+            f"{(error / np.maximum(clear, fitted.threshold_)).max():.1e} of score or threshold overall"
+        )
+    print(f"  scores further off than promised (a thousandth, and the detector's own rounding to 2**-20): {missed}")
+    return missed
+
+
 def main() -> int:
     from threadpoolctl import threadpool_limits
 
@@ -152,22 +191,23 @@ def main() -> int:
     autoencoder = model(rng, Network(layers=layers, target="inputs"))
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores; BLAS on one thread")
     with threadpool_limits(1):
-        score_s, online_s, rows, X = ours("Dense 29-10, squared distance", quadratic, rng, 1)
+        score_s, online_s, seal_rate, X = ours("Dense 29-10, squared distance", quadratic, rng, 1)
         ours("Dense 29-10, squared distance", quadratic, rng, 2)
         ours("Autoencoder 29-10-29, square", autoencoder, rng, 1)
         sealed = sealing(quadratic, rng, 2)
+        missed = trained()
         print("\nPeer, the same network of one layer with 4,096 rows (product alone / bytes in to bytes out)")
         compute_s, all_s = ckks_vector(quadratic, X)
     print(f"  TenSEAL CKKSVector      {compute_s * 1e3:8.1f} / {all_s * 1e3:8.1f} ms")
     print(f"  Blindsight              {'':8s} / {score_s * 1e3:8.1f} ms, masked, flooded, authenticated")
     print(f"    masks not prepared    {'':8s} / {online_s * 1e3:8.1f} ms")
-    print(f"  sealing, two owners on two threads: {sealed:,.0f} rows/s")
+    print(f"  sealing, two owners on two threads, by the clock: {sealed:,.0f} rows/s")
+    rows = len(X)
     bars = [
         (f"{BAR_ROWS_PER_S:,} rows/s", rows / score_s, rows / online_s, BAR_ROWS_PER_S),
         (f"{BAR_CKKS:.0f} x CKKSVector, bytes to bytes", all_s / score_s, all_s / online_s, BAR_CKKS),
-        (f"sealing {BAR_SEAL:,} rows/s on two threads", sealed, sealed, BAR_SEAL),
+        (f"sealing {BAR_SEAL:,} rows/s, in one thread's processor time", seal_rate, seal_rate, BAR_SEAL),
     ]
-    missed = 0
     print("\nBars, with masks prepared beforehand (in brackets: all work counted)")
     for words, value, counted, bar in bars:
         missed += value < bar

@@ -52,7 +52,11 @@ class Counter:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        server = socket.create_connection(("127.0.0.1", self.target))
+        try:
+            server = socket.create_connection(("127.0.0.1", self.target))
+        except OSError:  # not there yet: the link tries again
+            client.close()
+            return
         while True:
             for source, sink in ((client, server), (server, client)):
                 if select.select([source], [], [], 0.0005)[0]:

@@ -29,7 +29,7 @@ PACKAGES = [
     "store",
     "testing",
 ]
-RUN_AS_PROGRAMS = {"worker", "scorer"}
+RUN_AS_PROGRAMS = {"worker", "scorer", "verdict_worker"}
 
 
 def ordered(names: list[str]) -> list[str]:
@@ -62,7 +62,7 @@ def test_packages_keep_a_sorted_all(name: str) -> None:
 def test_modules_are_private_or_one_of_the_named() -> None:
     # one file a detector, by its name in small letters
     detectors = {cls.__module__.rsplit(".", 1)[1] for cls in known_detectors().values()}
-    named = {*PACKAGES, *RUN_AS_PROGRAMS, *detectors, "blind", "cli", "he", "report"}
+    named = {*PACKAGES, *RUN_AS_PROGRAMS, *detectors, "blind", "cli", "he", "mpc", "report"}
     for module in MODULES:
         last = module.rsplit(".", 1)[1]
         assert last.startswith("_") or last in named, module

@@ -24,7 +24,7 @@ from .detectors import Detector, State, detector_from_json, detector_to_json
 from .errors import BlindsightError, FormatError, StoreError
 from .keys import Sealer, is_sealed, write_atomic
 
-__all__ = ["dumps", "inspect", "load", "loads", "save"]
+__all__ = ["dumps", "inspect", "is_model_file", "load", "loads", "save"]
 
 FORMAT_VERSION = 2
 MAX_FILE_BYTES = 1 << 28
@@ -95,6 +95,11 @@ def _digest(text: str, tensors: Mapping[str, npt.NDArray[Any]]) -> str:
     for part in parts:
         state.update(struct.pack("<Q", len(part)) + part)
     return state.hexdigest()
+
+
+def is_model_file(data: bytes) -> bool:
+    """Whether these bytes begin as a model file does, sealed or not; for telling somebody who named the wrong file."""
+    return is_sealed(data) or data[8:].startswith(b'{"__metadata__":{"blindsight":')
 
 
 def loads(data: bytes, *, allowed: frozenset[str] | None = None) -> Detector:
@@ -257,7 +262,7 @@ def load(
             raise FormatError(
                 f"The model '{path.name}' is sealed",
                 rule="a sealed file opens with the passphrase or key file that sealed it",
-                fix="pass sealer=blindsight.keys.Sealer.from_passphrase(...), or --key-file on the command line",
+                fix="give --key-file on the command line; in Python, sealer=blindsight.keys.Sealer.from_key_file(...)",
             )
         data = sealer.open(data, CONTEXT)
     return loads(data, allowed=allowed)

@@ -6,9 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from blindsight.blind import RecordOwner, Scorer
+from blindsight.blind import CkksParameters, RecordOwner, Scorer
 from blindsight.blind._envelope import TAG_BYTES, split_envelope
 from blindsight.blind._offer import Offer
+from blindsight.circuits import Standardised
 from blindsight.errors import BlindsightError, ProtocolError, WireError
 
 from ._models import table_model
@@ -114,6 +115,33 @@ def test_the_offer_byte_by_byte():
     assert list(fields["parameters"]) == names.split()
     assert fields["inputs"]["kind"] == "standardised"
     assert Offer.decode(data).encode().encoded == data
+
+
+def test_the_vector_of_the_documentation():
+    """docs/wire-blind.md, 'Offer', version 2."""
+    parameters = CkksParameters(
+        degree=8192,
+        count=5,
+        kept=3,
+        entries=2,
+        squares=1,
+        input_bits=37,
+        scale_bits=116,
+        score_bits=17,
+        tolerance_bits=6,
+        upload="unseeded",
+    )
+    offer = Offer(
+        parameters=parameters,
+        encoder=Standardised(offsets=(0.5, 0.0), scales=(2.0, 1.0), slots=(0, 0), bound=20.0),
+        schema={"version": 1},
+        score_scale=1.0,
+        secret=True,
+        scorer=bytes(range(32)),
+    ).encode()
+    assert len(offer.encoded) == 304
+    assert offer.digest.hex() == "3a116058dd084a7055c9e1cfad1955e2b84a0fc509c665555e5cfb9b79c56220"
+    assert Offer.decode(offer.encoded) == offer
 
 
 def changed(data, path, value):

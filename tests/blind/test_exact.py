@@ -121,3 +121,11 @@ def test_tables_go_by_column_name():
     assert np.array_equal(owner.open(scorer.score(owner.seal(shuffled))), model.decision_function(rows))
     with pytest.raises(bs.errors.DataError, match="amount"):
         owner.seal(rows.drop("amount"))
+
+
+def test_columns_on_several_threads():
+    model = quadratic_model(4)
+    scorer = Scorer(model, packing="columns", threads=3)
+    owner = RecordOwner(scorer.offer())
+    X = records(model, 100)
+    assert np.array_equal(owner.open(scorer.score(owner.seal(X))), model.decision_function(X))

@@ -82,7 +82,8 @@ def test_other_one_hot_encodings(encoder):
 @pytest.mark.parametrize("name", ["ECOD", "LODA"])
 def test_equal_to_the_models_own(name):
     banks, schema = bs.simulate_card_payments(n=2_000)
-    model = getattr(bs, name)(schema=schema).fit(banks["bank-a"])
+    more = {"projections": 12} if name == "LODA" else {}
+    model = getattr(bs, name)(schema=schema, **more).fit(banks["bank-a"])
     rows = banks["bank-b"][:3]
     scorer, owner = pair(model)
     parts = owner.open_contributions(scorer.score(owner.seal(rows, explain=True)))
@@ -112,6 +113,18 @@ def test_each_block_costs_an_answer():
     scorer.score(owner.seal(records(model, 3), explain=True))
     assert scorer.bits_released() == -int(-15 * scorer.parameters.answer_bits // 1)
     assert scorer.rows_answered() == 3
+
+
+def test_a_record_for_every_slot_of_the_largest_block_extracts_the_table():
+    """What the docstring and ``rows_to_extract`` say, done: by an owner with a budget that lets it."""
+    model = table_model(4, 12)
+    scorer, owner = pair(model)
+    assert scorer.rows_to_extract == 12 < Scorer(model).rows_to_extract
+    centres = np.concatenate([[-9.0], np.linspace(-2, 2, 11) + 0.01])
+    X = np.repeat(centres[:, None], 4, axis=1)
+    parts = owner.open_contributions(scorer.score(owner.seal(X, explain=True)))
+    table = np.rint(parts / model.score_scale_).astype(np.int64).T.reshape(-1)
+    assert np.array_equal(table, model.circuit_.weights)
 
 
 def test_a_budget_that_carries_scores_and_not_contributions():

@@ -3,6 +3,7 @@
 import math
 import os
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -506,6 +507,24 @@ def test_comparisons_of_any_length(pair, n):
     share = rng.integers(0, 1 << 64, n, dtype=np.uint64)
     mine, theirs = both(lambda: pair[0].negative(share), lambda: pair[1].negative(total.view(np.uint64) - share))
     assert np.array_equal(mine ^ theirs, total < 0)
+
+
+@pytest.mark.slow
+def test_ferret_compares_as_softspoken_does():
+    """The transfer that is meant for long links; its set-up takes seconds."""
+    pair = ends("ferret")
+    rng = np.random.default_rng(7)
+    for n in (4096, 100):
+        total = rng.integers(-(1 << 63), 1 << 63, n, dtype=np.int64)
+        total[:5] = [1, -1, 0, (1 << 63) - 1, -(1 << 63)]
+        share = rng.integers(0, 1 << 64, n, dtype=np.uint64)
+        other = total.view(np.uint64) - share
+        mine, theirs = both(partial(pair[0].negative, share), partial(pair[1].negative, other))
+        assert np.array_equal(mine ^ theirs, total < 0)
+    X = records(MODEL, 20)
+    scorer = Scorer(MODEL, reveal="verdict", thresholds=middle(MODEL))
+    found = verdicts(scorer, RecordOwner(scorer.offer()), X, pair)
+    assert np.array_equal(found, MODEL.decision_function(X) > middle(MODEL)[0])
 
 
 def test_both_sides_must_run_the_same_program():

@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -58,7 +59,7 @@ def connect(name):
             desc.add_party(str(i), address)
         return Comparison(libspu.link.create_brpc(desc, 0), transfer="softspoken")
     tls = TlsFiles(certificate=folder / "scorer.crt", private_key=folder / "scorer.key", trusted=folder / "both.pem")
-    return ComparisonProcess(addresses, 0, tls=tls, name=name, transfer="softspoken", timeout_s=8)
+    return ComparisonProcess(addresses, 0, tls=tls, name=name, transfer="softspoken", timeout_s=30)
 
 comparison = None
 while True:
@@ -70,6 +71,8 @@ while True:
         addresses, name = payload.decode().split(";")
         addresses = addresses.split(",")
         comparison = connect(name)
+        if plain != "plain":
+            send(str(comparison._channel.process_id("comparison")).encode())
     elif command == b"s":
         send(scorer.score(payload))
     elif command == b"c":
@@ -132,11 +135,12 @@ class Remote:
 
 
 def connect_tls(remote, folder):
-    """A fresh link to the scorer's process."""
+    """A fresh link to the scorer's process, and the process id of the scorer's end of it."""
     addresses, name = [f"127.0.0.1:{port}" for port in free_ports(2)], secrets.token_hex(16)
     remote.send(b"l", f"{','.join(addresses)};{name}".encode())
     tls = TlsFiles(certificate=folder / "owner.crt", private_key=folder / "owner.key", trusted=folder / "both.pem")
-    return ComparisonProcess(addresses, 1, tls=tls, name=name, transfer="softspoken", timeout_s=8)
+    comparison = ComparisonProcess(addresses, 1, tls=tls, name=name, transfer="softspoken", timeout_s=30)
+    return comparison, int(remote.receive())
 
 
 @pytest.mark.filterwarnings("ignore:Values lie outside")
@@ -152,7 +156,7 @@ def test_ten_thousand_real_rows_over_tls(tmp_path):
     model.save(tmp_path / "model.blindsight")
     remote = Remote(tmp_path, "file", [], "")
     try:
-        comparison = connect_tls(remote, tmp_path)
+        comparison, _ = connect_tls(remote, tmp_path)
         owner = RecordOwner(remote.offer)
         sealed = owner.seal(X)
         answer = remote.score(sealed)
@@ -167,35 +171,36 @@ def test_ten_thousand_real_rows_over_tls(tmp_path):
 
 
 def test_a_reconnect_after_a_break_cannot_reuse_the_mask(tmp_path):
-    """The owner vanishes when its mask is already spent, comes back over a new link, and is refused."""
+    """The link breaks when the mask is already spent; the owner comes back over a new one, and is refused."""
     model = table_model(4, 16)
     X = records(model, 50)
     threshold = float(np.median(model.decision_function(X)))
     remote = Remote(tmp_path, "table", [], "", threshold=threshold)
     try:
-        first = connect_tls(remote, tmp_path)
+        first, theirs = connect_tls(remote, tmp_path)
         owner = RecordOwner(remote.offer)
         answer = remote.score(owner.seal(X))
         remote.send(b"m")
         assert len(remote.receive()) > 50  # the mask waits
         remote.send(b"c")
 
-        class Vanishes:
-            """Sends the request, sees it granted, and is gone."""
+        class Breaks:
+            """Sends the request, sees it granted, and then both ends of the link die."""
 
             send, receive = first.send, first.receive
 
             def negative(self, words):
-                first._channel._processes["comparison"].kill()
-                raise UnavailableError("gone")
+                for end in (theirs, first._channel.process_id("comparison")):
+                    os.kill(end, signal.SIGKILL)
+                return first.negative(words)
 
         with pytest.raises(UnavailableError):
-            owner.verdicts(answer, Vanishes())
-        remote.send(b"m")  # the scorer may notice late; that it can still answer shows that it survived
-        assert remote.receive() == b"UnavailableError"
+            owner.verdicts(answer, Breaks())
+        assert remote.receive() == b"UnavailableError"  # and the scorer lives
+        remote.send(b"m")
         assert len(remote.receive()) == 8  # a count, and no mask
 
-        second = connect_tls(remote, tmp_path)
+        second, _ = connect_tls(remote, tmp_path)
         remote.send(b"c")
         with pytest.raises(ProtocolError, match="refuses"):
             owner.verdicts(answer, second)
@@ -307,17 +312,21 @@ def test_every_received_byte(tmp_path):
     def hear():
         return owner.stdout.read(int.from_bytes(owner.stdout.read(8), "little"))
 
-    def received():
-        """Bytes that came over the link so far, at the scorer and at the owner."""
-        return [bytes(a.there + b.back) for a, b in (proxies, proxies[::-1])]
+    streams = [(proxies[0].there, proxies[1].back), (proxies[1].there, proxies[0].back)]  # to scorer, to owner
+
+    def received(since):
+        """Bytes that came over the link since then, at the scorer and at the owner."""
+        return [
+            b"".join(bytes(s[at:]) for s, at in zip(*ends, strict=True)) for ends in zip(streams, since, strict=True)
+        ]
 
     logs = {case: ([], []) for case in cases}
     try:
         remote.send(b"l", f"{mine[0]},{other[1]};{name}".encode())
         tell(remote.offer)
-        for turn in range(97):  # the first also sets the link up
+        for turn in range(61):  # the first also sets the link up
             case = list(cases)[turn % 3]
-            before = [len(data) for data in received()]
+            before = [[len(stream) for stream in pair] for pair in streams]
             tell(np.tile(cases[case], (64, 1)).tobytes())
             sealed = hear()
             answer = remote.score(sealed)
@@ -329,7 +338,7 @@ def test_every_received_byte(tmp_path):
             assert remote.receive() == b"compared"
             verdicts, words, half = outcome[:64], np.frombuffer(outcome[64 : 64 + 512], dtype="<u8"), outcome[-8:]
             assert verdicts == bytes([expected[case]]) * 64
-            at_scorer, at_owner = (data[start:] for data, start in zip(received(), before, strict=True))
+            at_scorer, at_owner = received(before)
             assert min(len(at_scorer), len(at_owner)) > 64 * 16
             # the owner never receives a mask, nor the scorer a word of the owner's or its half of the verdicts
             for i in range(64):
@@ -337,8 +346,9 @@ def test_every_received_byte(tmp_path):
                 assert words[i : i + 1].tobytes()[3:] not in at_scorer + sealed
             assert half not in at_scorer + sealed
             if turn:
-                logs[case][0].append(at_scorer)
-                logs[case][1].append(at_owner + answer)
+                logs[case][0].append(payloads(at_scorer))
+                logs[case][1].append(payloads(at_owner) + answer[200:])
+                assert 5_000 < len(logs[case][0][-1]) < len(at_scorer)
         tell(b"")
         owner.wait(timeout=20)
     finally:
@@ -351,21 +361,33 @@ def test_every_received_byte(tmp_path):
             proxy.close()
 
     low, middle, high = (logs[case] for case in cases)
-    leaks = [data + bytes([200]) * 64 for data in high[0]]  # as if the verdicts were in it
+    leaks = [data[:-64] + bytes([1]) * 64 for data in high[0]]  # as if the verdicts were in it
     assert distinguishes(low[0], leaks)
     assert not distinguishes(low[1], middle[1])  # the owner's view of two scores under one verdict
     assert not distinguishes(low[0], middle[0])
     assert not distinguishes(low[0], high[0])  # the scorer's view of two verdicts
 
 
-def distinguishes(one, two):
-    """Whether two groups of logs differ in their bytes more than in any of 4,000 other divisions into such groups.
+def payloads(log):
+    """What the links' messages carry, without their frames, names and counters: brpc's baidu_std, yacl's Push."""
+    values, at = [], 0
+    while (at := log.find(b"PRPC", at)) >= 0:
+        body, meta = struct.unpack_from(">II", log, at + 4)
+        message = log[at + 12 + meta : at + 12 + body]
+        message = message.removeprefix(b"\x08\x01")  # rank, where not 0; then name, then value
+        if message[:1] == b"\x12" and not message[2:].startswith(b"ACK"):
+            value = message[2 + message[1] :]
+            assert value[:1] == b"\x1a"
+            values.append(value[2 + (value[1] > 127) + (len(value) > 16_386) :])
+        at += 4
+    return b"".join(values)
 
-    Bytes above 127 are counted, which message names have none of; lengths are compared as well.
-    """
+
+def distinguishes(one, two):
+    """Whether two groups of logs differ in their bytes, or lengths, more than in 4,000 other divisions into groups."""
     logs = [np.frombuffer(log, dtype=np.uint8) for log in (*one, *two)]
-    views = np.array([np.append(np.bincount(log, minlength=256)[128:], len(log)) for log in logs], dtype=float)
-    views /= views.std(axis=0)
+    views = np.array([np.append(np.bincount(log, minlength=256), len(log)) for log in logs], dtype=float)
+    views /= np.maximum(views.std(axis=0), 1e-9)
     rng = np.random.default_rng(0)
 
     def distance(labels):

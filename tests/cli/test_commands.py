@@ -22,13 +22,14 @@ from blindsight.cli._exits import command, exit_code_of, safe_after
 from blindsight.data import Schema
 from blindsight.detectors import known_detectors
 from blindsight.errors import ParameterError
+from blindsight.keys import Sealer
 from sample_tables import MIXED_SCHEMA, NUMBER_SCHEMA, make_table
 
 from .conftest import REPOSITORY, invoke, start
 
 COMMANDS = [
     ["demo"], ["schema", "draft"], ["schema", "check"], ["fit"], ["score"], ["report"], ["ledger", "show"],
-    ["ledger", "figures"], ["ledger", "verify"], ["doctor"], ["detectors"], ["compare"],
+    ["ledger", "figures"], ["ledger", "verify"], ["doctor"], ["detectors"], ["compare"], ["plan", "blind"],
 ]  # fmt: skip
 
 
@@ -511,3 +512,97 @@ def test_few_records_are_warned_of_in_one_line(banks: Path, tmp_path: Path) -> N
     )  # fmt: skip
     assert done.code == 0, done.err
     assert done.err.count("warning: 'few.csv' has about 30 records in all, fewer than 50") == 1
+
+
+def test_one_class_gives_no_figures(banks: Path, tmp_path: Path) -> None:
+    pl.read_csv(banks / "test.csv").with_columns(fraud=pl.lit(0)).write_csv(tmp_path / "normal.csv")
+    command = ["compare", "--schema", banks / "schema.toml", "--detectors", "ecod", "--input", banks / "a.csv"]
+    done = invoke(*command, "--test", tmp_path / "normal.csv", "--output", tmp_path / "c.html")
+    assert done.code == 0, done.err
+    assert "Measuring 1 detector\n" in done.err
+    assert "not measurable" in done.out
+    assert "0.000" not in done.out
+    assert "nan" not in done.out
+    page = (tmp_path / "c.html").read_text()
+    assert "one class only" in page
+    assert "<figure>" not in page
+
+
+def test_test_records_of_some_parties_are_refused_before_anything_is_charged(banks: Path, tmp_path: Path) -> None:
+    command = ["fit", "--schema", banks / "schema.toml", *parties(banks), "--epsilon", 1, "--home", tmp_path / "run"]
+    done = invoke(*command, "--output", tmp_path / "m", "--evaluate", f"a={banks / 'test.csv'}")
+    assert done.code == 2
+    assert "none from b, c: their training records would be used" in done.err
+    assert "Fitting" not in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_are_refused_before_anything_is_begun(banks: Path, tmp_path: Path) -> None:
+    command = ["fit", "--schema", banks / "schema.toml", "--epsilon", 1, "--home", tmp_path / "run"]
+    files = [word for name in ("Bank A", "b", "c") for word in ("--party", f"{name}={banks / 'a.csv'}")]
+    done = invoke(*command, *files, "--output", tmp_path / "m")
+    assert done.code == 2
+    assert "fix:  Bank-A" in done.err
+    assert "Fitting" not in done.err
+    done = invoke(*command, *files[2:], "--output", tmp_path / "m")
+    assert "at least three parties" in done.err
+    assert "Fitting" not in done.err
+
+
+def test_a_partys_remarks_and_shared_files_are_told(banks: Path, tmp_path: Path) -> None:
+    pl.read_csv(banks / "b.csv").with_columns(age=pl.col("age") + 100).write_csv(tmp_path / "b.csv")
+    command = ["fit", "--schema", banks / "schema.toml", "--epsilon", 1, "--home", tmp_path / "run"]
+    files = ["--party", f"a={banks / 'a.csv'}", "--party", f"b={tmp_path / 'b.csv'}", "--party", f"c={banks / 'a.csv'}"]
+    done = invoke(*command, *files, "--output", tmp_path / "m")
+    assert done.code == 0, done.err
+    assert f"b has remarks on its records: see {tmp_path / 'run' / 'b' / 'party.log'}" in done.out
+    log = (tmp_path / "run" / "b" / "party.log").read_text()
+    assert "BlindsightWarning: Values lie outside the declared ranges" in log
+    assert ".py" not in log, "where in our code tells a data owner nothing"
+    assert "a, c have the same file" in done.err
+    assert done.err.index("have the same file") < done.err.index("Fitting") + 200
+    done = invoke(*command, *parties(banks), "--output", tmp_path / "m")
+    assert "The folder of b held other records before ('b.csv', now 'b.csv')" in done.err
+    assert "The folder of a" not in done.err
+
+
+def test_a_local_party_says_what_is_wrong_with_its_records(banks: Path, tmp_path: Path) -> None:
+    pl.read_csv(banks / "b.csv").drop("amount").write_csv(tmp_path / "b.csv")
+    command = ["fit", "--schema", banks / "schema.toml", "--epsilon", 1, "--home", tmp_path / "run"]
+    files = ["--party", f"a={banks / 'a.csv'}", "--party", f"b={tmp_path / 'b.csv'}", "--party", f"c={banks / 'c.csv'}"]
+    done = invoke(*command, *files, "--output", tmp_path / "m")
+    assert done.code == 2
+    assert "b's log says: Column 'amount' is missing" in done.err
+    check = f"blindsight schema check {tmp_path / 'run' / 'b' / 'schema.toml'} {tmp_path / 'b.csv'}"
+    assert check in done.err
+    assert "Column 'amount' is missing" in invoke(*check.split()[1:]).out or "amount" in invoke(*check.split()[1:]).out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as a full disk would")
+def test_a_full_disk_is_named_once_and_can_be_tried_again(banks: Path, tmp_path: Path) -> None:
+    words = ["fit", "--schema", banks / "schema.toml", *parties(banks), "--epsilon", 1]
+    words += ["--home", tmp_path / "run", "--output", tmp_path / "m"]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 40; exec "$@"', "-", sys.executable, "-m", "blindsight", *map(str, words)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 75, done.stderr
+    assert "error: a, b, c: the disk is full." in done.stderr
+    assert done.stderr.count("disk is full") == 1
+
+
+def test_the_wrong_file_is_named_for_what_it_is(fitted, tmp_path: Path) -> None:
+    for path in (fitted.model, tmp_path / "plain"):
+        if path != fitted.model:
+            load(fitted.model, sealer=Sealer.from_key_file(fitted.key_file)).save(path)
+        done = invoke("report", path, "--output", tmp_path / "r.html")
+        assert done.code == 2
+        assert "This is a model file, not a run" in done.err
+    assert "--key-file" in invoke("ledger", "show", "--home", fitted.home).err
+    assert not (fitted.home / "hospital-a" / "keys" / "home.key").exists()
+
+
+def test_a_misspelt_parameter_of_a_comparison_is_found(banks: Path) -> None:
+    done = invoke("compare", "--schema", banks / "schema.toml", "--detectors", "hbos", "--input", banks / "a.csv",
+                  "--set", "hbos.binz=3")  # fmt: skip
+    assert "did you mean --set hbos.bins?" in done.err

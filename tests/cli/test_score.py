@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -231,3 +236,34 @@ def test_a_model_of_windows_scores_whole_series(tmp_path):
     assert refused.code == 2, refused.err
     assert "LSTMAutoEncoder" in refused.err
     assert not (tmp_path / "blind.csv").exists()
+
+
+def test_it_is_said_where_most_records_alert(fitted, tmp_path):
+    outer = pl.read_csv(fitted.records)
+    numbers = [name for name, kind in outer.schema.items() if kind == pl.Float64]
+    outer.with_columns(pl.col(numbers) * 1e6).write_csv(tmp_path / "cm.csv")
+    done = _score(fitted, tmp_path / "s.csv", source=tmp_path / "cm.csv")
+    assert "of the records alert, and the model is set to alert on about 0.05" in done.out
+    assert "records alert" not in _score(fitted, tmp_path / "s.csv").out
+
+
+def test_an_interrupted_blind_scorer_leaves_one_line(fitted, tmp_path):
+    """Ctrl-C goes to both processes, and the scorer's is still importing."""
+    words = ["score", "--model", fitted.model, "--key-file", fitted.key_file, "--input", fitted.records, "--blind"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "blindsight", *map(str, words), "--output", str(tmp_path / "s.csv")],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert "Scoring" in process.stderr.readline()
+    # its own imports come first: the scorer is there once this process has a child
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not children.read_text().split() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    told = process.stderr.read()
+    assert process.wait(timeout=60) == 130
+    assert "Traceback" not in told
+    assert told.strip().startswith("Interrupted. No scores were written.")
+    assert not (tmp_path / "s.csv").exists()

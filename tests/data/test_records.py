@@ -250,7 +250,7 @@ def test_missing_rules_fill_and_count():
         ]
     )
     table = {"age": [None, 1.0, 2.0], "pay": [np.nan, 5.0, None], "shop": ["food", None, ""]}
-    with pytest.warns(BlindsightWarning, match=r"'pay' 2 outside \[0, 1000\]"):
+    with pytest.warns(BlindsightWarning, match=r"2 of 3 rows have 'pay' outside \[0, 1000\]"):
         chunk = one(schema, pl.DataFrame(table))
     np.testing.assert_array_equal(chunk.X, [[60, -1, 0], [1, 5, 1], [2, -1, 1]])
     assert chunk.report.filled == {"age": 1, "pay": 2, "shop": 2}

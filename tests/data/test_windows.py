@@ -17,6 +17,7 @@ from blindsight.data import (
     normalise_series,
     records,
     series_key,
+    uneven_time,
     window_table,
     windows,
 )
@@ -178,6 +179,21 @@ def test_a_series_that_is_too_short_is_named_and_left_out() -> None:
     with pytest.warns(BlindsightWarning, match=r"1 series are shorter.*'press'"):
         found = windows(X, length=4, entity=["mill"] * 8 + ["press"] * 2)
     assert len(found) == 5
+
+
+def test_uneven_time_is_told_from_even_time_with_gaps() -> None:
+    even = np.arange(100.0)
+    jitter = even + np.random.default_rng(0).uniform(-0.2, 0.2, 100)
+    gaps = even + 50.0 * (even >= 30) + 7.0 * (even >= 80)
+    for times in (even, jitter, gaps, even[:1], even[:0], np.arange(0, 300, 3, dtype=np.int64)):
+        assert uneven_time(times) == ""
+    assert "100% of the steps" in uneven_time(np.full(100, 7.0))
+    assert "unevenly far apart" in uneven_time(np.random.default_rng(0).exponential(1.0, 100).cumsum())
+    assert "13% of the steps are off their median, 1" in uneven_time(even + np.cumsum(even % 8 == 1))
+    # two hosts that report at once make every other step nil, unless they are told apart
+    both, hosts = np.repeat(even, 2), np.tile(["a", "b"], 100)
+    assert "Time stands still" in uneven_time(both)
+    assert uneven_time(both, hosts) == ""
 
 
 def test_int64_time_is_as_good_as_float() -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from blindsight import modelfile
-from blindsight.data import Schema
+from blindsight.data import Schema, records
 from blindsight.detectors import AutoEncoder, Detector, State, Training
+from blindsight.detectors._own_records import held_out
 from blindsight.errors import BlindsightWarning, CapacityError, FormatError, MissingExtraError, ParameterError
 from blindsight.testing import detector_checks
 from sample_tables import NUMBER_SCHEMA, make_table
@@ -234,3 +235,17 @@ def test_a_network_that_is_too_large_is_refused_before_memory_is_taken_for_it(mo
     with pytest.raises(ParameterError, match="too many parameters"):
         AutoEncoder(hidden=(4096, 4096)).begin(NUMBER_SCHEMA)
     assert not drawn
+
+
+def test_a_party_all_of_whose_records_are_held_out_trains_on_them() -> None:
+    training = Training(rounds=1, patience=1, validation=0.3, learning_rate=0.1)
+    model = AutoEncoder(hidden=(3,), scales="declared", training=training, schema=NUMBER_SCHEMA)
+    table = make_table(60, 0)
+    whole = np.concatenate([chunk.X for chunk in records(NUMBER_SCHEMA, table, warn=False)])
+    (some,) = np.nonzero(held_out(whole, 0.3))
+    only = table[int(some[0]) : int(some[0]) + 1]
+    assert 0 < len(some) < 60
+    start = model._initial(NUMBER_SCHEMA)
+    fitted = model.fit(only)
+    assert fitted.round_ == 1
+    assert any(not np.array_equal(fitted.parameters_[name], array) for name, array in start.items())

@@ -7,11 +7,22 @@ import pytest
 
 from blindsight.circuits import OneHot
 from blindsight.data import records
-from blindsight.detectors import ECOD, LODA, IForest, Total
+from blindsight.detectors import (
+    ECOD,
+    LODA,
+    OCSVM,
+    PCA,
+    Detector,
+    IForest,
+    RandomFeatures,
+    TableStudent,
+    Total,
+    local_total,
+)
 from blindsight.detectors._counting import CountingDetector
 from blindsight.detectors._counts import BlockCounts
 from blindsight.detectors._features import count_query
-from sample_tables import MIXED_SCHEMA, make_table
+from sample_tables import MIXED_SCHEMA, NUMBER_SCHEMA, make_table
 
 TABLE = make_table(300, 0)
 
@@ -68,3 +79,39 @@ def test_counts_of_nobody_are_those_of_one() -> None:
     encoder = ECOD(bins=8).fit(TABLE).encoder_
     assert isinstance(encoder, OneHot)
     assert BlockCounts.read(encoder, Total(values=np.zeros(encoder.length, dtype=np.int64))).n == 1.0
+
+
+def counters() -> list[Detector]:
+    teacher = ECOD(schema=NUMBER_SCHEMA).fit(TABLE)
+    return [
+        *detectors(),
+        PCA(),
+        RandomFeatures(features=64),
+        OCSVM(features=64, rounds=2),
+        TableStudent(teacher=teacher),
+    ]
+
+
+@pytest.mark.parametrize("model", counters(), ids=lambda model: model.name)
+def test_the_noise_of_the_number_of_records_is_what_it_says(model: Detector) -> None:
+    """Over many noised totals: its stated deviation, within what sixty draws can be off."""
+    generator = np.random.default_rng(0)
+
+    def fitted(share: float) -> Detector:
+        def total_of(query: object) -> Total:
+            values = local_total(query, NUMBER_SCHEMA, TABLE).values  # type: ignore[arg-type]
+            deviation = share * query.sensitivity_l2  # type: ignore[attr-defined]
+            noise = np.rint(generator.normal(0, deviation, values.size)) if share else np.zeros(values.size)
+            return Total(values=values + noise.astype(np.int64), noise_variance=deviation**2)
+
+        return model.unfitted_copy().run(NUMBER_SCHEMA, total_of)
+
+    exact = fitted(0.0)
+    assert exact.n_records_ == pytest.approx(len(TABLE))
+    assert exact.n_records_deviation_ == 0.0
+    noised = [fitted(0.8) for _ in range(60)]
+    stated = noised[0].n_records_deviation_
+    assert 0 < stated < 60, "the count stays clear of 0, where it is cut off"
+    measured = np.std([each.n_records_ for each in noised])
+    # a standard deviation of 60 draws is off by more than 40% in one case of a hundred thousand
+    assert 0.6 * stated < measured < 1.4 * stated

@@ -29,6 +29,8 @@ def test_whole_numbers_outside(value: object) -> None:
     assert caught.value.got == repr(value)
     assert caught.value.rule == "a whole number, 4 to 1024"
     assert caught.value.fix == "leave bins out for its default"
+    with pytest.raises(ParameterError, match="Fix: count again"):
+        whole_number("bins", value, 4, 1024, fix="count again")
 
 
 def test_ends_of_numbers() -> None:

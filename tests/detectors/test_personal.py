@@ -119,6 +119,8 @@ def test_what_is_no_network_says_that_it_cannot_be_tuned(cls: type) -> None:
     model = cls(schema=NUMBER_SCHEMA).fit(make_table(60, 0))
     with pytest.raises(ParameterError, match=f"A {cls.__name__} cannot be personalised.*calibrate"):
         model.personalise(make_table(60, 1), epochs=3)
+    with pytest.raises(ParameterError, match=f"A {cls.__name__} cannot be localised.*calibrate"):
+        model.localise(make_table(60, 1))
 
 
 def test_a_model_of_local_scales_is_evaluated_with_each_partys_own() -> None:

@@ -11,7 +11,7 @@ from blindsight.data import Records, Schema
 from blindsight.detectors import AutoEncoder, Local, SumQuery, Total, Training, UpdateQuery, detector_from_json
 from blindsight.detectors._own_records import held_out
 from blindsight.detectors._round_vector import GRID, MAX_ROWS, RoundVector, Trained, clipped, on_grid
-from blindsight.errors import BlindsightWarning, ParameterError
+from blindsight.errors import BlindsightWarning, DataError, ParameterError
 from sample_tables import NUMBER_SCHEMA, make_table
 
 from ._rounds import SMALL, totals_of
@@ -283,6 +283,25 @@ def test_a_diverging_party_adds_nothing_and_says_so() -> None:
     assert "a" not in notices
     alone = LineDetector(training=training).run(SQUARE_SCHEMA, totals_of({"a": sides()["a"]}, SQUARE_SCHEMA))
     assert np.allclose(model.parameters_["layer.weight"], alone.parameters_["layer.weight"])
+    # where every party diverges in the first round there is nothing to go on with
+    for data in ({"b": sides()["b"]}, {"b": sides()["b"], "c": sides()["b"]}):
+        with pytest.raises(DataError, match=r"Nothing was added in round 0.*training that diverged"):
+            Diverging(training=training).run(SQUARE_SCHEMA, totals_of(data, SQUARE_SCHEMA))
+
+
+def test_a_later_round_to_which_nobody_adds_leaves_the_model_as_it_is() -> None:
+    class Tiring(LineDetector):
+        name = "Tiring"
+
+        def _train(self, local, start, correction):
+            done = super()._train(local, start, correction)
+            return type(done)(flat=done.flat * (np.nan if self.round_ else 1.0), rows=done.rows, steps=1)
+
+    totals = totals_of(sides(), SQUARE_SCHEMA)
+    model = Tiring(training=Training(rounds=3, sampling_rate=1.0)).run(SQUARE_SCHEMA, totals)
+    once = LineDetector(training=Training(rounds=1, sampling_rate=1.0)).run(SQUARE_SCHEMA, totals)
+    assert model.round_ == 3
+    assert np.array_equal(model.parameters_["layer.weight"], once.parameters_["layer.weight"])
 
 
 def test_a_party_without_records_adds_nothing() -> None:

@@ -284,3 +284,19 @@ def test_a_models_text_is_short_whatever_its_schema(number_schema):
     model = ECOD(schema=number_schema, bins=32)
     assert repr(model) == "ECOD(bins=32)"
     assert model.schema is number_schema
+
+
+def test_ranges_learned_from_few_records_are_warned_of() -> None:
+    X = np.random.default_rng(0).normal(size=(50, 3))
+    for detector in (ECOD, Mahalanobis):
+        for rows in (1, 49):
+            with pytest.warns(BlindsightWarning, match=f"fitted on {rows} records, fewer than 50") as told:
+                model = detector().fit(X[:rows])
+            assert len(told) == 1
+            assert told[0].filename == __file__
+            assert np.isfinite(model.decision_function(X[:rows])).all()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            detector().fit(X)
+            # declared ranges are not learned from anything
+            detector(schema=Schema.infer(X).declare()).fit(X[:49])

@@ -99,3 +99,9 @@ def test_correlations() -> None:
 def test_k(k: object) -> None:
     with pytest.raises(ParameterError):
         select_features(SCHEMA, k, sums(0.0))
+
+
+def test_a_number_of_features_out_of_its_domain_is_refused() -> None:
+    for wrong in (0, len(TABLE) + 1, 2.0, True, None):
+        with pytest.raises(ParameterError, match=f"k is out of its domain.*a whole number, 1 to {len(TABLE)}"):
+            select_features(SCHEMA, wrong, sums(0.0))  # type: ignore[arg-type]

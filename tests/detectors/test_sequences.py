@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -377,6 +379,101 @@ def test_a_party_with_too_few_records_adds_nothing_and_alone_is_refused() -> Non
     assert "no records" in update.notice
     with pytest.warns(BlindsightWarning, match="shorter than a window.*'b'"):
         LSTMAutoEncoder(window=8, training=SHORT, schema=SCHEMA).fit(pl.concat([table(60, 0, "a"), table(4, 0, "b")]))
+
+
+@pytest.mark.parametrize(
+    "training", [{}, {"weighting": "equal"}, {"aggregation": "median"}, {"aggregation": "median", "parties": 0.5}]
+)
+@pytest.mark.parametrize("options", [{}, {"interval": 1.0, "aligned": True}])
+def test_where_no_party_has_a_window_there_is_no_model(training: dict[str, object], options: dict[str, object]) -> None:
+    data = {name: table(10, seed, "a") for seed, name in enumerate("abcd")}
+    policy = Policy(allow_exact_sums=True, allow_unmasked_updates=True, detectors=("LSTMAutoEncoder",))
+    federation = Federation.embedded(data, schema=SCHEMA, policy=policy)
+    detector = LSTMAutoEncoder(window=24, training=Training(rounds=2, **training), **options)
+    lack = "no aligned window of 24 records" if options else "no series is long enough for a window of 24 rows"
+    with (
+        pytest.warns(BlindsightWarning, match="added nothing in round 0: it has no records to train on: " + lack),
+        pytest.raises(DataError, match=rf"round/[01]'.*there is no trained model.*{lack}"),
+    ):
+        federation.fit(detector, privacy=None)
+    # those of whom a part is asked might have a window in the next round
+    assert federation.history[0].steps[-1].step == ("round/1" if "parties" in training else "round/0")
+
+
+@pytest.mark.parametrize("unit", ["record", "party"])
+def test_under_privacy_too_few_windows_are_told_from_the_noised_count(unit: str) -> None:
+    """No party refuses, which would tell of its records; the warning goes by what was released."""
+    data = {name: table(10, seed, "a") for seed, name in enumerate("abc")}
+    policy = Policy(units=("record", "party"), detectors=("LSTMAutoEncoder",))
+    federation = Federation.embedded(data, schema=SCHEMA, policy=policy)
+    detector = LSTMAutoEncoder(window=24, interval=1.0, aligned=True, training=Training(rounds=2))
+    more = {"max_records_per_party": 10} if unit == "party" else {}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model = federation.fit(detector, privacy=DifferentialPrivacy(epsilon=1.0, delta=1e-5, unit=unit, **more))
+    said = [str(w.message) for w in told]
+    noise = math.sqrt(model.score_histogram_.noise_variance * model.score_histogram_.counts.size)
+    assert model.n_records_deviation_ == noise > 0
+    assert model.noise_floor(model.noise_variance_) >= 2 * noise
+    # the true count is 0: its noise is over the floor, of two deviations, in one run of forty
+    few = model.n_records_ < model.noise_floor(model.noise_variance_)
+    assert any("usable windows of 24 records; at this epsilon" in text for text in said) == few
+    assert few == (f"(± {2 * noise:,.0f}) usable windows" in "".join(said))
+    assert not any("added nothing" in text for text in said)
+    assert not any(step.notices for step in federation.history[0].steps)
+
+
+def uneven(kind: str) -> pl.DataFrame:
+    when = {
+        "random": pl.Series(np.random.default_rng(0).exponential(1.0, 120).cumsum()).repeat_by(2).explode(),
+        "still": pl.lit(5.0),
+    }[kind]
+    return table(240).with_columns(when=when)
+
+
+@pytest.mark.parametrize(("kind", "said"), [("random", "unevenly far apart"), ("still", "Time stands still in 100%")])
+def test_uneven_time_is_warned_of_once_where_no_interval_is_declared(kind: str, said: str) -> None:
+    def told(work: Any) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            work()
+        return [str(w.message) for w in caught]
+
+    data, model = uneven(kind), fitted(LSTMAutoEncoder)
+    for work in (
+        lambda: LSTMAutoEncoder(window=8, training=SHORT, schema=SCHEMA).fit(data),
+        lambda: model.decision_function(data),
+        lambda: model.predict(data),
+        lambda: Federation.embedded({"a": data, "b": table(), "c": table(240, 1)}, schema=SCHEMA, policy=POLICY).fit(
+            LSTMAutoEncoder(window=8, training=SHORT), privacy=None
+        ),
+    ):
+        (message,) = told(work)
+        assert said in message
+        assert "Without interval=..." in message
+    gap = table().with_columns(when=pl.col("when") + 50.0 * (pl.col("when") > 60))
+    assert told(lambda: model.decision_function(gap)) == []
+    if kind == "random":
+        declared = fitted(LSTMAutoEncoder, interval=1.0, tolerance=0.4)
+        assert told(lambda: declared.decision_function(data)) == [], "a declared interval cuts the series at gaps"
+
+
+def test_columns_of_the_series_that_are_missing_are_named() -> None:
+    model = fitted(LSTMAutoEncoder)
+    for given, lost in (
+        (table(80).drop("when"), "'when' (time):"),
+        (table(80).drop("machine").with_columns(when=pl.int_range(pl.len())), "'machine' (entity):"),
+        (table(80).select("speed", "heat").to_numpy(), "'when' (time) and 'machine' (entity):"),
+    ):
+        with pytest.warns(BlindsightWarning) as told:
+            model.decision_function(given)
+        assert len(told) == 1
+        assert lost in str(told[0].message)
+        assert "taken as one" in str(told[0].message)
+    bare = Schema(SCHEMA.columns[2:])
+    X = table(80).select("speed", "heat").to_numpy()
+    other = LSTMAutoEncoder(window=8, training=SHORT, schema=bare).fit(X)
+    assert np.isfinite(other.decision_function(X)).all(), "a schema without time asks for none"
 
 
 def test_early_stopping_looks_at_windows_that_were_held_out() -> None:

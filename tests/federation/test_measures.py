@@ -72,6 +72,17 @@ def test_one_class_has_no_auroc_and_is_said_so(only: int, number_schema: Schema)
         measured = federation.evaluate(model, privacy=None)
     assert not measured.measurable, "an AUROC of one class is no number"
     assert (measured.auroc, measured.auroc_stddev) == (0.5, 0.5)
+    assert np.isnan(measured.average_precision)
+    of_nobody, of_all = measured.false_negative_rate, measured.false_positive_rate
+    if only:
+        of_nobody, of_all = of_all, of_nobody
+    assert np.isnan(of_nobody), "a rate over no record is no number"
+    assert 0 <= of_all <= 1
+    assert not measured.both_classes
+    assert measured.to_json()["average_precision"] is None
+    shown = measured._repr_html_()
+    assert shown.count("not measurable") == 3
+    assert "<svg" not in shown, "no empty frame"
     assert (measured.normal, measured.anomalous) == ((0, len(stacked(data))) if only else (len(stacked(data)), 0))
 
 

@@ -422,3 +422,42 @@ def test_a_misspelt_detector_is_warned_of_and_another_packages_is_not(recwarn):
 def test_a_wrong_budget_is_named_by_its_key():
     with pytest.raises(ParameterError, match="Got: maximum_epsilon = -1"):
         Policy(maximum_epsilon=-1)
+
+
+@pytest.mark.parametrize("said", [1.0, "1", True, ...])
+def test_privacy_is_asked_for_in_words_that_say_how(said: Any, number_schema: Schema) -> None:
+    federation = embedded(tables(3, rows=10), number_schema)
+    model = ECOD(schema=number_schema).fit(make_table(60, 1))
+    for ask in (
+        lambda: federation.fit(ECOD(), privacy=said),
+        lambda: federation.evaluate(model, privacy=said),
+        lambda: federation.describe(privacy=said),
+        lambda: federation.select_features(1, privacy=said),
+    ):
+        with pytest.raises(ParameterError, match=r"Say how private .* is to be.*DifferentialPrivacy\(epsilon=") as told:
+            ask()
+        assert (told.value.got == "nothing") == (said is ...)
+    assert nothing_charged(federation)
+    assert not federation.history
+
+
+def test_what_was_refused_is_no_line_of_what_was_released(number_schema: Schema) -> None:
+    federation = embedded(tables(3, rows=10), number_schema, Policy())
+    for _ in range(2):
+        with pytest.raises(PolicyError):
+            federation.fit(ECOD(), privacy=None)
+    shown = federation._repr_html_()
+    assert "Refused or interrupted, nothing released: 2 x fit ECOD." in shown
+    assert "exact sums" not in shown
+    assert "epsilon spent" not in shown
+
+
+def test_masks_and_noise_withstand_different_numbers_of_colluders(number_schema: Schema) -> None:
+    federation = embedded(tables(4, rows=60), number_schema, Policy(maximum_epsilon=50))
+    trust = federation.fit(ECOD(bins=8), privacy=dp(30.0)).certificate_["trust"]
+    assert "up to 1 of 4 parties may collude" in trust
+    assert "epsilon holds" not in trust, "as many as masking withstands"
+    federation = embedded(tables(3, rows=60), number_schema, Policy(maximum_epsilon=50))
+    trust = federation.fit(ECOD(bins=8), privacy=dp(30.0)).certificate_["trust"]
+    assert "up to 2 of 3 parties may collude with the coordinator, and see only masked messages" in trust
+    assert "epsilon holds against at most 1 of them" in trust

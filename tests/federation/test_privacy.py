@@ -14,7 +14,7 @@ from blindsight.data import Column, Schema
 from blindsight.detectors import ECOD, Mahalanobis
 from blindsight.errors import BlindsightWarning
 from blindsight.federation import Federation, Policy
-from blindsight.privacy import Event, epsilon_of
+from blindsight.privacy import Event, epsilon_of, shown_epsilon
 from sample_tables import make_table
 
 from ._drive import charges, dp, embedded, faulty, numpy_counts, stacked, tables
@@ -175,7 +175,7 @@ def test_fewer_rows_than_epsilon_can_carry_are_warned_about_with_the_floor(
     detector: bs.Detector, number_schema: Schema
 ) -> None:
     federation = embedded(tables(3, rows=10), number_schema, Policy())
-    with pytest.warns(BlindsightWarning, match=r"about [\d,]+ usable records; at this epsilon .* needs about [\d,]+"):
+    with pytest.warns(BlindsightWarning, match=r"about [\d,]+ \(± [\d,]+\) usable records; at this epsilon .* needs about [\d,]+"):
         model = federation.fit(detector, privacy=dp(0.2))
     assert model.noise_floor(model.noise_variance_) > model.n_records_
     assert np.isfinite(model.decision_function(make_table(20, 3))).all()
@@ -222,10 +222,9 @@ def test_the_certificate_says_what_was_asked_and_what_was_spent(number_schema: S
     large = federation.fit(ECOD(bins=8), privacy=dp(400.0)).certificate_
     assert small is not None
     assert large is not None
-    assert (
-        f"Of the epsilon 2 asked for, this run (fit, threshold) spent {small['epsilon_spent']:.3g}."
-        in (small["statement"])
-    )
+    spent = shown_epsilon(small["epsilon_spent"])
+    assert f"Of the epsilon 2 asked for, this run (fit, threshold) spent {spent}." in small["statement"]
+    assert f"by at most a factor e^{spent}," in small["statement"], "one number for one thing"
     assert "could not spend more" not in small["statement"]
     assert large["epsilon_spent"] < 200
-    assert f"spent {large['epsilon_spent']:.3g}. It could not spend more" in large["statement"]
+    assert f"spent {shown_epsilon(large['epsilon_spent'])}. It could not spend more" in large["statement"]

@@ -110,3 +110,19 @@ def test_epsilon_domain(epsilon):
 def test_dp_accounting_is_loaded_only_when_asked():
     code = "import sys, blindsight.privacy; sys.exit('dp_accounting' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "words"),
+    [
+        (0.0, "0"), (0.88654, "0.887"), (0.8871, "0.888"), (0.99999995, "1"), (1.0 + 1e-10, "1"), (1.0001, "1.01"),
+        (12.34, "12.4"), (123.4, "124"), (2000.0, "2000"), (0.00012345, "0.000124"),
+    ],
+)  # fmt: skip
+def test_an_epsilon_is_shown_one_way_and_never_as_less(epsilon: float, words: str) -> None:
+    assert shown_epsilon(epsilon) == words
+    assert float(words) >= epsilon * (1 - 1e-9)
+
+
+def test_an_unbounded_epsilon_is_no_number() -> None:
+    assert "bounds nothing" in shown_epsilon(math.inf)

@@ -15,7 +15,7 @@ from blindsight.report import describe_rate, render, write_report
 
 from ._runs import ROC, bare_run, budget, charge, comparison, evaluation, full_run, stage
 
-VOID = {"meta", "link", "br", "img", "hr", "input", "path", "use", "rect", "circle"}
+VOID = {"meta", "link", "br", "wbr", "img", "hr", "input", "path", "use", "rect", "circle"}
 HOSTILE = (
     "<script>alert('x')</script><img src=http://evil.example onerror=\"run()\"> $\\frac{1}$ {{ 7*7 }} & 名前 \u202e"
 )
@@ -125,7 +125,7 @@ def test_hostile_names_stay_text():
 def test_everything_missing_is_said():
     text = _text(bare_run())
     for words in (
-        "Not measured: the run had no labelled records",
+        "Not measured: no evaluation was asked for",
         "No records were scored blind in this run",
         "The parties' ledgers were not at hand",
         "There is no differential privacy in this run",
@@ -146,7 +146,7 @@ def test_simulated_is_said_at_every_figure():
 
 def test_the_verdict_names_cost_and_gaps():
     text = _text(full_run())
-    assert "Epsilon 1 per person (asked: 1) at delta 1e\N{NON-BREAKING HYPHEN}6" in text
+    assert "Epsilon 1 per person at delta 1e\N{NON-BREAKING HYPHEN}6" in text
     assert "No record left its party" in text
     assert "a person known to several parties" in text
     assert "The cryptographic code has not yet been audited" in text
@@ -275,7 +275,7 @@ def _private(**changes):
 def test_unit_party_and_local_trust_are_told_in_words():
     text = _text(full_run(privacy=_private(unit="party", max_records_per_party=1000)))
     assert "of each party at most 1,000 are used in a sum over records" in text
-    assert "per party (asked: 1)" in text
+    assert "Epsilon 1 per party at delta" in text
     assert "that the party takes part is public" in text
     assert "surviving parties draw their noise as agreed" in text
     assert "Somebody with k records" not in text
@@ -293,3 +293,32 @@ def test_a_run_without_masks_claims_none():
     assert "masked the" not in text
     assert "any single party's sums" not in text
     assert "masked them, and sent" in _text(full_run())
+
+
+def test_a_rate_over_no_record_is_no_number():
+    one = evaluation(anomalous=0.0, auroc=0.5, auroc_stddev=0.5, false_negative_rate=None, average_precision=None)
+    text = _text(full_run(comparison=None, evaluation=one))
+    assert "Not measurable: private sums of labelled records hold about 10,000 normal and 0 anomalous" in text
+    assert "not measurable: one class only" in text
+    assert "Not drawn: the labelled records are of one class" in text
+    assert "of the anomalies are found" not in text
+
+
+def test_an_epsilon_is_one_number_on_the_page():
+    words = "changes little, by at most a factor e^0.887, up to a probability of 1e-06."
+    text = _text(full_run(privacy=_private(epsilon_asked=1.0, epsilon_spent=0.88654, statement=words), evaluation=None))
+    assert "Epsilon 0.887 per person" in text
+    assert text.count("0.887") == 3, "key figure, verdict, statement"
+    assert "0.89 " not in text
+
+
+def test_histograms_say_what_they_leave_out():
+    counts = (500.0, *(float(1000 - 25 * i) for i in range(40)), 700.0)
+    histogram = msgspec.structs.replace(full_run().histogram, counts=counts, noise_stddev=1.0)
+    assert "500 records lie below what is drawn and 700 above" in _text(full_run(histogram=histogram))
+
+
+def test_roles_are_cards_on_a_phone():
+    page = render(full_run())
+    assert page.count('data-label="Learned in this run"') == 4
+    assert "max-width: 44rem" in page

@@ -98,9 +98,13 @@ class Running:
                 [sys.executable, str(path), json.dumps(told)],
                 stdout=subprocess.PIPE, stderr=log, env=environment, start_new_session=True,
             )  # fmt: skip
-        self.url = self.process.stdout.readline().decode().strip()
-        assert self.url.startswith("https://"), self.log()
-        self.wait_ready()
+        try:
+            self.url = self.process.stdout.readline().decode().strip()
+            assert self.url.startswith("https://"), self.log()
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def wait_ready(self) -> None:

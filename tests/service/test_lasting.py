@@ -33,6 +33,8 @@ def test_budgets_and_keys_survive_a_restart(tmp_path, fitted):
         answer = client.score("model", sealed, key=key)
         version = client.facts("model").version
     assert service.process is None
+    with pytest.raises(httpx.TransportError):  # the port is given back
+        httpx.get(f"{service.url}/healthz", verify=False, timeout=5)
     with service, service.client(twin) as client:
         assert client.facts("model").version == version
         spent = client.account()["spent"][0]
@@ -287,10 +289,11 @@ def test_a_failing_store_answers_503_and_charges_nothing(tmp_path, fitted):
         assert isinstance(owner.open(client.score("model", sealed)), np.ndarray)
 
 
-def test_the_port_is_given_back(tmp_path, fitted):
+def test_batches_in_columns(tmp_path):
+    model, X = make_model(features=1)
     service = Running(tmp_path / "s")
-    service.publish(fitted[0])
-    with service:
-        url = service.url
-    with pytest.raises(httpx.TransportError):
-        httpx.get(f"{url}/healthz", verify=False, timeout=5)
+    service.publish(model, packing="columns")
+    with service, service.client(service.token()) as client:
+        owner = RecordOwner(client.offer("model"))
+        assert client.facts("model").packing == "columns"
+        assert np.array_equal(client.score_records("model", owner, X), model.decision_function(X))

@@ -14,6 +14,7 @@ from ._engines import Model
 from ._envelope import Header, read_header
 from ._owner import RecordOwner
 from ._plan import BlindParameters, plan
+from ._planner import Cost, Option, Survey, survey
 from ._registration import RegistrationCheck
 from ._scorer import Scorer
 from ._verdict_comparison import Comparison
@@ -25,14 +26,18 @@ __all__ = [
     "CkksParameters",
     "Comparison",
     "ComparisonProcess",
+    "Cost",
     "Header",
     "KeyValue",
     "MemoryTable",
     "Model",
+    "Option",
     "RecordOwner",
     "RegistrationCheck",
     "Scorer",
+    "Survey",
     "plan",
     "plan_network",
     "read_header",
+    "survey",
 ]

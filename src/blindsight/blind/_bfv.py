@@ -31,9 +31,11 @@ Residues = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 
 
-def packing_of(context: HeContext, parameters: BlindParameters) -> Rows | Columns:
+def packing_of(context: HeContext, parameters: BlindParameters, *, threads: int = 1) -> Rows | Columns:
     """How records lie in ciphertexts."""
-    return (Columns if parameters.packing == "columns" else Rows)(context, parameters)
+    if parameters.packing == "columns":
+        return Columns(context, parameters, threads=threads)
+    return Rows(context, parameters)
 
 
 def bfv_masks(context: HeContext, parameters: BlindParameters, material: memoryview) -> Rerandomiser:
@@ -62,8 +64,7 @@ class BfvScorer:
         self.parameters, self.context = parameters, HeContext(parameters.he)
         if self.context.modulus < parameters.least_modulus:
             raise CapacityError("SEAL found smaller primes than planned")
-        self.packing = packing_of(self.context, parameters)
-        self.threads = threads
+        self.packing = packing_of(self.context, parameters, threads=threads)
         self.protections = Protections()
         self._evaluate = self.packing.prepare(np.asarray(circuit.weights))
         bias = np.array([circuit.bias], dtype=np.int64)

@@ -39,13 +39,12 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from blindsight.errors import WireError
-from blindsight.he import SEED_BYTES, CkksContext, uniform_below, unpack_residues
+from blindsight.he import SEED_BYTES, CkksContext, add_mod, lift, uniform_below, unpack_residues
 
 from ._ckks_plan import MULTIPLIER_BITS, RESIDUE_BYTES, SECOND_PART_NOISE, CkksParameters
 from ._protect import Protections
@@ -113,15 +112,16 @@ class CkksRerandomiser:
 
     def _mask(self) -> Residues:
         context = self._context
-        p = np.asarray(context.kept_primes, dtype=np.uint64)[:, None]
-        mask = np.zeros((self._parts, len(p), context.degree), dtype=np.uint64)
+        primes = context.kept_primes
+        mask = np.zeros((self._parts, len(primes), context.degree), dtype=np.uint64)
         for i in range(1, self._parts):
             spectrum = context.negacyclic.spectrum(self._multipliers())
-            mask[i - 1 : i + 1] += context.negacyclic.sum_of_products(spectrum, self._digits)
+            product = context.negacyclic.sum_of_products(spectrum, self._digits)
+            mask[i - 1 : i + 1] = add_mod(mask[i - 1 : i + 1], product, primes)
             draws = np.frombuffer(os.urandom(context.degree), dtype=np.uint8)
             error = (draws % (2 * SECOND_PART_NOISE)).astype(np.int64) - SECOND_PART_NOISE
-            mask[i] += np.mod(error, p.astype(np.int64)).astype(np.uint64)
-        return mask % p
+            mask[i] = add_mod(mask[i], lift(error, primes), primes)
+        return mask
 
     def _multipliers(self) -> Floats:
         """Fresh uniform 16-bit signed coefficients from the operating system's generator; (L, N)."""
@@ -154,12 +154,11 @@ def finish(
     others : ndarray of shape (parts - 1, kept, N), uint64
     """
     primes = context.kept_primes
-    p: npt.NDArray[Any] = np.asarray(primes, dtype=np.uint64)[:, None]
     if mask is not None:
-        parts = (parts + mask) % p
+        parts = add_mod(parts, mask, primes)
     owed = parameters.owed(rows)
     first = functionals(parts[0], owed, primes) if protections.owed_only else parts[0]
     if protections.flood:
         width = parameters.flood_half_width
-        first = (first + uniform_below(2 * width, first.shape[1], primes, -width)) % p
+        first = add_mod(first, uniform_below(2 * width, first.shape[1], primes, -width), primes)
     return first, parts[1:]

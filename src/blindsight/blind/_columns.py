@@ -9,6 +9,7 @@ plaintext-matrix products).
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -40,10 +41,12 @@ class Columns:
     ----------
     context : HeContext
     parameters : BlindParameters
+    threads : int
+        That multiply residues, one prime each.
     """
 
-    def __init__(self, context: HeContext, parameters: BlindParameters) -> None:
-        self.context, self.parameters = context, parameters
+    def __init__(self, context: HeContext, parameters: BlindParameters, *, threads: int = 1) -> None:
+        self.context, self.parameters, self.threads = context, parameters, threads
 
     # -- model holder
 
@@ -80,26 +83,18 @@ class Columns:
     def _product(
         self, residues: npt.NDArray[np.unsignedinteger[Any]], rows: list[Floats], blocks: list[tuple[int, int, bool]]
     ) -> Residues:
-        degree = self.parameters.degree
-        buffer = np.empty((BLOCK_ENTRIES, 2 * degree))
-        out = np.empty((2, len(self.context.primes), degree), dtype=np.uint64)
-        for i, p in enumerate(self.context.primes):
-            running = [np.zeros(2 * degree) for _ in rows]
-            for start, stop, reduce in blocks:
-                part = residues[i, start:stop]
-                if int(part.max()) >= p:
-                    raise WireError("A residue is not reduced", rule=f"below {p}")
-                block = buffer[: stop - start]
-                np.copyto(block, part)
-                for total, row in zip(running, rows, strict=True):
-                    total += row[start:stop] @ block
-                    if reduce:
-                        _reduce(total, p)
-            value = running[0]
-            if len(running) == 2:
-                value = running[0] + running[1] * float(1 << DIGIT_BITS)  # below 2**51
-                _reduce(value, p)
-            out[:, i] = value.reshape(2, degree).astype(np.uint64)
+        degree, primes = self.parameters.degree, self.context.primes
+        out = np.empty((2, len(primes), degree), dtype=np.uint64)
+
+        def work(i: int) -> None:
+            out[:, i] = _product_modulo(residues[i], primes[i], rows, blocks).reshape(2, degree)
+
+        if self.threads == 1:
+            for i in range(len(primes)):
+                work(i)
+        else:
+            with ThreadPoolExecutor(self.threads) as pool:
+                list(pool.map(work, range(len(primes))))
         return out
 
     def owed(self, rows: int) -> npt.NDArray[np.intp]:
@@ -127,6 +122,30 @@ class Columns:
             out[:, j, 1] = zero[1]
             out[:, j, 0] = add_mod(zero[0], scale_up(message, context.primes, p.plain_bits), context.primes)
         return [out.astype("<u4", copy=False).tobytes()]
+
+
+def _product_modulo(
+    residues: npt.NDArray[np.unsignedinteger[Any]], p: int, rows: list[Floats], blocks: list[tuple[int, int, bool]]
+) -> Residues:
+    """Weights times residues of shape (entries, 2N), modulo one prime; shape (2N,)."""
+    width = residues.shape[1]
+    buffer = np.empty((BLOCK_ENTRIES, width))
+    running = [np.zeros(width) for _ in rows]
+    for start, stop, reduce in blocks:
+        part = residues[start:stop]
+        if int(part.max()) >= p:
+            raise WireError("A residue is not reduced", rule=f"below {p}")
+        block = buffer[: stop - start]
+        np.copyto(block, part)
+        for total, row in zip(running, rows, strict=True):
+            total += row[start:stop] @ block
+            if reduce:
+                _reduce(total, p)
+    value = running[0]
+    if len(running) == 2:
+        value = running[0] + running[1] * float(1 << DIGIT_BITS)  # below 2**51
+        _reduce(value, p)
+    return value.astype(np.uint64)
 
 
 def _blocks(digits: list[Ints]) -> list[tuple[int, int, bool]]:

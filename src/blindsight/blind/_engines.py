@@ -96,8 +96,8 @@ def serve(
     if hasattr(model, "score_histogram_") or hasattr(model, "network_"):
         raise CapacityError(
             f"{type(model).__name__} cannot be scored blind in this way",
-            rule="a blind score is one inner product of a public encoding with secret weights; of networks of dense layers "
-            "with square activations, packing='columns' computes scores, not verdicts",
+            rule="a blind score is one inner product of a public encoding with secret weights; of networks of dense "
+            "layers and square activations, packing='columns' computes scores, not verdicts",
             fix="teach its scores to a table, TableStudent, and offer that; or score where the model is",
         )
     raise NotFittedError(

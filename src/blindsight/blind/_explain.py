@@ -1,16 +1,16 @@
 """Explanations: what each block of a one-hot encoding adds to a score, opened to the record's owner alone.
 
-A record's score is the sum over blocks b of one weight, ``w_b[state of b]``: of the feature's bin, the projection's bin,
-the tree's leaf. The contribution of block b is the score under the weights of block b alone, all others 0, and no bias.
-So the scorer answers one sealed group once for each block, as it would for that circuit in rows: each answer is one
-product, re-randomised by fresh multipliers and flooded by itself.
+A record's score is the sum over blocks b of one weight, ``w_b[state of b]``: of the feature's bin, the projection's
+bin, the tree's leaf. The contribution of block b is the score under the weights of block b alone, all others 0, and no
+bias. So the scorer answers one sealed group once for each block, as it would for that circuit in rows: each answer is
+one product, re-randomised by fresh multipliers and flooded by itself.
 
-*No block disturbs another.* In rows record r has a monomial ``X**(r m + p)`` for each slot p that holds its 1, and block
-b's polynomial is ``sum_j w_j X**(m - 1 - j)`` over the slots j of block b. A term of their product is
+*No block disturbs another.* In rows record r has a monomial ``X**(r m + p)`` for each slot p that holds its 1, and
+block b's polynomial is ``sum_j w_j X**(m - 1 - j)`` over the slots j of block b. A term of their product is
 ``w_j X**(r m + p + m - 1 - j)``. It falls on record s's coefficient ``s m + m - 1``, modulo N and with a sign, only if
-``r m + p - j = s m`` or ``= s m + N``. Since p and j lie in 0 .. m - 1, the first asks for r = s and p = j: the one slot
-of block b that holds record s's 1. The second asks for ``r m + p >= N``, and no coefficient of a message lies there. An
-encoding longer than N has one record, cut every N slots, and this holds for each piece with m = N.
+``r m + p - j = s m`` or ``= s m + N``. Since p and j lie in 0 .. m - 1, the first asks for r = s and p = j: the one
+slot of block b that holds record s's 1. The second asks for ``r m + p >= N``, and no coefficient of a message lies
+there. An encoding longer than N has one record, cut every N slots, and this holds for each piece with m = N.
 
 Privacy
 -------
@@ -123,9 +123,12 @@ class Explainer:
         self, engine: BfvScorer | CkksScorer, encoder: Encoder | Standardised, circuit: InnerProduct | None
     ) -> None:
         parameters, one_hot = one_hot_rows(engine.parameters, encoder)
-        assert isinstance(engine, BfvScorer) and isinstance(engine.packing, Rows) and circuit is not None
+        assert isinstance(engine, BfvScorer)
+        assert isinstance(engine.packing, Rows)
+        assert circuit is not None
         self._engine, self._rows = engine, engine.packing
         self.price = Price(parameters=parameters, blocks=one_hot.blocks)
+        self.rows_to_extract = max(one_hot.sizes)
         self._plains: list[list[NttPlain | None]] = []
         for offset, size in zip(one_hot.offsets.tolist(), one_hot.sizes, strict=True):
             alone = np.zeros_like(circuit.weights)

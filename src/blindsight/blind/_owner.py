@@ -40,6 +40,7 @@ from ._plan import BlindParameters
 from ._verdict import NUMBER_BYTES, owner_words, verdict_bytes
 from ._verdict_comparison import Comparison
 from ._verdict_exchange import ask as ask_comparison
+from ._verdict_process import ComparisonProcess
 
 __all__ = ["RecordOwner"]
 
@@ -202,7 +203,7 @@ class RecordOwner:
         -------
         ndarray of shape (n,), float64
             Equal to the model's ``decision_function``, bit for bit; of a network (CKKS) within
-            ``parameters.error(score)``.
+            ``parameters.error(score)``, and the detector's own rounding.
 
         Raises
         ------
@@ -267,7 +268,9 @@ class RecordOwner:
         self._registered = True
         return parts
 
-    def verdicts(self, answer: bytes, comparison: Comparison, *, sealed: bytes | None = None) -> npt.NDArray[np.int64]:
+    def verdicts(
+        self, answer: bytes, comparison: Comparison | ComparisonProcess, *, sealed: bytes | None = None
+    ) -> npt.NDArray[np.int64]:
         """Learn the verdicts on an answer, by one comparison with the scorer.
 
         Parameters
@@ -275,7 +278,7 @@ class RecordOwner:
         answer : bytes
             From :meth:`Scorer.score` of a scorer that reveals verdicts; untrusted. Each answer can be compared once,
             whether that succeeds or not.
-        comparison : Comparison
+        comparison : ComparisonProcess or Comparison
             Rank 1 of a link to the scorer, which calls :meth:`Scorer.compare` on the other end.
         sealed : bytes, optional
             The request that it should answer.
@@ -322,7 +325,7 @@ class RecordOwner:
         return verdicts
 
     def _authentic(self, answer: bytes, sealed: bytes | None, *, blocks: int = 0) -> tuple[Header, memoryview]:
-        """Header and body of an answer, once its length, key, MAC and request are right; with contributions of blocks."""
+        """Header and body of an answer, or of contributions, once its length, key, MAC and request are right."""
         header, body = split_envelope(answer, "explained" if blocks else "answer", offer=self._digest)
         if header.key != self._key_id:
             raise AuthenticationError(

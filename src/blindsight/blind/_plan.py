@@ -38,7 +38,7 @@ FRESH_NOISE = 22
 
 MAX_THRESHOLDS = 15
 SHARE_ROOM_BITS = 3
-"""Rounding to the words of shares takes at most ``2**-SHARE_ROOM_BITS`` of half a score unit, where 64 bits allow it."""
+"""Rounding to words takes at most ``2**-SHARE_ROOM_BITS`` of half a score unit, where 64 bits allow it."""
 
 MULTIPLIER_BITS = 16
 SECOND_PART_NOISE = 8

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from blindsight.circuits import Activation, Dense, Network
+from blindsight.circuits import Dense, Network
 from blindsight.errors import BlindsightError, CapacityError, NotFittedError, ParameterError
 
 from ._ckks_circuit import plan_network
@@ -24,7 +24,7 @@ from ._engines import DEFAULT_TOLERANCE
 from ._envelope import KEY_BYTES, MAX_MESSAGE_BYTES, MAX_ROWS, PREFIX, TAG_BYTES, Header, Kind
 from ._explain import ENVELOPE_BYTES
 from ._plan import BlindParameters, plan
-from ._planner_times import COMPARISON_BYTES, Times, bfv_times, ckks_times, mpc_times
+from ._planner_times import Times, bfv_times, ckks_times, mpc_times
 from ._planner_trust import Engine, Reveal, Trust, trust_of
 from ._verdict import NUMBER_BYTES, verdict_bytes
 from .mpc._client import MAX_RUN_ROWS, RUN_BYTES
@@ -53,8 +53,6 @@ class Cost:
         Requests that carry them.
     bytes_up, bytes_down : int
         From the owner, and to it, over all messages and operators; exact, but for what carries the messages.
-    comparison_bytes : int
-        Of verdicts on encrypted scores: about what the comparisons exchange, both ways together.
     registration_bytes : int
         From the owner, once.
     times : Times
@@ -64,14 +62,13 @@ class Cost:
     messages: int
     bytes_up: int
     bytes_down: int
-    comparison_bytes: int
     registration_bytes: int
     times: Times
 
     @property
     def seconds(self) -> float:
         """Estimate of the whole batch over a link of 100 Mbit/s, set-up included, one thing after the other."""
-        sent = self.bytes_up + self.bytes_down + self.comparison_bytes + self.registration_bytes
+        sent = self.bytes_up + self.bytes_down + self.times.link_bytes + self.registration_bytes
         return self.times.set_up_s + (self.times.owner_ms + self.times.server_ms) / 1e3 + sent / LINK_BYTES_PER_S
 
 
@@ -87,8 +84,8 @@ class Option:
         Why not, naming the layer; empty where it can.
     parameters : BlindParameters, CkksParameters or Program, optional
     error : float
-        Largest error of a score at the threshold; 0 where scores are exact. For CKKS but with probability 2**-30 a batch.
-        NaN where the model has no threshold.
+        Largest error of a score at the threshold; 0 where scores are exact, NaN where the model has no threshold. Of
+        CKKS, but with probability ``2**-30`` a batch.
     bits : float
         Most that one answer tells the owner, whatever it asked.
     rows_to_extract : int
@@ -111,6 +108,13 @@ class Option:
     def name(self) -> str:
         """For people: HE rows, HE columns, MPC 3PC or MPC 2PC."""
         return NAMES[self.engine]
+
+    @property
+    def prime_bits(self) -> tuple[int, ...]:
+        """Sizes of the primes that ciphertexts are modulo; empty where there are none."""
+        if isinstance(self.parameters, BlindParameters):
+            return self.parameters.he.prime_bits
+        return self.parameters.he.bits[:-1] if isinstance(self.parameters, CkksParameters) else ()
 
     def describe(self) -> str:
         """Parameters in one line; the refusal where there are none."""
@@ -135,12 +139,15 @@ class Survey:
         Name of the model's class.
     rows : int
         Of a batch.
+    secret : bool
+        Whether the public encoding tells nothing learned from data. Otherwise no engine hides all of the model.
     options : tuple of Option
         For each thing to reveal: HE rows, HE columns, MPC with three operators, MPC with two.
     """
 
     model: str
     rows: int
+    secret: bool
     options: tuple[Option, ...]
 
     def revealing(self, reveal: Reveal) -> tuple[Option, ...]:
@@ -206,12 +213,13 @@ def survey(model: Any, *, rows: int = 1000, reveal: Iterable[Reveal] = ("score",
     if type(rows) is not int or not 1 <= rows <= MAX_ROWS:
         raise ParameterError("rows is out of its domain", got=repr(rows)[:40], rule=f"1 to {MAX_ROWS}")
     options = tuple(_option(model, engine, revealed, rows) for revealed in reveal for engine in ENGINES)
-    return Survey(model=type(model).__name__, rows=rows, options=options)
+    secret = bool(getattr(model, "is_secret_", False))
+    return Survey(model=type(model).__name__, rows=rows, secret=secret, options=options)
 
 
 def _option(model: Any, engine: Engine, reveal: Reveal, rows: int) -> Option:
     whole = hasattr(model, "circuit_")
-    if not whole and not hasattr(type(model), "network_") and not hasattr(model, "score_histogram_"):
+    if not whole and not _has_network(model) and not hasattr(model, "score_histogram_"):
         raise NotFittedError("The model to plan for is not fitted", fix="fit it, or load a saved one")
     trust = trust_of(engine, reveal, approximate=not whole)
     try:
@@ -302,7 +310,7 @@ def _he_cost(p: BlindParameters | CkksParameters, rows: int, times: Times, layer
             got=f"{p.group_bytes:,} bytes for {p.rows_per_ciphertext:,} records",
             rule=f"at most {MAX_MESSAGE_BYTES:,}",
         )
-    up = down = compared = messages = 0
+    up = down = messages = 0
     for count in _pieces(rows, most):
         messages += 1
         up += _envelope(_head("sealed", count), p.groups(count) * p.group_bytes)
@@ -310,7 +318,6 @@ def _he_cost(p: BlindParameters | CkksParameters, rows: int, times: Times, layer
             down += _envelope(_head("answer", count), verdict_bytes(p, count))
             up += _envelope(_head("compare", count), NUMBER_BYTES)
             down += 1 + _envelope(_head("opened", count), -(-count * p.thresholds // 8))
-            compared += round(count * p.thresholds * COMPARISON_BYTES)
         else:
             down += _envelope(_head("answer", count), _answer_bytes(p, count))
     return Cost(
@@ -318,7 +325,6 @@ def _he_cost(p: BlindParameters | CkksParameters, rows: int, times: Times, layer
         messages=messages,
         bytes_up=up,
         bytes_down=down,
-        comparison_bytes=compared,
         registration_bytes=KEY_BYTES + p.material_bytes,
         times=times,
     )
@@ -383,7 +389,6 @@ def _mpc(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) ->
             messages=len(runs),
             bytes_up=up,
             bytes_down=down,
-            comparison_bytes=0,
             registration_bytes=0,
             times=mpc_times(program, rows, len(runs)),
         ),
@@ -430,7 +435,7 @@ def _fixed_point_error(network: Network, program: Program, bound: float, score: 
 
 def _network_of(model: Any) -> Network:
     """The model's network; CapacityError where it is none that an engine reads."""
-    if not hasattr(type(model), "network_"):
+    if not _has_network(model):
         raise CapacityError(
             f"{type(model).__name__} is neither an inner product nor a chain of dense layers",
             rule="an integer circuit on a public encoding, or a feed-forward network",
@@ -444,6 +449,11 @@ def _network_of(model: Any) -> Network:
     return network
 
 
+def _has_network(model: Any) -> bool:
+    """Whether there is such an attribute, without asking for it: it may be computed, and raise."""
+    return hasattr(type(model), "network_") or "network_" in getattr(model, "__dict__", {})
+
+
 def _outputs(network: Network) -> int:
     first = network.layers[0]
     assert isinstance(first, Dense)
@@ -451,8 +461,5 @@ def _outputs(network: Network) -> int:
 
 
 def _numbers(network: Network) -> int:
-    """Weights and biases: as many equations as an owner needs at most."""
-    return sum(
-        layer.weights.size + layer.bias.size if isinstance(layer, Dense) else int(isinstance(layer, Activation))
-        for layer in network.layers
-    )
+    """Weights and biases."""
+    return sum(layer.weights.size + layer.bias.size for layer in network.layers if isinstance(layer, Dense))

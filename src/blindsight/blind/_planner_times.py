@@ -1,4 +1,7 @@
-"""How long it takes: constants measured once, times what a circuit asks for. Estimates, within a factor of about two."""
+"""How long it takes, and what servers say to each other: measured constants times what a circuit asks for.
+
+Right to a factor of two or so, on such a machine.
+"""
 
 from __future__ import annotations
 
@@ -11,30 +14,39 @@ from .mpc._program import Program
 
 __all__ = ["Times", "bfv_times", "ckks_times", "mpc_times"]
 
-# Printed by benchmarks/blind_costs.py, on one core of a machine with two, beside other load.
-# MPC: all operators in one process, so that no network is in it; each round trip between them adds its own time.
+# From what benchmarks/blind_costs.py prints, measured beside other load: encryption in processor time on one thread,
+# MPC with all operators on two cores and no network in it: each round trip between them adds its own time.
 BFV_MS = {
-    ("rows", 4096): (3.0, 0.65, 4.1, 1.4),
-    ("columns", 4096): (4.6, 0.05, 3.9, 1.7),
-    ("rows", 8192): (9.3, 2.6, 16.0, 8.3),
-    ("columns", 8192): (17.0, 0.11, 14.0, 5.9),
+    ("rows", 4096): (1.6, 0.85, 3.7, 1.4),
+    ("columns", 4096): (2.6, 0.04, 5.6, 1.8),
+    ("rows", 8192): (5.6, 2.7, 17.0, 3.9),
+    ("columns", 8192): (8.4, 0.1, 24.0, 3.9),
 }
 """By packing and N: to seal and to answer an uploaded ciphertext; to mask and protect an answer; to open it."""
 
-CKKS_SEAL_NS, CKKS_PRODUCT_NS, CKKS_WORD_NS, CKKS_OPEN_NS = 300.0, 0.14, 7.0, 80.0
-"""An input, prime and coefficient; a weight times a residue; a residue read, squared or summed; an answer's residue."""
+CKKS_SEAL_NS, CKKS_PRODUCT_NS, CKKS_WORD_NS, CKKS_REST_NS, CKKS_OPEN_NS = 205.0, 0.05, 2.0, 450.0, 60.0
+"""An input's residue; a weight times a residue; a residue read, squared or summed; for each residue of one ciphertext,
+to mask and protect; an answer's residue."""
 
-COMPARISON_SET_UP_S, COMPARISON_US, COMPARISON_BYTES = 12.0, 21.0, 91.0
-"""Of a verdict on encrypted scores: CHEETAH, oblivious transfers by Ferret."""
+COMPARISON_SET_UP_S, COMPARISON_US, COMPARISON_BYTES = 7.0, 25.0, 91.0
+"""Of a verdict on encrypted scores: CHEETAH, oblivious transfers by Ferret. Bytes: benchmarks/verdicts.py."""
 
-MPC_SHARE_NS = {"aby3": 20.0, "cheetah": 20.0}
+MPC_SHARE_NS = {"aby3": 270.0, "cheetah": 85.0}
 """To share one number of a record."""
 
-MPC_MS = {
-    "aby3": (1.0, 10.0, 10.0, 2.0, 3.0),
-    "cheetah": (1.0, 10.0, 100.0, 5.0, 50.0),
-}
-"""Set-up in seconds; a run in milliseconds; nanoseconds a product; microseconds a nonlinear step, and a comparison."""
+MPC_COSTS = {"aby3": (6.4, 10.0, 0.1, 0.8, 30.0), "cheetah": (12.0, 30.0, 2.2, 26.0, 100.0)}
+"""Set-up in seconds, links included (benchmarks/mpc.py); a run in milliseconds; then microseconds: a product with a
+weight, a product of two shared numbers that is not one of many in a sum, a comparison."""
+
+MPC_LINK_BYTES = {"aby3": (24.0, 48.0, 200.0), "cheetah": (166.0, 166.0, 170.0)}
+"""Between the operators, all of them together (benchmarks/mpc.py): for each result of products, whole or fixed point;
+for a comparison."""
+
+TANH_PRODUCTS = 40
+"""What a tanh takes, in products."""
+
+WIDE_RING = 4
+"""A ring of 128 bits, in rings of 64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +61,14 @@ class Times:
         To answer, on one core: the model's holder, or each operator.
     set_up_s : float
         Once, before the first.
+    link_bytes : int
+        What the comparisons of verdicts, or the operators, exchange besides the messages, all together.
     """
 
     owner_ms: float
     server_ms: float
     set_up_s: float
+    link_bytes: int
 
 
 def bfv_times(p: BlindParameters, rows: int) -> Times:
@@ -65,7 +80,8 @@ def bfv_times(p: BlindParameters, rows: int) -> Times:
     return Times(
         owner_ms=ciphertexts * seal + groups * opened + compare_ms,
         server_ms=ciphertexts * answer + groups * protect + compare_ms,
-        set_up_s=COMPARISON_SET_UP_S if p.thresholds else p.zeros * seal / 1e3,
+        set_up_s=p.zeros * seal / 1e3 + (COMPARISON_SET_UP_S if p.thresholds else 0.0),
+        link_bytes=round(rows * p.thresholds * COMPARISON_BYTES),
     )
 
 
@@ -80,44 +96,47 @@ def ckks_times(p: CkksParameters, network: IntegerNetwork, rows: int) -> Times:
         hidden = len(network.first[0])
         products, words = 2 * (linear + first) + 3 * second, 2 * p.entries + 3 * hidden + 5 * outputs
     residues, groups = p.count * p.degree, p.groups(rows)
-    answer_ns = residues * (products * CKKS_PRODUCT_NS + words * CKKS_WORD_NS)
+    answer_ns = residues * (products * CKKS_PRODUCT_NS + words * CKKS_WORD_NS + CKKS_REST_NS)
     open_ns = p.kept * p.degree * p.parts * CKKS_OPEN_NS
     seal_ns = residues * CKKS_SEAL_NS
     return Times(
         owner_ms=groups * (p.entries * seal_ns + open_ns) / 1e6,
         server_ms=groups * answer_ns / 1e6,
         set_up_s=p.zeros * seal_ns / 1e9,
+        link_bytes=0,
     )
 
 
 def mpc_times(program: Program, rows: int, runs: int) -> Times:
-    """Estimate a batch under MPC, for each operator; network aside."""
-    set_up_s, run_ms, product_ns, step_us, compare_us = MPC_MS[program.protocol]
-    products, nonlinear = _work(program)
-    wide = 1 if program.ring_bits == 64 else 4
-    a_row_us = products * product_ns / 1e3 + nonlinear * step_us + (program.answer == "verdict") * compare_us
+    """Estimate a batch under MPC, for each operator; the network between them aside."""
+    set_up_s, run_ms, weight_us, product_us, compare_us = MPC_COSTS[program.protocol]
+    whole_bytes, fixed_bytes, compare_bytes = MPC_LINK_BYTES[program.protocol]
+    weights, sums, products, comparisons = _work(program)
+    row_us = weights * weight_us + products * product_us + comparisons * compare_us
+    row_bytes = (sums + products) * (whole_bytes if program.whole else fixed_bytes) + comparisons * compare_bytes
+    wide = program.ring_bits == 128
     return Times(
-        owner_ms=rows * program.inputs * wide * MPC_SHARE_NS[program.protocol] / 1e6,
-        server_ms=runs * run_ms + rows * a_row_us * wide / 1e3,
+        owner_ms=rows * program.inputs * MPC_SHARE_NS[program.protocol] * (2 if wide else 1) / 1e6,
+        server_ms=runs * run_ms + rows * row_us * (WIDE_RING if wide else 1) / 1e3,
         set_up_s=set_up_s,
+        link_bytes=round(rows * row_bytes * (2 if wide else 1)),
     )
 
 
-def _work(program: Program) -> tuple[int, int]:
-    """Products with weights, and nonlinear steps on single numbers, of one record."""
+def _work(program: Program) -> tuple[int, int, int, int]:
+    """Products with weights and their sums, other products, and comparisons of one record."""
+    comparisons = int(program.answer == "verdict")
     if program.form == "inner_product":
-        return program.inputs, 0
+        return program.inputs, 1, 0, comparisons
     if program.form == "quadratic":
-        return program.inputs**2, program.inputs
-    products, nonlinear, width = 0, 0, program.inputs
+        return program.inputs**2, program.inputs, program.inputs, comparisons
+    weights, sums, products, width = 0, 0, 0, program.inputs
     for step in program.steps:
         if step.kind == "dense":
-            products += width * step.outputs
+            weights, sums = weights + width * step.outputs, sums + step.outputs
             width = step.outputs
+        elif step.kind in ("relu", "leaky"):
+            comparisons += width
         else:
-            nonlinear += width * (TANH_STEPS if step.kind == "tanh" else 1)
-    return products, nonlinear + width
-
-
-TANH_STEPS = 12
-"""Products one after the other in a tanh."""
+            products += width * (TANH_PRODUCTS if step.kind == "tanh" else 2)
+    return weights, sums, products + width, comparisons

@@ -18,7 +18,7 @@ class Trust:
     Parameters
     ----------
     collusion : str
-        Who may collude with whom, and who must not.
+        Who must not collude, for anything to stay secret.
     behaviour : str
         What each side must do for this to hold.
     owner_learns, holder_learns, operators_learn : str
@@ -40,10 +40,10 @@ class Trust:
 
 HOLDER = "how many records, and when"
 ANSWER: dict[Reveal, str] = {"score": "the scores", "verdict": "one bit a record"}
-OPERATORS = "how many records and when, the form of the model; no record, weight or answer"
+OPERATORS = "the form of the model, how many records and when"
 
 HE_SCORE = Trust(
-    collusion="nobody: there are two sides",
+    collusion="nobody: two sides",
     behaviour="the holder follows the protocol; the owner may do anything, within its bits",
     owner_learns=ANSWER["score"],
     holder_learns=HOLDER,
@@ -52,7 +52,7 @@ HE_SCORE = Trust(
     post_quantum=True,
 )
 CKKS_SCORE = Trust(
-    collusion="nobody: there are two sides",
+    collusion="nobody: two sides",
     behaviour="the holder follows the protocol, and is never told a score; the owner may do anything, within its bits",
     owner_learns="the scores, with a small error",
     holder_learns=HOLDER,
@@ -61,7 +61,7 @@ CKKS_SCORE = Trust(
     post_quantum=True,
 )
 HE_VERDICT = Trust(
-    collusion="nobody: there are two sides",
+    collusion="nobody: two sides",
     behaviour="both follow the comparison (semi-honest)",
     owner_learns=ANSWER["verdict"],
     holder_learns=HOLDER,
@@ -87,7 +87,7 @@ def trust_of(engine: Engine, reveal: Reveal, *, approximate: bool) -> Trust:
         return CKKS_SCORE if approximate else HE_SCORE
     if engine == "aby3":
         return Trust(
-            collusion="no two of the three operators",
+            collusion="any two of the three operators",
             behaviour="all three follow the protocol (semi-honest): one that does not can change answers",
             owner_learns=ANSWER[reveal],
             holder_learns="nothing, unless it is an operator",
@@ -96,7 +96,7 @@ def trust_of(engine: Engine, reveal: Reveal, *, approximate: bool) -> Trust:
             post_quantum=False,
         )
     return Trust(
-        collusion="the two operators must not",
+        collusion="the two operators",
         behaviour="both follow the protocol (semi-honest): one that does not can change answers",
         owner_learns=ANSWER[reveal],
         holder_learns="nothing, unless it is an operator",

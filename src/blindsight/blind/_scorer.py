@@ -46,6 +46,7 @@ from ._registration import key_id_of_registration, registration_bytes
 from ._verdict import Desk, integer_thresholds, share_answer
 from ._verdict_comparison import Comparison
 from ._verdict_exchange import answer as answer_comparison
+from ._verdict_process import ComparisonProcess
 
 __all__ = ["Scorer"]
 
@@ -68,8 +69,9 @@ class Scorer:
         What the owner learns. "verdict": whether the score exceeds a threshold that stays secret, and nothing else; see
         :meth:`compare`.
     thresholds : sequence of float, optional
-        For verdicts, in units of ``decision_function``: up to 15, increasing; the owner learns how many of them the score
-        exceeds, and is charged a bit for each. Default: the model's ``threshold_``, so that verdicts equal ``predict``.
+        For verdicts, in units of ``decision_function``: up to 15, increasing; the owner learns how many of them the
+        score exceeds, and is charged a bit for each. Default: the model's ``threshold_``: verdicts then equal
+        ``predict``.
     budget : BitBudget, optional
         Default: bits are counted, not limited.
     table : KeyValue, optional
@@ -85,8 +87,8 @@ class Scorer:
     threads : int
         For products of residues in columns.
     explanations : bool
-        Whether contributions may be asked for (``RecordOwner.seal(X, explain=True)``): every block's part of a score, at
-        ``blocks * answer_bits`` bits a record. One-hot encodings in rows; see ``_explain``.
+        Whether contributions may be asked for (``RecordOwner.seal(X, explain=True)``): every block's part of a score,
+        at ``blocks * answer_bits`` bits a record. One-hot encodings in rows; see ``_explain``.
     inline_registration : bool
         Whether a sealed request may carry its owner's registration. False: :meth:`register` comes first, in a process
         of the caller's choosing.
@@ -201,10 +203,10 @@ class Scorer:
         """Well-chosen exact scores after which an owner can compute every score itself.
 
         One-hot blocks: sum of (slots - 1), and 1. Other encodings: all entries. Networks: coefficients of the quadratic
-        form; with a square activation, weights. No encryption changes this; a budget below
-        ``rows_to_extract`` records does.
+        form; with a square activation, weights. Where contributions may be asked for: as many explained records as the
+        largest block has slots. No encryption changes this; a budget below ``rows_to_extract`` records does.
         """
-        return self._freedom
+        return self._freedom if self._explainer is None else self._explainer.rows_to_extract
 
     def prepare(self, key_id: str, answers: int) -> None:
         """Compute masks for an owner's next answers while there is time; without this they are computed when needed.
@@ -266,8 +268,9 @@ class Scorer:
 
         Privacy
         -------
-        Charges ``parameters.charge_bits(rows)``, of contributions as much for every block, before anything is computed, and gives nothing back, not even when the
-        body then turns out to be malformed. Every call charges, a retry as well.
+        Charges ``parameters.charge_bits(rows)``, of contributions as much for every block, before anything is computed,
+        and gives nothing back, not even when the body then turns out to be malformed. Every call charges, a retry as
+        well.
         """
         header, body = split_envelope(sealed, "sealed", "explain", offer=self._digest)
         p = self.parameters
@@ -317,12 +320,12 @@ class Scorer:
         )
         return close_envelope(session, reply, pieces)
 
-    def compare(self, comparison: Comparison) -> Header:
+    def compare(self, comparison: Comparison | ComparisonProcess) -> Header:
         """Serve one comparison, so that an owner learns verdicts on an answer of :meth:`score`; waits for it to ask.
 
         Parameters
         ----------
-        comparison : Comparison
+        comparison : ComparisonProcess or Comparison
             Rank 0 of a link to the owner, who calls :meth:`RecordOwner.verdicts` on the other end.
 
         Returns

@@ -1,27 +1,28 @@
 """Verdicts: the owner learns how many secret thresholds a score exceeds, the scorer learns nothing.
 
-The scorer evaluates the circuit as for a score. It then switches the answer to words modulo ``2**b`` and adds to each owed
-coefficient of the first part a mask r, uniform in ``Z_{2**b}``. The owner decrypts without rounding: its word is
+The scorer evaluates the circuit as for a score. It then switches the answer to words modulo ``2**b`` and adds to each
+owed coefficient of the first part a mask r, uniform in ``Z_{2**b}``. The owner decrypts without rounding: its word is
 
     c0' + r + <c1', s>  =  2**(b-k) (score + noise) + r,      |noise| < 1/2,
 
-and the scorer's is ``-r - 2**(b-k) (tau + 1/2)``. Their sum, as a signed word, is not negative exactly if ``score > tau``: one
-comparison of :class:`Comparison`, whose result only the owner gets to see. With several thresholds the scorer has a
-word for each, and the owner the same word each time.
+and the scorer's is ``-r - 2**(b-k) (tau + 1/2)``. Their sum, as a signed word, is not negative exactly if
+``score > tau``: one comparison of :class:`Comparison`, whose result only the owner gets to see. With several thresholds
+the scorer has a word for each, and the owner the same word each time.
 
 Security
 --------
-*The owner, following the protocol*, sees c1', a function of the statistically uniform A of ``_protect``, and ``c0' + r``,
-which is uniform and independent of everything: of score, noise, weights and thresholds it learns the verdict alone.
+*The owner, following the protocol*, sees c1', a function of the statistically uniform A of ``_protect``, and
+``c0' + r``, which is uniform and independent of everything: of score, noise, weights and thresholds it learns the
+verdict alone.
 
-*The owner as an arbitrary adversary* may encrypt anything and add anything to its word: it learns the sign of one linear
-functional of the weights (modulo q) against a threshold shifted as it likes. That is one bit for each threshold, which is
-what the budget charges; b of them, honestly paid for, make a score. An owner that *breaks* the comparison (it is
-semi-honest) learns r at most, hence a flooded coefficient: ``capacity_bits``, as much as a score would have told. For
-that case alone the flood is kept.
+*The owner as an arbitrary adversary* may encrypt anything and add anything to its word: it learns the sign of one
+linear functional of the weights (modulo q) against a threshold shifted as it likes. That is one bit for each threshold,
+which is what the budget charges; k of them, honestly paid for, make a score. An owner that *breaks* the comparison (it
+is semi-honest) learns the scorer's words at most, hence thresholds and a flooded coefficient: ``capacity_bits``, as
+much as a score would have told. For that case alone the flood is kept.
 
-*A mask is spent before its comparison starts*: it is removed from the table first, durably. A second comparison under the
-same r, with a shifted word, would be a second bit of the same score; a few dozen would be a binary search.
+*A mask is spent before its comparison starts*: it is removed from the table first, durably. A second comparison under
+the same r, with a shifted word, would be a second bit of the same score; a few dozen would be a binary search.
 
 *The scorer* sees the ciphertexts, and its side of a semi-honest comparison. Were it to break that, it would learn the
 owner's words, which are linear in the owner's key.

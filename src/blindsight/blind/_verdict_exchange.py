@@ -13,8 +13,9 @@ from ._envelope import Header, Session, close_envelope, new_salt, open_envelope,
 from ._plan import BlindParameters
 from ._verdict import NUMBER_BYTES, Desk
 from ._verdict_comparison import Comparison
+from ._verdict_process import ComparisonProcess
 
-__all__ = ["ask", "answer"]
+__all__ = ["answer", "ask"]
 
 Words = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
@@ -23,7 +24,11 @@ GO, NO = b"\x01", b"\x00"
 
 
 def answer(
-    comparison: Comparison, desk: Desk, authenticate: Callable[[Header, bytes], Session], *, offer: bytes
+    comparison: Comparison | ComparisonProcess,
+    desk: Desk,
+    authenticate: Callable[[Header, bytes], Session],
+    *,
+    offer: bytes,
 ) -> Header:
     """Serve one comparison, as the scorer; waits for the owner to ask. Returns what it was about."""
     message = comparison.receive()
@@ -46,7 +51,12 @@ def answer(
 
 
 def ask(
-    comparison: Comparison, session: Session, about: Header, number: bytes, words: Words, p: BlindParameters
+    comparison: Comparison | ComparisonProcess,
+    session: Session,
+    about: Header,
+    number: bytes,
+    words: Words,
+    p: BlindParameters,
 ) -> Ints:
     """Ask for a comparison, as the owner.
 

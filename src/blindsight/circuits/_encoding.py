@@ -142,7 +142,7 @@ class OneHot(Encoder):
         return parts
 
     def block_names(self, features: Sequence[str]) -> tuple[str, ...]:
-        """Name the blocks for people, given the features' names; ``block 0`` and so on where nothing better is known."""
+        """Name the blocks for people, given the features' names; block 0 and so on where nothing better is known."""
         del features
         return tuple(f"block {b}" for b in range(self.blocks))
 

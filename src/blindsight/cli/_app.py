@@ -13,6 +13,7 @@ from ._command_fit import fit
 from ._command_ledger import ledger_figures, ledger_show, ledger_verify
 from ._command_look import doctor, report
 from ._command_mpc_node import mpc_node_certificate, mpc_node_check, mpc_node_serve
+from ._command_plan import plan_blind
 from ._command_schema import schema_check, schema_draft
 from ._command_score import score
 from ._command_serve import serve_app
@@ -36,8 +37,10 @@ schema_app = typer.Typer(
 ledger_app = typer.Typer(help="Look at what a party's records have paid so far.", no_args_is_help=True)
 app.add_typer(schema_app, name="schema", short_help="Write and check schemas.")
 app.add_typer(ledger_app, name="ledger", short_help="Show and verify what was spent.")
-mpc_app = typer.Typer(help="Be one operator of a secure computation: hold shares, run, open nothing.", no_args_is_help=True)
+mpc_app = typer.Typer(help="Be one operator of a secure computation: hold shares, open nothing.", no_args_is_help=True)
 app.add_typer(mpc_app, name="mpc-node", short_help="Be one operator of a secure computation.")
+plan_app = typer.Typer(help="Say what something would cost, before it is done.", no_args_is_help=True)
+app.add_typer(plan_app, name="plan", short_help="Say what scoring a model blind would cost.")
 app.add_typer(serve_app, name="serve", short_help="Score sealed records for strangers, over HTTPS.")
 
 
@@ -88,6 +91,7 @@ app.command(
     short_help="Score records, in the clear or blind.",
     epilog="Example: blindsight score --model fraud.blindsight --input today.csv --output scores.csv --blind",
 )(score)
+plan_app.command("blind", epilog="Example: blindsight plan blind fraud.blindsight --rows 1000 --verdict")(plan_blind)
 ledger_app.command("show", epilog="Example: blindsight ledger show --home run")(ledger_show)
 ledger_app.command("verify", epilog="Example: blindsight ledger verify --home run/bank-a --seen-head 3f2a...")(
     ledger_verify

@@ -118,7 +118,7 @@ def _did_you_mean(word: str, known: Iterable[str], before: str) -> str | None:
 
 
 def choose_detector(
-    name: str, settings: Mapping[str, Any], *, contamination: float, option: str = "--detector"
+    name: str, settings: Mapping[str, Any], *, contamination: float, option: str = "--detector", of: str = ""
 ) -> Detector:
     """Build an unfitted detector.
 
@@ -132,6 +132,8 @@ def choose_detector(
     contamination : float
     option : str
         Where the name was given, for the message.
+    of : str
+        What stands before a parameter's name in ``--set``: nothing, or which of several detectors it is for.
 
     Raises
     ------
@@ -150,7 +152,7 @@ def choose_detector(
             raise ParameterError(
                 f"{cls.name} has no parameter '{key[:60]}'",
                 rule=", ".join(sorted(names)),
-                fix=_did_you_mean(key, names, "--set ") or "give one of these",
+                fix=_did_you_mean(key, names, f"--set {of}") or "give one of these",
             )
         if not dot:
             if key == "training":
@@ -158,7 +160,7 @@ def choose_detector(
                     "training is not one value",
                     got=repr(value)[:80],
                     rule="each part is set by its name: " + ", ".join(sorted(_default_training(cls))),
-                    fix="--set training.rounds=5",
+                    fix=f"--set {of}training.rounds=5",
                 )
             is_list = isinstance(parameters[key], list)
             parameters[key] = _listed(value) if is_list else value
@@ -168,7 +170,7 @@ def choose_detector(
             raise ParameterError(
                 f"There is no 'training.{inner[:60]}'",
                 rule=", ".join(sorted(training)),
-                fix=_did_you_mean(inner, training, "--set training.") or "give one of these",
+                fix=_did_you_mean(inner, training, f"--set {of}training.") or "give one of these",
             )
         parameters["training"] = {**training, inner: value}
     return detector_from_json({"name": cls.name, "parameters": parameters}, allowed=frozenset({cls.name}))

@@ -64,11 +64,13 @@ def compare(
     """
     from blindsight.data import Schema
     from blindsight.errors import ParameterError
-    from blindsight.federation import Policy
-    from blindsight.report import write_compared
+    from blindsight.federation import Policy, check_parties
+    from blindsight.privacy import shown_epsilon
+    from blindsight.report import OVERLAP, compared_table, overlap, write_compared
 
     from ._choose import choose_detector, choose_privacy, plain_name
     from ._compare import compare_file, compare_parties
+    from ._fit import check_files
 
     screen = Screen(as_json=json_output)
     if (input_file is None) == (not party):
@@ -99,10 +101,12 @@ def compare(
         )
     own = _settings(settings or (), names)
     chosen = [
-        choose_detector(name, own[plain_name(name)], contamination=contamination, option="--detectors")
+        choose_detector(
+            name, own[plain_name(name)], contamination=contamination, option="--detectors", of=f"{plain_name(name)}."
+        )
         for name in names
     ]
-    with screen.working(f"Comparing {len(chosen)} detectors") as progress:
+    with screen.working(f"{'Comparing' if len(chosen) > 1 else 'Measuring'} {_detectors(len(chosen))}") as progress:
         if input_file is not None:
             done = compare_file(chosen, schema=Schema.read(schema), records=input_file, test=test, progress=progress)
         else:
@@ -114,34 +118,36 @@ def compare(
                 epsilon, delta, unit, max_records_per_person,
                 exact=exact, max_records_per_party=max_records_per_party, trust=trust,
             )  # fmt: skip
+            check_parties(data)
+            check_files(data, tests)
             done = compare_parties(
                 chosen, schema=Schema.read(schema), data=data, evaluation=tests, privacy=privacy,
                 policy=None if policy is None else Policy.read(policy), home=home, key_file=key_file,
                 progress=progress,
             )  # fmt: skip
-    headings = [("Detector", "left"), ("AUROC", "right"), ("95%", "right"), ("AP", "right"), ("FPR", "right"),
-                ("FNR", "right"), ("Seconds", "right"), ("Sums", "right"), ("Bytes", "right"),
-                ("Epsilon", "right")]  # fmt: skip
-    rows = [c.cells() for c in done.compared]
+    about = done.about
+    names_shown, rows = compared_table(done.compared)
+    headings = [(name, "left" if name == "Detector" else "right") for name in names_shown]
     if done.absent:
         headings.append(("Remark", "left"))
-        rows = [(*row, "") for row in rows] + [a.cells() for a in done.absent]
-    screen.table(f"{len(done.compared)} detectors: {done.note}", headings, rows)
-    best = max((c for c in done.compared if c.measurable), key=lambda c: c.auroc, default=None)
-    if best is not None and any(c.auroc_high >= best.auroc_low for c in done.compared if c is not best):
-        screen.say("Where intervals overlap, these records do not tell which is better.")
-    if done.epsilon is not None:
+        rows = [[*row, ""] for row in rows]
+        rows += [[absent.name, *[""] * (len(names_shown) - 1), absent.remark] for absent in done.absent]
+    screen.table(f"{_detectors(len(done.compared))}: {about.note}", headings, rows)
+    if overlap(done.compared):
+        screen.say(OVERLAP)
+    if about.epsilon is not None:
         screen.say(
-            f"Charged for all of it together: epsilon {done.epsilon:.3g} per {unit} at delta {delta:g}, "
+            f"Charged for all of it together: epsilon {shown_epsilon(about.epsilon)} per {unit} at delta {delta:g}, "
             f"{epsilon:g} asked for each of {len(chosen) - sum(a.kind == 'left out' for a in done.absent)}."
         )
     if output is not None:
-        write_compared(done.compared, output, note=done.note, epsilon=done.epsilon, absent=done.absent)
+        write_compared(done.compared, output, about=about, absent=done.absent)
         screen.say(f"Wrote {output}.")
     screen.result(
         {
-            "note": done.note,
-            "epsilon_total": done.epsilon,
+            "note": about.note,
+            "warnings": list(about.warnings),
+            "epsilon_total": about.epsilon,
             "detectors": [{k: v for k, v in asdict(c).items() if k != "roc"} for c in done.compared],
             "left_out": [{"name": a.name, "reason": a.reason} for a in done.absent if a.kind == "left out"],
             "refused": [
@@ -152,6 +158,10 @@ def compare(
             "output": None if output is None else str(output),
         }
     )
+
+
+def _detectors(count: int) -> str:
+    return f"{count} detector{'' if count == 1 else 's'}"
 
 
 def _settings(values: list[str] | tuple[()], names: list[str]) -> dict[str, dict[str, object]]:

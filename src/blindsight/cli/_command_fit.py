@@ -58,12 +58,12 @@ def fit(
 ) -> None:
     """Fit one detector on the records of several parties, each in a process of its own that sees only its own file."""
     from blindsight.data import Schema
-    from blindsight.federation import Policy
-    from blindsight.privacy import MIN_LOCAL_VARIANCE
+    from blindsight.federation import Policy, check_parties, check_suits
+    from blindsight.privacy import MIN_LOCAL_VARIANCE, shown_epsilon
     from blindsight.report import write_run
 
     from ._choose import choose_detector, choose_privacy, read_settings
-    from ._fit import fit_parties, run_file
+    from ._fit import check_files, fit_parties, run_file
 
     screen = Screen(as_json=json_output)
     privacy = choose_privacy(
@@ -73,15 +73,20 @@ def fit(
     data, tests = named_paths(party, "--party"), named_paths(evaluate or (), "--evaluate")
     writable_target(output, "--output", sources=[schema, policy, key_file, *data.values(), *tests.values()])
     chosen = choose_detector(detector, read_settings(settings or ()), contamination=contamination)
+    shared = Schema.read(schema)
+    rules = None if policy is None else Policy.read(policy)
+    check_parties(data)
+    check_files(data, tests)
+    check_suits(chosen, shared, privacy)
     with screen.working(f"Fitting {chosen.name} at {len(data)} parties") as progress:
         fitting = fit_parties(
             chosen,
-            schema=Schema.read(schema),
+            schema=shared,
             data=data,
             evaluation=tests,
             evaluate=bool(tests),
             privacy=privacy,
-            policy=None if policy is None else Policy.read(policy),
+            policy=rules,
             home=home,
             key_file=key_file,
             progress=progress,
@@ -91,11 +96,19 @@ def fit(
     path = write_run(run, home)
     certificate = fitting.model.certificate_ or {}
     screen.say(f"Wrote {output}, from about {run.model.records:,} records of {', '.join(run.parties)}.")
+    for name, log in fitting.remarked.items():
+        screen.say(f"{name} has remarks on its records: see {log}.")
     if run.privacy is None:
         screen.say("Exact sums: there is no differential privacy in this model.")
     else:
-        screen.say(f"Spent epsilon {run.privacy.epsilon_spent:.3g} of {epsilon:g} per {unit} at delta {delta:g}.")
+        screen.say(
+            f"Spent epsilon {shown_epsilon(run.privacy.epsilon_spent)} of {epsilon:g} per {unit} at delta {delta:g}."
+        )
         assert privacy is not None  # whoever spent had asked
+        if any(epsilon > budget.limit for budget in run.budgets if budget.unit == unit):  # type: ignore[operator]
+            screen.say(
+                "A policy's maximum bounds what is spent, so that more may be asked for than it allows to spend."
+            )
         kept = 0.0 if tests else privacy.shares.get("evaluation", 0.0)
         if kept:
             screen.say(f"A share of {kept:.0%} of the budget is kept for an evaluation.")
@@ -116,6 +129,8 @@ def fit(
         e = run.evaluation
         spread = f" ± {2 * e.auroc_stddev:.3f} from noise" if e.auroc_stddev else ""
         measured = f"AUROC {e.auroc:.3f}{spread}" if e.measurable else "AUROC not measurable under this much noise"
+        if not e.both_classes:
+            measured = f"AUROC not measurable: about {e.normal:,.0f} normal and {e.anomalous:,.0f} anomalous records"
         screen.say(
             f"{measured}; from {'exact' if exact else 'private'} sums{' of training records' if e.in_sample else ''}."
         )

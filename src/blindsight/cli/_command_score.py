@@ -43,6 +43,9 @@ def score(
     bit_budget: Annotated[
         int | None, typer.Option(help="Bits of answers that the model's holder releases at most, with --blind.")
     ] = None,
+    explain: Annotated[
+        int, typer.Option(min=0, help="Add each record's largest contributions, this many, by feature. Costs bits.")
+    ] = 0,
     home: Annotated[
         Path | None, typer.Option("--home", help="Keeps the owner's keys and the scorer's count of bits, with --blind.")
     ] = None,
@@ -78,6 +81,8 @@ def score(
         raise ParameterError("--packing is unknown", got=repr(packing)[:80], rule="rows or columns")
     if bit_budget is not None and (not blind or server is not None):
         raise ParameterError("--bit-budget goes with --blind and --model", fix="leave it out")
+    if explain and server is not None:
+        raise ParameterError("--explain goes with --model", fix="leave it out: services give no contributions")
     if server is not None:
         if not blind or model is not None:
             raise ParameterError("--server goes with --blind, and without --model", fix="--model-name names one there")
@@ -98,7 +103,7 @@ def score(
     writable_target(output, "--output", sources=[model, source, key_file])
     _here(
         screen, model=model, source=source, output=output, blind=blind, packing=packing, bit_budget=bit_budget,
-        home=home, key_file=key_file,
+        home=home, key_file=key_file, explain=explain,
     )  # fmt: skip
 
 
@@ -113,15 +118,17 @@ def _here(
     bit_budget: int | None,
     home: Path | None,
     key_file: Path | None,
+    explain: int,
 ) -> None:
     from ._score import score_blind, score_clear
 
     summary: dict[str, Any] = {"blind": blind}
+    expected: float | None = None
     with screen.working(f"Scoring {source}{' blind' if blind else ''}") as progress:
         if blind:
             done = score_blind(
                 model_path=model, input_path=source, output=output, key_file=key_file, home=home,
-                packing=packing, bit_budget=bit_budget, progress=progress,
+                packing=packing, bit_budget=bit_budget, progress=progress, explain=explain,
             )  # fmt: skip
             writer = done.writer
             summary |= {
@@ -131,19 +138,35 @@ def _here(
                 "rows_to_extract": done.facts.rows_to_extract,
             }
         else:
-            writer = score_clear(
-                model_path=model, input_path=source, output=output, key_file=key_file, progress=progress
-            ).writer
+            clear = score_clear(
+                model_path=model, input_path=source, output=output, key_file=key_file, progress=progress,
+                explain=explain,
+            )  # fmt: skip
+            writer, expected = clear.writer, clear.contamination
     summary |= writer.summary()
     screen.say(f"Wrote {output}: {writer.rows:,} records, {writer.alerts:,} above {writer.threshold:.4f}.")
     if blind:
+        unit = "number" if explain else "record"
         screen.say(
             f"Scored blind: {summary['bits_released']:,} bits released "
-            f"({done.facts.bits_per_record:.3g} at most a record, and the threshold). About "
+            f"({done.facts.bits_per_record:.3g} at most a {unit}, and the threshold). About "
             f"{done.facts.rows_to_extract:,} well-chosen records would reveal every score."
         )
+        if bit_budget is not None and home is None:
+            screen.say("The bit budget held for this call alone: with --home the count goes on from call to call.")
     _show_alerts(screen, writer)
+    _say_if_most_alert(screen, writer, expected)
     screen.result(summary)
+
+
+def _say_if_most_alert(screen: Screen, writer: ScoreWriter, expected: float | None = None) -> None:
+    """Say so where at least half of many records alert: a model is set to alert on few."""
+    if writer.rows >= 20 and 2 * writer.alerts >= writer.rows:
+        asked = "few" if expected is None else f"about {expected:.3g} of those like its training records"
+        screen.say(
+            f"{writer.alerts / writer.rows:.0%} of the records alert, and the model is set to alert on {asked}: these "
+            "records are unlike them. Check units and columns ('blindsight schema check') before acting on the alerts."
+        )
 
 
 def _at_service(

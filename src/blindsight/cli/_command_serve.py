@@ -98,6 +98,9 @@ def run(
         int | None, typer.Option("--rows-per-account", help="Records for each account and model.")
     ] = None,
     rows_total: Annotated[int | None, typer.Option("--rows-total", help="Records over all accounts.")] = None,
+    explanations: Annotated[
+        bool, typer.Option("--explanations", help="Contributions of features may be asked for, at their price in bits.")
+    ] = False,
     body_mib: Annotated[int, typer.Option("--body-mib", help="Longest request, in MiB.", min=1, max=256)] = 64,
     insecure_loopback: Annotated[
         bool, typer.Option("--insecure-loopback", help="Plain HTTP, on 127.0.0.1 only; for tests behind a proxy.")
@@ -122,6 +125,7 @@ def run(
         home=str(home), database=database, key_file=None if key_file is None else str(key_file),
         bits_per_account=bits_per_account, bits_total=bits_total, rows_per_account=rows_per_account,
         rows_total=rows_total, body_bytes=body_mib << 20, threads=threads, insecure=insecure_loopback,
+        explanations=explanations,
     )  # fmt: skip
     with open_service_store(settings) as store:
         published = Models(store, settings)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindsight.errors import BlindsightError, ParameterError, RefusedError
-from blindsight.report import Absent, Compared
+from blindsight.report import About, Absent, Compared
 
-from ._fit import charged_events, fit_parties, total_epsilon
+from ._fit import charged_events, collected_warnings, fit_parties, total_epsilon
 
 if TYPE_CHECKING:
     from blindsight.data import Schema
@@ -33,17 +34,14 @@ class ComparedAll:
     ----------
     compared : list of Compared
         In the order asked for.
-    epsilon : float or None
-        Everything that was charged for all of them together; None for exact sums or a single file.
-    note : str
-        Whose records, and how they were measured.
+    about : About
+        Whose records, when, how many, how they were measured, and what warnings came up.
     absent : tuple of Absent
         Detectors that schema or privacy rule out, and those that a party refused.
     """
 
     compared: list[Compared]
-    epsilon: float | None
-    note: str
+    about: About
     absent: tuple[Absent, ...] = ()
 
 
@@ -99,6 +97,8 @@ def compare_parties(
     events: list[dict[str, Any]] = []
     refused: dict[str, RefusedError] = {}
     absent = list(left_out)
+    told: list[str] = []
+    fitted, measured = 0.0, None
     for detector in kept:
         history: list[RunRecord] = []
         try:
@@ -130,6 +130,8 @@ def compare_parties(
             )
             continue
         assert fitting.evaluation is not None
+        fitted, measured = fitting.model.n_records_, fitting.evaluation
+        told += [f"{detector.name}: {text}" for text in fitting.warnings]
         own = [step.event for record in fitting.history for step in record.steps]
         events += own
         compared.append(
@@ -144,13 +146,32 @@ def compare_parties(
         )
     if not compared:
         raise _all_refused(refused, absent)
-    in_sample = set(evaluation) != set(data)
     return ComparedAll(
         compared=compared,
-        epsilon=None if privacy is None else total_epsilon(events, privacy.delta),
-        note=f"{len(data)} parties, {'exact' if privacy is None else 'private'} sums"
-        + (IN_SAMPLE if in_sample else ""),
+        about=About(
+            note=f"{len(data)} parties, {'exact' if privacy is None else 'private'} sums"
+            + ("" if evaluation else IN_SAMPLE),
+            created_utc=_now(),
+            records=_counted(fitted, measured, about=privacy is not None),
+            epsilon=None if privacy is None else total_epsilon(events, privacy.delta),
+            warnings=tuple(dict.fromkeys(told)),
+        ),
         absent=tuple(absent),
+    )
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _counted(fitted: float, measured: Evaluation | None, *, about: bool) -> str:
+    """``Fitted on 8,000 records, measured on 2,000 normal and 40 anomalous.``"""
+    if measured is None:
+        return ""
+    word = "about " if about else ""
+    return (
+        f"Fitted on {word}{fitted:,.0f} records; measured on {word}{measured.normal:,.0f} normal and "
+        f"{measured.anomalous:,.0f} anomalous ones."
     )
 
 
@@ -183,25 +204,35 @@ def compare_file(
         model.next_query()
 
     kept, left_out = _suitable(detectors, check)
-    compared = []
+    compared, told = [], []
+    fitted, measured = 0.0, None
     for detector in kept:
-        progress(detector.name, "fit")
-        began = time.perf_counter()
-        model = detector.set_params(schema=schema).fit(records)
-        seconds = time.perf_counter() - began
-        progress(detector.name, "evaluate")
-        measured = evaluate_locally(model, schema, records if test is None else test)
-        warn_of_few(model, whose=f"'{records.name}'")
+        with collected_warnings() as texts:
+            progress(detector.name, "fit")
+            began = time.perf_counter()
+            model = detector.set_params(schema=schema).fit(records)
+            seconds = time.perf_counter() - began
+            progress(detector.name, "evaluate")
+            measured = evaluate_locally(model, schema, records if test is None else test)
+            warn_of_few(model, whose=f"'{records.name}'")
+        fitted = model.n_records_
+        told += texts
         compared.append(_compared(detector.name, measured, seconds=seconds))
     return ComparedAll(
         compared=compared,
-        epsilon=None,
-        note="one file, read exactly" + (IN_SAMPLE if test is None else ""),
+        about=About(
+            note="one file, read exactly" + (IN_SAMPLE if test is None else ""),
+            created_utc=_now(),
+            records=_counted(fitted, measured, about=False),
+            warnings=tuple(dict.fromkeys(told)),
+        ),
         absent=left_out,
     )
 
 
 def _compared(name: str, evaluation: Evaluation, *, seconds: float, **more: Any) -> Compared:
+    from blindsight.federation import known
+
     low, high = evaluation.intervals.get("auroc", (0.0, 1.0))
     return Compared(
         name=name,
@@ -209,9 +240,9 @@ def _compared(name: str, evaluation: Evaluation, *, seconds: float, **more: Any)
         auroc=evaluation.auroc,
         auroc_low=low,
         auroc_high=high,
-        average_precision=evaluation.average_precision,
-        false_positive_rate=evaluation.false_positive_rate,
-        false_negative_rate=evaluation.false_negative_rate,
+        average_precision=known(evaluation.average_precision),
+        false_positive_rate=known(evaluation.false_positive_rate),
+        false_negative_rate=known(evaluation.false_negative_rate),
         seconds=seconds,
         roc=tuple((float(x), float(y)) for x, y in evaluation.roc),
         **more,

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blindsight.errors import ParameterError, StoreError
+from blindsight.privacy import shown_epsilon
 from blindsight.report import Blind, Comparison, Curve, RunFile, describe_rate, write_report, write_run
 
 from ._fit import Fitting, fit_parties, run_file
@@ -230,8 +231,8 @@ def _summary(
         alerts = describe_rate(evaluation.false_positive_rate, evaluation.false_positive_rate_stddev)
         screen.say(f"   {alerts} of normal payments would alert.")
     screen.say(
-        f"   Privacy: epsilon {run.privacy.epsilon_spent:.2f} per person at delta {run.privacy.delta:g}, for model, "
-        "threshold and evaluation together."
+        f"   Privacy: epsilon {shown_epsilon(run.privacy.epsilon_spent)} per person at delta {run.privacy.delta:g}, "
+        "for model, threshold and evaluation together."
     )
     difference = run.blind.max_difference
     screen.say(

@@ -6,7 +6,7 @@
 2     usage, or input that cannot be used
 3     refused by a policy or a budget; nothing was released beyond what the message says
 4     the command worked and found something wrong
-75    something outside did not answer; try again (EX_TEMPFAIL of sysexits.h)
+75    something outside did not answer, or the disk is full; try again (EX_TEMPFAIL of sysexits.h)
 130   interrupted
 ====  =======================================================================
 """
@@ -24,11 +24,25 @@ from typing import Any, TypeVar
 
 import typer
 
-from blindsight.errors import BlindsightError, BlindsightWarning, RefusedError, UnavailableError
+from blindsight.errors import BlindsightError, BlindsightWarning, RefusedError, StoreError, UnavailableError
 
-__all__ = ["CRASH", "FINDING", "INTERRUPTED", "REFUSED", "TRY_AGAIN", "USAGE", "command", "exit_code_of", "safe_after"]
+__all__ = [
+    "CRASH",
+    "DISK_FULL",
+    "FINDING",
+    "INTERRUPTED",
+    "REFUSED",
+    "TRY_AGAIN",
+    "USAGE",
+    "command",
+    "exit_code_of",
+    "safe_after",
+]
 
 CRASH, USAGE, REFUSED, FINDING, TRY_AGAIN, INTERRUPTED = 1, 2, 3, 4, 75, 130
+
+DISK_FULL = "the disk is full"
+"""What the store's and the score writer's messages say of it."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,7 +51,7 @@ def exit_code_of(error: BlindsightError) -> int:
     """Return the exit code for an error that Blindsight raised on purpose."""
     if isinstance(error, RefusedError):
         return REFUSED
-    if isinstance(error, UnavailableError):
+    if isinstance(error, UnavailableError) or (isinstance(error, StoreError) and DISK_FULL in error.what):
         return TRY_AGAIN
     return USAGE
 

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
+import tomllib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blindsight.errors import BlindsightError, BlindsightWarning, BudgetError, PolicyError
+from blindsight.errors import (
+    BlindsightError,
+    BlindsightWarning,
+    BudgetError,
+    ParameterError,
+    PolicyError,
+    StoreError,
+)
 from blindsight.report import Budget, Charge, Histogram, MeasuredEvaluation, ModelFacts, Privacy, RunFile, Stage
 
+from ._exits import DISK_FULL
 from ._parties import accounts
 
 if TYPE_CHECKING:
     from blindsight.data import Schema
     from blindsight.detectors import Detector
     from blindsight.federation import Evaluation, Policy, RunRecord
-    from blindsight.privacy import DifferentialPrivacy, Trust
+    from blindsight.privacy import DifferentialPrivacy
 
-__all__ = ["Fitting", "charged_events", "fit_parties", "run_file", "total_epsilon"]
+__all__ = ["Fitting", "charged_events", "check_files", "collected_warnings", "fit_parties", "run_file", "total_epsilon"]
 
+MAX_LOG_BYTES = 1 << 20
 SEPARATION = (
     "In this run every party was a process of its own on one machine, given only its own file; between organisations "
     "each would run on its own."
@@ -40,18 +51,21 @@ class Fitting:
     evaluation : Evaluation or None
     in_sample : bool
         Whether the evaluation used training records.
-    trust : {"federation", "local"}
-        Whose noise is counted on.
+    privacy : DifferentialPrivacy or None
+        As asked for.
     history : list of RunRecord
     warnings : list of str
+    remarked : dict of party name to path
+        Logs of parties on this machine that have gained a remark on their records.
     """
 
     model: Detector
     evaluation: Evaluation | None
     in_sample: bool
     history: list[RunRecord]
-    trust: Trust = "federation"
+    privacy: DifferentialPrivacy | None = None
     warnings: list[str] = field(default_factory=list)
+    remarked: dict[str, Path] = field(default_factory=dict)
 
 
 def fit_parties(
@@ -85,9 +99,14 @@ def fit_parties(
     """
     from blindsight.federation import Federation
 
-    with warnings.catch_warnings(record=True) as caught, _naming_logs(home, data):
-        warnings.simplefilter("always", BlindsightWarning)
-        with Federation.processes(
+    check_files(data, evaluation)
+    remarks = _remarks_on_files(data, home)
+    for remark in remarks:  # before anything is charged
+        warnings.warn(remark, BlindsightWarning, stacklevel=2)
+    with (
+        collected_warnings() as told,
+        _naming_logs(home, data) as logs,
+        Federation.processes(
             data,
             schema=schema,
             home=home,
@@ -95,46 +114,146 @@ def fit_parties(
             policy=policy,
             key_file=key_file,
             progress=progress,
-        ) as federation:
-            if history is not None:
-                federation.history = history
-            model = federation.fit(detector, privacy=privacy)
-            measured = federation.evaluate(model, privacy=privacy) if evaluate else None
-    told = []
-    for warning in caught:
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-        if issubclass(warning.category, BlindsightWarning):
-            told.append(str(warning.message))
+        ) as federation,
+    ):
+        if history is not None:
+            federation.history = history
+        model = federation.fit(detector, privacy=privacy)
+        measured = federation.evaluate(model, privacy=privacy) if evaluate else None
     return Fitting(
         model=model,
         evaluation=measured,
         in_sample=evaluate and set(evaluation) != set(data),
         history=federation.history,
-        trust="federation" if privacy is None else privacy.trust,
-        warnings=told,
+        privacy=privacy,
+        warnings=remarks + told,
+        remarked={name: logs.path(name) for name in logs.grown()},
     )
 
 
 @contextlib.contextmanager
-def _naming_logs(home: Path, names: Iterable[str]) -> Iterator[None]:
-    """Add to an error which parties' logs say more: their processes were started here, by whoever reads it."""
-    logs = [home / name / "party.log" for name in sorted(names)]
-    before = [_size(log) for log in logs]
+def collected_warnings() -> Iterator[list[str]]:
+    """Give the texts of Blindsight's warnings, once the block has ended; they are shown then as well."""
+    told: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", BlindsightWarning)
+        yield told
+        told += [str(warning.message) for warning in caught if issubclass(warning.category, BlindsightWarning)]
+    for warning in caught:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def check_files(data: Mapping[str, Path], evaluation: Mapping[str, Path]) -> None:
+    """Refuse, before anything is charged, what could not be measured honestly.
+
+    Raises
+    ------
+    ParameterError
+        Test records of some parties only: the others would be measured on the records they were trained on.
+    """
+    missing = sorted(set(data) - set(evaluation))
+    if evaluation and missing:
+        raise ParameterError(
+            "Only some parties gave test records",
+            got=f"none from {', '.join(missing)}: their training records would be used, which flatters",
+            rule="--evaluate for every party, or for none",
+            fix=" ".join(f"--evaluate {name}=TEST.csv" for name in missing),
+        )
+
+
+def _remarks_on_files(data: Mapping[str, Path], home: Path) -> list[str]:
+    """Say where parties share a file, and where a folder goes on with other records than before."""
+    remarks = []
+    sharing: dict[Path, list[str]] = {}
+    for name, path in sorted(data.items()):
+        sharing.setdefault(path.resolve(), []).append(name)
+    for path, names in sharing.items():
+        if len(names) > 1:
+            remarks.append(
+                f"{', '.join(names)} have the same file, '{path.name}': each of its records counts {len(names)} times, "
+                "and the epsilon stated is for one of these times."
+            )
+    for name, path in sorted(data.items()):
+        try:
+            before = Path(tomllib.loads((home / name / "party.toml").read_text(encoding="utf-8"))["data"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a new folder, or one that opening it will complain of
+        if before != path.resolve():
+            remarks.append(
+                f"The folder of {name} held other records before ('{before.name}', now '{path.name}'): its ledger goes "
+                "on, and what was spent on those counts here too."
+            )
+    return remarks
+
+
+@contextlib.contextmanager
+def _naming_logs(home: Path, data: Mapping[str, Path]) -> Iterator[PartyLogs]:
+    """Add to an error what the parties' logs say of it.
+
+    A coordinator elsewhere is not told. Here whoever reads the error has started the parties' processes and has their
+    folders.
+    """
+    logs = PartyLogs(home, data)
     try:
-        yield
+        yield logs
     except (PolicyError, BudgetError):
         raise  # says all there is to say
     except BlindsightError as error:
-        told = [str(log) for log, size in zip(logs, before, strict=True) if _size(log) > size]
-        if not told:
+        causes = logs.causes()
+        full = [name for name, cause in causes.items() if DISK_FULL in cause]
+        if full or DISK_FULL in error.what:
+            raise StoreError(
+                f"{', '.join(full)}: {DISK_FULL}" if full else error.what,
+                rule="the ledgers are intact and hold what was charged until then",
+                fix="free space and run the same command again",
+            ) from error
+        if not causes:
             raise
-        more = f"read {', '.join(told)} for what a party does not tell the coordinator"
-        fix = more if error.fix is None else f"{error.fix}; {more}"
-        raise type(error)(error.what, got=error.got, rule=error.rule, fix=fix) from error
+        told = "; ".join(f"{name}'s log says: {cause}" for name, cause in causes.items())
+        seen = (error.got or "").partition("Parties said:")[0].rstrip(". ")  # the logs say more than they did
+        check = [
+            f"blindsight schema check {home / name / 'schema.toml'} {data[name]}"
+            for name, cause in causes.items()
+            if not cause.startswith("The ")  # what is wrong with records begins with them, not with a store or a policy
+        ]
+        raise type(error)(
+            error.what,
+            got=f"{seen}. {told}" if seen else told,
+            rule=error.rule,
+            fix="; ".join([*check, f"read {', '.join(str(logs.path(name)) for name in causes)}"]),
+        ) from error
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
+class PartyLogs:
+    """What the parties' own logs on this machine have gained since this was made."""
+
+    def __init__(self, home: Path, names: Iterable[str]) -> None:
+        self._home = home
+        self._sizes = {name: self._size(self.path(name)) for name in sorted(names)} if home else {}
+
+    def path(self, name: str) -> Path:
+        """A party's log."""
+        return self._home / name / "party.log"
+
+    def grown(self) -> list[str]:
+        """Parties whose log has gained something."""
+        return [name for name, size in self._sizes.items() if self._size(self.path(name)) > size]
+
+    def causes(self) -> dict[str, str]:
+        """The last reason of each party that refused or failed, without time and name."""
+        found = {}
+        for name in self.grown():
+            with self.path(name).open("rb") as file:
+                file.seek(self._sizes[name])
+                lines = file.read(MAX_LOG_BYTES).decode("utf-8", "replace").splitlines()
+            reasons = [line for line in lines if " refuses: " in line or " cannot start: " in line]
+            if reasons:
+                found[name] = re.split(r" refuses: | cannot start: ", reasons[-1], maxsplit=1)[1][:600]
+        return found
+
+    @staticmethod
+    def _size(path: Path) -> int:
+        return path.stat().st_size if path.is_file() else 0
 
 
 def run_file(
@@ -222,20 +341,23 @@ def _flat(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _privacy(fitting: Fitting) -> Privacy | None:
-    # the last certificate covers its own run only, so that the whole is added up from all events
-    certificate = fitting.model.certificate_
-    if certificate is None or not certificate["differential_privacy"]:
+    if fitting.privacy is None:
         return None
-    events = [step.event for record in fitting.history for step in record.steps]
+    from blindsight.federation import certificate_of
+
+    # the model's own certificate covers the fit alone; the report's is of everything in this run, under one number
+    first = fitting.history[0]
+    everything = replace(first, steps=[step for record in fitting.history for step in record.steps])
+    certificate = certificate_of(everything, fitting.privacy, first.steps[0].participants)
     return Privacy(
         epsilon_asked=certificate["epsilon_asked"],
-        epsilon_spent=total_epsilon(events, certificate["delta"]),
+        epsilon_spent=certificate["epsilon_spent"],
         delta=certificate["delta"],
         unit=certificate["unit"],
         max_records_per_person=certificate["max_records_per_person"],
         statement=certificate["statement"],
         max_records_per_party=certificate["max_records_per_party"],
-        trust=fitting.trust,
+        trust=fitting.privacy.trust,
     )
 
 
@@ -333,11 +455,11 @@ def _evaluation(fitting: Fitting) -> MeasuredEvaluation | None:
     return MeasuredEvaluation(
         auroc=_share(e.auroc),
         auroc_stddev=e.auroc_stddev,
-        false_positive_rate=_share(e.false_positive_rate),
+        false_positive_rate=_known_share(e.false_positive_rate),
         false_positive_rate_stddev=e.false_positive_rate_stddev,
-        false_negative_rate=_share(e.false_negative_rate),
+        false_negative_rate=_known_share(e.false_negative_rate),
         false_negative_rate_stddev=e.false_negative_rate_stddev,
-        average_precision=_share(e.average_precision),
+        average_precision=_known_share(e.average_precision),
         normal=e.normal,
         anomalous=e.anomalous,
         roc=tuple((_share(x), _share(y)) for x, y in e.roc),
@@ -347,6 +469,10 @@ def _evaluation(fitting: Fitting) -> MeasuredEvaluation | None:
 
 def _share(value: float) -> float:
     return min(max(float(value), 0.0), 1.0)
+
+
+def _known_share(value: float) -> float | None:
+    return None if math.isnan(value) else _share(value)
 
 
 def _histogram(model: Detector) -> Histogram:

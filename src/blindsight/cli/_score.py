@@ -7,19 +7,28 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
-from blindsight.errors import FormatError, ProtocolError, UnavailableError
+from blindsight.errors import CapacityError, FormatError, ProtocolError, UnavailableError
 
 from ._frames import FACTS, OFFER, SCORE, ScorerFacts, decode_answer
 from ._options import sealer_of
-from ._scores import ScoreWriter
+from ._scores import ScoreWriter, largest
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from blindsight.blind import RecordOwner
 
 __all__ = ["BlindScoring", "ClearScoring", "score_blind", "score_clear"]
 
 PIECE_ROWS = {"rows": 512, "columns": 4096}
 """Records of one message: enough to be quick, few enough that a message stays in tens of megabytes."""
+EXPLAINED_BYTES = 1 << 26
+"""Of one answer with contributions, unless a single group takes more."""
 TIMEOUT_S = 600.0
 Progress = Callable[[str, str], None]
 
@@ -30,6 +39,7 @@ class ClearScoring:
 
     writer: ScoreWriter
     seconds: float
+    contamination: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +71,11 @@ class BlindScoring:
 
 
 def score_clear(
-    *, model_path: Path, input_path: Path, output: Path, key_file: Path | None, progress: Progress
+    *, model_path: Path, input_path: Path, output: Path, key_file: Path | None, progress: Progress, explain: int = 0
 ) -> ClearScoring:
-    """Score a file with a model that this process may see."""
+    """Score a file with a model that this process may see; with the largest contributions, if that is asked for."""
     from blindsight import modelfile
+    from blindsight.detectors import CircuitDetector
 
     model = modelfile.load(model_path, sealer=sealer_of(key_file))
     seconds = 0.0
@@ -74,9 +85,14 @@ def score_clear(
             started = time.perf_counter()
             scores = model._scores_of(chunk) * model.score_scale_
             seconds += time.perf_counter() - started
-            writer.add(scores)
+            more = None
+            if explain:
+                if not isinstance(model, CircuitDetector):
+                    raise CapacityError(f"{model.name} has no contributions", rule="detectors on one-hot encodings do")
+                more = largest(model.contributions(chunk.X), model.contribution_names, explain)
+            writer.add(scores, more)
             progress(f"{writer.rows:,} records", "scored")
-    return ClearScoring(writer=writer, seconds=seconds)
+    return ClearScoring(writer=writer, seconds=seconds, contamination=model.contamination)
 
 
 def score_blind(
@@ -89,6 +105,7 @@ def score_blind(
     packing: str,
     bit_budget: int | None,
     progress: Progress,
+    explain: int = 0,
 ) -> BlindScoring:
     """Score a file as its owner: this process reads the records, another one reads the model.
 
@@ -101,6 +118,9 @@ def score_blind(
         Without it both live as long as this call.
     bit_budget : int, optional
         Bits of answers that the scorer releases at most, over all calls with this home.
+    explain : int
+        How many of each record's largest contributions to write beside its score; each record is then charged once
+        more for every block of the encoding.
 
     Raises
     ------
@@ -112,6 +132,7 @@ def score_blind(
     from blindsight.blind import RecordOwner
     from blindsight.channels import ProcessChannel
     from blindsight.data import Schema, records
+    from blindsight.federation import interrupts_held
 
     command = [sys.executable, "-m", "blindsight.cli.scorer", str(model_path), "--packing", packing]
     if key_file is not None:
@@ -120,8 +141,12 @@ def score_blind(
         command += ["--home", str(home / "scorer")]
     if bit_budget is not None:
         command += ["--bit-budget", str(bit_budget)]
+    if explain:
+        command += ["--explanations"]
     seal_s = score_s = open_s = 0.0
-    with ProcessChannel({"scorer": command}) as channel:
+    with interrupts_held():
+        scorer = ProcessChannel({"scorer": command})
+    with scorer as channel:
 
         def ask(request: bytes) -> bytes:
             answer = channel.exchange({"scorer": request}, TIMEOUT_S).get("scorer")
@@ -149,7 +174,7 @@ def score_blind(
                 score_s, started = score_s + time.perf_counter() - started, time.perf_counter()
                 scores = owner.open(answer, sealed=sealed)
                 open_s += time.perf_counter() - started
-                writer.add(scores)
+                writer.add(scores, _explained(owner, ask, chunk.X, explain) if explain else None)
                 progress(f"{writer.rows:,} records", "scored blind")
         sent, received = channel.traffic.sent_bytes - sent, channel.traffic.received_bytes - received
         after = _facts(ask(FACTS))
@@ -164,6 +189,18 @@ def score_blind(
         score_seconds=score_s,
         open_seconds=open_s,
     )
+
+
+def _explained(owner: RecordOwner, ask: Callable[[bytes], bytes], X: npt.NDArray[np.float64], count: int) -> Any:
+    """Columns of the largest contributions; asked for in pieces, since every block of every record has an answer."""
+    names = owner.contribution_names
+    step = owner.parameters.rows_per_ciphertext
+    step *= max(1, EXPLAINED_BYTES // (len(names) * owner.parameters.answer_bytes(step)))
+    parts = []
+    for start in range(0, len(X), step):
+        sealed = owner.seal(X[start : start + step], explain=True)
+        parts.append(owner.open_contributions(ask(SCORE + sealed), sealed=sealed))
+    return largest(np.concatenate(parts), names, count)
 
 
 def _facts(payload: bytes) -> ScorerFacts:

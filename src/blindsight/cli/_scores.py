@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,9 +16,12 @@ import numpy.typing as npt
 
 from blindsight.errors import ParameterError, StoreError
 
-__all__ = ["ScoreWriter"]
+from ._exits import DISK_FULL
+
+__all__ = ["ScoreWriter", "largest"]
 
 TOP = 10
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ScoreWriter:
@@ -56,8 +61,8 @@ class ScoreWriter:
         self._whole = Path(self._folder.name) / "scores.csv"
         return self
 
-    def add(self, scores: npt.NDArray[np.float64]) -> None:
-        """Append the scores of the next rows, shape (n,)."""
+    def add(self, scores: npt.NDArray[np.float64], more: dict[str, Any] | None = None) -> None:
+        """Append the scores of the next rows, shape (n,), and further columns of as many."""
         import polars as pl
 
         row = np.arange(self.rows, self.rows + len(scores), dtype=np.int64)
@@ -65,7 +70,7 @@ class ScoreWriter:
         best = np.argsort(-scores, kind="stable")[:TOP]
         candidates = self.top + [(int(row[i]), float(scores[i])) for i in best]
         self.top = sorted(candidates, key=lambda pair: (-pair[1], pair[0]))[:TOP]
-        frame = pl.DataFrame({"row": row, "score": scores, "alert": alert.astype(np.int8)})
+        frame = pl.DataFrame({"row": row, "score": scores, "alert": alert.astype(np.int8), **(more or {})})
         try:
             if self._parquet:
                 self._parts.append(Path(self._folder.name) / f"{len(self._parts):08d}.parquet")
@@ -101,9 +106,12 @@ class ScoreWriter:
         os.replace(self._whole, self.path)
 
     def _unwritable(self, error: OSError) -> StoreError:
+        told = error.strerror or str(error)[:200] or type(error).__name__
+        # polars gives the number in words alone
+        full = error.errno in FULL or any(f"os error {number}" in str(error) for number in FULL)
         return StoreError(
-            f"The scores '{self.path.name}' could not be written",
-            got=error.strerror or type(error).__name__,
+            f"The scores '{self.path.name}' could not be written{f': {DISK_FULL}' if full else ''}",
+            got=told,
             rule="an earlier file of that name is left as it was",
             fix="free disk space, or choose another folder",
         )
@@ -117,3 +125,22 @@ class ScoreWriter:
             "threshold": self.threshold,
             "top": [{"row": row, "score": score, "alert": int(score > self.threshold)} for row, score in self.top],
         }
+
+
+def largest(parts: npt.NDArray[np.float64], names: Sequence[str], count: int) -> dict[str, Any]:
+    """Columns ``because_1, contribution_1, because_2, ..``: each record's largest contributions, with their names.
+
+    Parameters
+    ----------
+    parts : ndarray of shape (n, blocks), float64
+    names : sequence of str
+        Of the blocks.
+    count : int
+        At most as many as there are blocks.
+    """
+    order = np.argsort(-parts, axis=1, kind="stable")[:, :count]
+    columns: dict[str, Any] = {}
+    for k in range(order.shape[1]):
+        columns[f"because_{k + 1}"] = [names[block] for block in order[:, k]]
+        columns[f"contribution_{k + 1}"] = np.take_along_axis(parts, order[:, k : k + 1], axis=1)[:, 0]
+    return columns

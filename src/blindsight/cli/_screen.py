@@ -76,11 +76,12 @@ class Screen:
         else:
             sys.stderr.write(f"{what}\n")
             seen: set[str] = set()
+            indent = " " * (len(what) - len(what.lstrip()) + 2)
 
             def line(step: str, _phase: str) -> None:
                 if step not in seen:
                     seen.add(step)
-                    sys.stderr.write(f"  {step}\n")
+                    sys.stderr.write(f"{indent}{step}\n")
                     sys.stderr.flush()
 
             yield line

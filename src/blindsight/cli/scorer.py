@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--home", type=Path, help="where registrations and the count of bits persist")
     parser.add_argument("--packing", choices=("rows", "columns"), default="rows")
     parser.add_argument("--bit-budget", type=int)
+    parser.add_argument("--explanations", action="store_true", help="answer with contributions where asked")
     options = parser.parse_args(arguments)
     opened: tuple[Detector, Scorer] | None = None
     trouble: BlindsightError | None = None
@@ -74,7 +75,13 @@ def _open(options: argparse.Namespace) -> tuple[Detector, Scorer]:
         except OSError as error:
             raise StoreError("The scorer's folder cannot be made", got=error.strerror or "an error") from error
         table = Store(options.home / "scorer.db", sealer).table("blind")
-    return model, Scorer(model, packing=options.packing, budget=BitBudget(bits_total=options.bit_budget), table=table)
+    return model, Scorer(
+        model,
+        packing=options.packing,
+        budget=BitBudget(bits_total=options.bit_budget),
+        table=table,
+        explanations=options.explanations,
+    )
 
 
 def _answer(model: Detector, scorer: Scorer, request: bytes) -> bytes:

@@ -15,8 +15,8 @@ from ._rolling import rolling_features
 from ._rolling_state import RollingState, moment
 from ._samples import write_sample
 from ._schema import Schema
-from ._window_table import gather, joined, series_key, window_table
-from ._windows import Segments, Windows, normalise_series, segments, windows
+from ._window_table import gather, joined, missing_order, series_key, window_table
+from ._windows import Segments, Windows, normalise_series, segments, uneven_time, windows
 
 __all__ = [
     "ClippingReport",
@@ -32,6 +32,7 @@ __all__ = [
     "gather",
     "joined",
     "load_hospitals",
+    "missing_order",
     "moment",
     "normalise_series",
     "read_table",
@@ -40,6 +41,7 @@ __all__ = [
     "segments",
     "series_key",
     "simulate_card_payments",
+    "uneven_time",
     "window_table",
     "windows",
     "write_sample",

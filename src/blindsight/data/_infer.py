@@ -78,7 +78,7 @@ def _refuse_numbers_as_text(chunk: Mapping[str, ColumnData], roles: Mapping[str,
                 f"Column {name} holds numbers as text",
                 got=show(str(next(iter(data.drop_nulls())))),  # type: ignore[union-attr]
                 rule="the numbers of an array are numbers",
-                fix="convert to float: X.astype(float); where other columns hold text, give a table with a type for each",
+                fix="convert to float: X.astype(float); where other columns hold text, give a table of typed columns",
             )
 
 

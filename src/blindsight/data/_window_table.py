@@ -18,7 +18,7 @@ from ._windows import MAX_SPAN, windows
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["SUMMARIES", "window_table"]
+__all__ = ["SUMMARIES", "gather", "joined", "missing_order", "series_key", "window_table"]
 
 SUMMARIES = ("mean", "deviation", "min", "max", "slope", "last")
 """What a window says of each channel."""
@@ -152,6 +152,29 @@ def series_key(whole: Records) -> npt.NDArray[Any] | None:
     )
     codes: npt.NDArray[np.int64] = pairs[:, 0] * (int(pairs[:, 1].max()) + 1) + pairs[:, 1]
     return codes
+
+
+def missing_order(schema: Schema, whole: Records) -> str:
+    """Say in a sentence which columns are missing that order records and tell series apart; "" where none is.
+
+    Parameters
+    ----------
+    schema : Schema
+    whole : Records
+        Read with its series.
+    """
+    roles = (
+        (schema.time, whole.time),
+        (next(iter(schema.entities), None), whole.entity),
+        (schema.person, whole.person),
+    )
+    lost = [f"'{column.name}' ({column.role})" for column, values in roles if column is not None and values is None]
+    if not lost:
+        return ""
+    return (
+        f"The table lacks the schema's {' and '.join(lost)}: its rows are taken in the order in which they come, and "
+        "series that only a missing column tells apart are taken as one."
+    )
 
 
 def _summaries(

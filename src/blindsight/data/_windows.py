@@ -17,11 +17,13 @@ from blindsight.errors import BlindsightWarning, DataError, ParameterError
 
 from ._column import show
 
-__all__ = ["Segments", "Windows", "normalise_series", "segments", "windows"]
+__all__ = ["Segments", "Windows", "normalise_series", "segments", "uneven_time", "windows"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+UNEVEN = 0.1
+"""Share of the steps of time, off their median by half of it or more, above which time is called uneven."""
 MAX_SPAN = 100_000
 """Longest window, horizon included, in rows."""
 
@@ -287,6 +289,44 @@ def normalise_series(
         part = values[rows]
         values[rows] = (part - np.median(part, axis=0)) / np.maximum(part.std(axis=0), floors)
     return values
+
+
+def uneven_time(time: npt.ArrayLike, entity: npt.ArrayLike | None = None) -> str:
+    """Say in a sentence that the records of series are not equally far apart; "" where they nearly are.
+
+    Parameters
+    ----------
+    time : array of shape (n,)
+        When each record was made; finite.
+    entity : array of shape (n,), optional
+        One series without it. Steps of all series are taken together.
+
+    Returns
+    -------
+    str
+        Where time stands still in more than half of the steps, or more than a tenth of them are off their median by
+        half of it or more. Single gaps are passed over, and so is time that goes back: that is refused elsewhere.
+
+    Privacy
+    -------
+    A statistic of private records: for their owner alone.
+    """
+    times = np.asarray(time, dtype=np.float64)
+    keys = _column(entity, len(times), "entity")
+    codes = np.zeros(len(times), dtype=np.int64) if keys is None else _codes(keys)[1]
+    order = np.argsort(codes, kind="stable")
+    steps = np.diff(times[order])[np.diff(codes[order]) == 0]
+    if not len(steps):
+        return ""
+    median = float(np.median(steps))
+    if median == 0:
+        return f"Time stands still in {np.mean(steps == 0):.0%} of the steps from one record to the next."
+    share = float(np.mean(np.abs(steps - median) >= median / 2)) if median > 0 else 0.0
+    if share <= UNEVEN:
+        return ""
+    return (
+        f"Records are unevenly far apart: {share:.0%} of the steps are off their median, {median:g}, by half or more."
+    )
 
 
 def _column(values: npt.ArrayLike | None, rows: int, name: str) -> npt.NDArray[Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, clone
 
 from blindsight.data import Records, Schema, records
-from blindsight.errors import ParameterError
+from blindsight.errors import BlindsightWarning, ParameterError
 
 from ._estimator import ScoringEstimator
 from ._queries import Local, Query, SumQuery, Total, TotalOf
@@ -31,6 +32,8 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 EXACT_SCORE_BINS = 2048
+FEW_LEARNED = 50
+"""Fewest records from which ranges are learned without a warning."""
 NOISY_SCORE_BINS = 128
 """A noisy histogram has fewer bins: the noise of a tail is that of all its bins together."""
 
@@ -85,9 +88,23 @@ class Detector(ScoringEstimator):
         """Public grid of the score histogram: see :func:`score_edges`. It depends on nothing but the released state."""
 
     @property
+    def _counted(self) -> str:
+        """What ``n_records_`` is a number of."""
+        return "records"
+
+    @property
     @abstractmethod
     def n_records_(self) -> float:
         """Number of records fitted; an estimate when the totals are noisy."""
+
+    @property
+    def n_records_deviation_(self) -> float:
+        """Standard deviation of the noise in ``n_records_``: 0 for exact sums.
+
+        Here that of the score histogram's count; a detector that counts records elsewhere overrides it.
+        """
+        histogram = getattr(self, "score_histogram_", None)
+        return 0.0 if histogram is None else float(histogram.deviation)
 
     @abstractmethod
     def noise_floor(self, noise_variance: float) -> int:
@@ -149,7 +166,20 @@ class Detector(ScoringEstimator):
         schema = self.schema if self.schema is not None else Schema.infer(X)
         memory: dict[str, bytes] = {}
         cache: dict[str, object] = {}
-        return self.run(schema, lambda query: local_total(query, schema, X, memory=memory, cache=cache))
+        self.run(schema, lambda query: local_total(query, schema, X, memory=memory, cache=cache))
+        self._warn_of_few_learned()
+        return self
+
+    def _warn_of_few_learned(self) -> None:
+        """Warn where the ranges were learned from the records of this very fit, and those are few."""
+        if self.schema is None and self.n_records_ < FEW_LEARNED:
+            warnings.warn(
+                f"{type(self).__name__} was fitted on {self.n_records_:,.0f} records, fewer than {FEW_LEARNED}: ranges "
+                "and threshold stand on single ones, and the next record may well lie outside. Fit on more, or "
+                "declare the ranges: schema=Schema(...).",
+                BlindsightWarning,
+                stacklevel=3,
+            )
 
     def run(self, schema: Schema, total_of: TotalOf) -> Self:
         """Fit through any sum: ``total_of(query)`` is asked for one total after the other.

@@ -77,6 +77,11 @@ class CountingDetector(SumDetector):
         self._check_fitted()
         return max(float(self.totals_.sum()) / self._blocks, 0.0)
 
+    @property
+    def n_records_deviation_(self) -> float:
+        """Standard deviation of the noise in ``n_records_``."""
+        return math.sqrt(self.noise_variance_ * self.totals_.size) / self._blocks
+
     def noise_floor(self, noise_variance: float) -> int:
         """Records that outnumber the noise of one block's slots, all together, two to one."""
         return math.ceil(2.0 * math.sqrt(noise_variance * self._slots_per_block))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blindsight import _html
+from blindsight.privacy import shown_epsilon
 
 if TYPE_CHECKING:
     from ._base import Detector
@@ -31,7 +32,11 @@ def detector_html(detector: Detector) -> str:
     else:
         spent = certificate.get("epsilon_spent")
         unit = certificate.get("unit")
-        cost = "" if spent is None else f"Epsilon {spent:.3g} per {unit} at delta {certificate.get('delta'):g}. "
+        cost = (
+            ""
+            if spent is None
+            else f"Epsilon {shown_epsilon(spent)} per {unit} at delta {certificate.get('delta'):g}. "
+        )
         said = cost + str(certificate.get("statement", ""))
     return _html.block(f"{name}, fitted", _html.table((), [*parameters, *facts]), _html.text(said))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,10 @@ def train(
     steps = training.local_epochs * math.ceil(1.0 / training.sampling_rate - 1e-9)
     pull = _Pull(start, proximal=training.proximal, correction=correction)
     if local.noise is None and not len(data.train):
-        return Trained(flat=_flat(start.values()), rows=0, steps=0)
+        if not len(data.held):
+            return Trained(flat=_flat(start.values()), rows=0, steps=0)
+        # all of its few records were held out. Under DP-SGD this would make one record's part depend on the others
+        data = replace(data, train=data.held)
     if local.noise is not None:
         engine = local.cache.get("engine")
         if engine is None:

@@ -141,8 +141,18 @@ class MomentDetector(SumDetector):
     def n_records_(self) -> float:
         """From the constant coordinate."""
         self._check_fitted()
+        return max(float(self.totals_[0]) / self._counted_by, 0.0)
+
+    @property
+    def n_records_deviation_(self) -> float:
+        """Standard deviation of the noise in ``n_records_``."""
+        return math.sqrt(self.noise_variance_) / self._counted_by
+
+    @property
+    def _counted_by(self) -> float:
+        """What one record adds to the first total."""
         assert isinstance(self.encoder_, Monomials)
-        return max(float(self.totals_[0]) / (DIAGONAL * self.encoder_.one**2), 0.0)
+        return float(DIAGONAL * self.encoder_.one**2)
 
     def noise_floor(self, noise_variance: float) -> int:
         """Records needed for the covariance's noise to stay under a tenth of a feature's variance at a fifth of range.

@@ -69,11 +69,14 @@ class Opened:
         The mean change of their control variates.
     sampled_noise : bool
         Whether the updates were trained by DP-SGD.
+    empty : bool
+        Whether no party added anything; False where noise hides it.
     """
 
     update: Floats
     control: Floats
     sampled_noise: bool
+    empty: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +191,7 @@ class RoundVector:
             update=values[:size] / (max(weight, 1.0) * GRID) * self.training.clip_norm,
             control=values[size + 2 :] / (parties * GRID) * self.control_norm,
             sampled_noise=bool(total.values[size + 1] > 0) and total.noise_variance == 0,
+            empty=weight == 0.0,
         )
         self._check(opened, total, weight, round_number)
         return opened
@@ -226,7 +230,8 @@ class RoundVector:
         noised = bool((rows[:, size + 1] > 0).any())
         controls = rows[used, size + 2 :] / GRID * self.control_norm
         if not used.any():
-            return Opened(update=np.zeros(size), control=np.zeros(controls.shape[1]), sampled_noise=noised)
+            nothing = np.zeros(size + controls.shape[1])
+            return Opened(update=nothing[:size], control=nothing[size:], sampled_noise=noised, empty=True)
         updates = rows[used, :size] / (weights[used, None] * GRID) * self.training.clip_norm
         return Opened(
             update=robust(updates, how, self.training.trimmed),

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from blindsight.data import Records, Schema, records
-from blindsight.errors import ParameterError
+from blindsight.errors import DataError, ParameterError
 
 from ._aggregation import server_step
 from ._base import NOISY_SCORE_BINS, Detector, superseded
@@ -229,7 +229,7 @@ class RoundDetector(Detector):
         if not np.isfinite(delta).all():
             notice = "its training diverged: a lower learning_rate or another scaling of its columns may help"
         elif trained.rows == 0 and not noised:
-            notice = "it has no records to train on"
+            notice = f"it has {self._lack}"
         if notice:
             return Update(values=vector.nothing(noised=noised), notice="" if noised else notice)
         delta = clipped(delta, training.clip_norm)
@@ -241,6 +241,11 @@ class RoundDetector(Detector):
             local.memory["scaffold"] = (mine + change).astype("<f4").tobytes()
         weight = 1 if noised else vector.weight(trained)
         return Update(values=vector.packed(delta, weight, change, noised=noised))
+
+    @property
+    def _lack(self) -> str:
+        """What a party lacks that has nothing to add, and was not found to diverge."""
+        return "no records to train on"
 
     def _check_noise(self, local: Local) -> None:  # noqa: ARG002 (subclasses look at it)
         """Refuse what differential privacy cannot be had with; ``local.noise`` is there."""
@@ -279,6 +284,8 @@ class RoundDetector(Detector):
         training = self._training
         self.noise_variance_ = float(total.noise_variance)
         opened = self._vector.opened(total, self.round_)
+        if opened.empty:
+            self._refuse_untrained()
         self.sampled_noise_ |= opened.sampled_noise
         step, self._server = server_step(
             self._server,
@@ -293,6 +300,23 @@ class RoundDetector(Detector):
             # Karimireddy et al. 2020, algorithm 1: by the part of all parties that took part
             self.control_ = (self.control_ + training.parties * opened.control).astype(np.float32)
         self.round_ += 1
+
+    def _refuse_untrained(self) -> None:
+        """Stop after a round to which nobody added, if the model is still the initial one.
+
+        At once where every party was asked; where a part of them is, after the last round.
+        """
+        training = self._training
+        if training.parties < 1.0 and self.round_ + 1 < training.rounds:
+            return
+        if np.array_equal(self._layout.flat(self.parameters_), self._layout.flat(self._initial(self.schema_))):
+            raise DataError(
+                f"Nothing was added in round {self.round_}, so that there is no trained model",
+                got=f"{self._lack}, or training that diverged",
+                rule="at least one party has what to train on",
+                fix="give more records, or settings that fewer records suffice for; a lower learning_rate where "
+                "training diverged",
+            )
 
     # -- the held-out loss --------------------------------------------------------------------------------------------
 
@@ -395,9 +419,13 @@ class RoundDetector(Detector):
         return float(histogram.n_records) if histogram is not None else self.mean_rows_ or 0.0
 
     def noise_floor(self, noise_variance: float) -> int:
-        """Records at which a round's noise is as long as one party's largest update, for parties of average size."""
+        """Records at which a round's noise is as long as one party's largest update, for parties of average size.
+
+        And no fewer than outnumber the noise of the score histogram's bins, all together, two to one: under DP-SGD the
+        noise inside the updates is not known here, and the histogram's is.
+        """
         parties = math.sqrt(noise_variance * self._size) / GRID
-        return math.ceil(parties * (self.mean_rows_ or 1.0))
+        return math.ceil(max(parties * (self.mean_rows_ or 1.0), 2.0 * self.n_records_deviation_))
 
     def describe_state(self) -> dict[str, Any]:
         """Size and training of the model; no parameter of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +78,11 @@ class ScoreHistogram:
     def n_records(self) -> float:
         """Number of records, as released."""
         return float(max(int(self.counts.sum()), 0))
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the noise in ``counts.sum()``: that of all bins together."""
+        return math.sqrt(self.noise_variance * self.counts.size)
 
     def rebinned(self, edges: Ints, scale_ratio: float) -> ScoreHistogram:
         """Move the counts onto another grid, each bin by its midpoint.

@@ -13,6 +13,7 @@ anything is charged.
 from __future__ import annotations
 
 import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,8 +22,20 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.data import Records, Schema, Windows, gather, joined, records, segments, series_key, windows
-from blindsight.errors import DataError, ParameterError
+from blindsight.data import (
+    Records,
+    Schema,
+    Windows,
+    gather,
+    joined,
+    missing_order,
+    records,
+    segments,
+    series_key,
+    uneven_time,
+    windows,
+)
+from blindsight.errors import BlindsightWarning, DataError, ParameterError
 
 from ._base import local_total
 from ._domains import choice, flag, number, whole_number
@@ -159,7 +172,17 @@ class SequenceDetector(TorchDetector):
         cache: dict[str, object] = {}
         self.run(schema, lambda query: local_total(query, schema, X, memory=memory, cache=cache))
         self.local_scaling_ = scaling
+        self._warn_of_few_learned()
         return self
+
+    @property
+    def _counted(self) -> str:
+        return f"windows of {self.span} records" if self.aligned else super()._counted
+
+    @property
+    def _lack(self) -> str:
+        kind = "no aligned window of {} records" if self.aligned else "no series is long enough for a window of {} rows"
+        return f"{super()._lack}: {kind.format(self.span)}"
 
     def _no_window(self, rows: int) -> DataError:
         return DataError(
@@ -227,6 +250,7 @@ class SequenceDetector(TorchDetector):
         if whole is None or (not self.aligned and not self._is_long_enough(whole)):
             none = WindowRows(np.zeros((0, self._width(self.schema_)), np.float32), np.zeros(0, np.int64), self.span)
             return loop().Data(train=none, held=none, person=None)
+        self._warn_of_order(self.schema_, whole)
         found = self._found(whole)
         train, held = self._held(found)
         Z = self._party_inputs(np.asarray(found.X)).astype(np.float32)
@@ -355,10 +379,23 @@ class SequenceDetector(TorchDetector):
         """Chunks, with the records that their windows look back at; all at once where what counts is a window as such,
         or depends on all records."""
         if (self.aligned and not for_scoring) or self._scales_itself:
-            yield gather(schema, X, for_scoring=for_scoring, warn=for_scoring)
-            return
-        chunks = records(schema, X, for_scoring=for_scoring, with_series=True, warn=for_scoring)
-        yield from following(chunks, self.span - 1)
+            chunks: Iterator[Records] = iter([gather(schema, X, for_scoring=for_scoring, warn=for_scoring)])
+        else:
+            read = records(schema, X, for_scoring=for_scoring, with_series=True, warn=for_scoring)
+            chunks = following(read, self.span - 1)
+        for chunk in chunks:
+            if for_scoring and chunk.row0 == 0:
+                self._warn_of_order(schema, chunk)
+            yield chunk
+
+    def _warn_of_order(self, schema: Schema, whole: Records) -> None:
+        """Warn the records' owner, once, where their order says little of the time between them."""
+        odd = missing_order(schema, whole)
+        if not odd and self.interval is None and whole.time is not None:
+            odd = uneven_time(whole.time, series_key(whole))
+            odd += " Without interval=... they are taken as equally far apart." if odd else ""
+        if odd:
+            warnings.warn(odd, BlindsightWarning, stacklevel=4)
 
     @property
     def _scales_itself(self) -> bool:

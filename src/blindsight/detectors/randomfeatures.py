@@ -105,6 +105,11 @@ class RandomFeatures(FourierDetector, SumDetector):
         self._check_fitted()
         return max(float(self.totals_[-1]) / self._fourier.levels, 0.0)
 
+    @property
+    def n_records_deviation_(self) -> float:
+        """Standard deviation of the noise in ``n_records_``."""
+        return math.sqrt(self.noise_variance_) / self._fourier.levels
+
     def noise_floor(self, noise_variance: float) -> int:
         """Records needed for the noise in a score to stay under a hundredth of the kernel's range."""
         return math.ceil(100.0 * math.sqrt(noise_variance / max(self.features // 2, 1)) / 127.0)

@@ -258,6 +258,11 @@ class TableStudent(CircuitDetector):
         self._check_fitted()
         return max(float(self.counts_.sum()) / (COUNT * self.n_features_in_), 0.0)
 
+    @property
+    def n_records_deviation_(self) -> float:
+        """Standard deviation of the noise in ``n_records_``."""
+        return math.sqrt(self.noise_variance_ * self.counts_.size) / (COUNT * self.n_features_in_)
+
     def noise_floor(self, noise_variance: float) -> int:
         """Records that outnumber the noise of one feature's bins, all together, two to one."""
         return math.ceil(2.0 * math.sqrt(noise_variance * self.bins) / COUNT)

@@ -2,9 +2,11 @@
 
 from ._breakdown import Breakdown, evaluate_locally
 from ._caveats import warn_of_few
-from ._evaluation import Evaluation
+from ._certificate import certificate_of
+from ._evaluation import Evaluation, known
 from ._federation import Federation
-from ._home import open_party, provision
+from ._home import check_parties, open_party, provision
+from ._interrupts import interrupts_held
 from ._party import Party
 from ._policy import Policy
 from ._run import RunRecord, StepRecord
@@ -22,8 +24,12 @@ __all__ = [
     "Policy",
     "RunRecord",
     "StepRecord",
+    "certificate_of",
+    "check_parties",
     "check_suits",
     "evaluate_locally",
+    "interrupts_held",
+    "known",
     "open_party",
     "provision",
     "warn_of_few",

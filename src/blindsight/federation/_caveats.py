@@ -27,12 +27,15 @@ def warn_of_few(model: Detector, *, whose: str = "The federation", stacklevel: i
 
     Privacy
     -------
-    Goes by ``n_records_`` and the noise's variance, which the model releases.
+    Goes by ``n_records_`` and the noise's variance, which the model releases; ± is two standard deviations of the
+    noise in the count.
     """
-    floor = model.noise_floor(model.noise_variance_) if model.noise_variance_ != 0 else 0
+    error = 2.0 * model.n_records_deviation_
+    floor = model.noise_floor(model.noise_variance_) if model.noise_variance_ != 0 or error > 0 else 0
+    count = f"{max(model.n_records_, 0):,.0f}" + (f" (± {error:,.0f})" if error > 0 else "")
     if model.n_records_ < floor:
         warnings.warn(
-            f"{whose} has about {model.n_records_:,.0f} usable records; at this epsilon "
+            f"{whose} has about {count} usable {model._counted}; at this epsilon "
             f"{type(model).__name__} needs about {floor:,} before its noise stops mattering. "
             "The model stands and its privacy holds, but expect it to rank worse: ask for a larger epsilon, "
             "fewer features, or more parties.",
@@ -41,7 +44,7 @@ def warn_of_few(model: Detector, *, whose: str = "The federation", stacklevel: i
         )
     elif model.n_records_ < FEW_RECORDS:
         warnings.warn(
-            f"{whose} has about {max(model.n_records_, 0):,.0f} records in all, fewer than {FEW_RECORDS}: the "
+            f"{whose} has about {count} {model._counted} in all, fewer than {FEW_RECORDS}: the "
             f"threshold of {type(model).__name__} stands on single ones, and both it and the scores will change with "
             "every further one. Fit on more records before anybody acts on its alerts.",
             BlindsightWarning,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blindsight.privacy import MIN_LOCAL_VARIANCE, DifferentialPrivacy, Event, epsilon_of, sampler_delta
+from blindsight.privacy import MIN_LOCAL_VARIANCE, DifferentialPrivacy, Event, epsilon_of, sampler_delta, shown_epsilon
 
 from ._run import RunRecord, StepRecord
 
@@ -104,20 +103,13 @@ def _statement(
             "Exact sums, no differential privacy: the totals themselves are released, and a count of one says that "
             f"somebody is there. {record.trust}."
         )
-    holds = _holds(privacy, spent)
-    factor = f"{holds:g}" if holds == privacy.epsilon else _rounded_up(holds)
     return (
         f"Adding or removing {_who(privacy)} changes the probability of anything released in this run by at most a "
-        f"factor e^{factor}, up to a probability of {privacy.delta:g}, "
+        f"factor e^{shown_epsilon(spent)}, up to a probability of {privacy.delta:g}, "
         f"whoever sees {'the updates and totals' if UNMASKED in record.trust else 'the totals'}"
         f"{_as_long_as(privacy, events)}. "
         f"{_not_covered(privacy)}"
     )
-
-
-def _rounded_up(epsilon: float) -> str:
-    """Three digits after the point, never fewer than the value."""
-    return f"{math.ceil(epsilon * 1000.0) / 1000.0:.3f}" if math.isfinite(epsilon) else "inf, which bounds nothing"
 
 
 def _asked_and_spent(privacy: DifferentialPrivacy | None, spent: float | None, events: Sequence[Event]) -> str:
@@ -126,10 +118,10 @@ def _asked_and_spent(privacy: DifferentialPrivacy | None, spent: float | None, e
     purposes = ", ".join(dict.fromkeys(event.purpose for event in events))
     if _holds(privacy, spent) > privacy.epsilon:
         return (
-            f" This run ({purposes}) spent {_rounded_up(spent)}, more than the epsilon {privacy.epsilon:g} asked for: "
-            "the sums of this detector together take more than their share of the budget."
+            f" This run ({purposes}) spent {shown_epsilon(spent)}, more than the epsilon {privacy.epsilon:g} asked "
+            "for: the sums of this detector together take more than their share of the budget."
         )
-    text = f" Of the epsilon {privacy.epsilon:g} asked for, this run ({purposes}) spent {spent:.3g}."
+    text = f" Of the epsilon {privacy.epsilon:g} asked for, this run ({purposes}) spent {shown_epsilon(spent)}."
     if any(0 < event.local_variance <= MIN_LOCAL_VARIANCE for event in events):
         text += (
             f" It could not spend more: no party draws noise of a variance below {MIN_LOCAL_VARIANCE:g}, "

@@ -21,7 +21,6 @@ from blindsight.errors import (
     BlindsightError,
     ParameterError,
     SchemaError,
-    SurvivorsError,
 )
 from blindsight.keys import PublicIdentity, Sealer
 from blindsight.privacy import DifferentialPrivacy
@@ -30,7 +29,8 @@ from blindsight.securesum import default_threshold
 from ._breakdown import evaluate_locally, kept_breakdown
 from ._caveats import warn_of_few
 from ._evaluation import Evaluation, evaluation_from_total, evaluation_query
-from ._home import lent, parties_in_memory, provision
+from ._home import check_enough, lent, parties_in_memory, provision
+from ._interrupts import interrupts_held
 from ._party import Party
 from ._plot import federation_html
 from ._policy import Policy
@@ -83,7 +83,7 @@ class Federation:
         timeout_s: float = 600.0,
         progress: Callable[[str, str], None] | None = None,
     ) -> None:
-        _check_enough(len(participants))
+        check_enough(len(participants))
         self.schema = schema
         self.name = name
         self.progress = progress
@@ -128,7 +128,7 @@ class Federation:
         **options
             As for the constructor: ``name``, ``threshold``, ``timeout_s``, ``progress``.
         """
-        _check_enough(len(data))
+        check_enough(len(data))
         parties = parties_in_memory(data, schema=schema, policy=policy, home=home, sealer=sealer)
         participants = [(name, party.public_key) for name, party in parties.items()]
         channel = MemoryChannel({name: party.handle for name, party in parties.items()})
@@ -162,7 +162,7 @@ class Federation:
         **options
             As for the constructor.
         """
-        _check_enough(len(data))
+        check_enough(len(data))
         participants = provision(
             Path(home),
             data=data,
@@ -173,7 +173,8 @@ class Federation:
         )
         command = [sys.executable, "-m", "blindsight.federation.worker"]
         extra = ["--key-file", str(key_file)] if key_file is not None else []
-        channel = ProcessChannel({name: [*command, str(Path(home) / name), *extra] for name in sorted(data)})
+        with interrupts_held():
+            channel = ProcessChannel({name: [*command, str(Path(home) / name), *extra] for name in sorted(data)})
         try:
             federation = cls(channel, participants=participants, schema=schema, **options)
             federation.greet()
@@ -214,7 +215,7 @@ class Federation:
         self,
         detector: D,
         *,
-        privacy: DifferentialPrivacy | None,
+        privacy: DifferentialPrivacy | EllipsisType | None = ...,
         on_step: Callable[[StepRecord], None] | None = None,
     ) -> D:
         """Fit a clone of ``detector`` on everybody's records.
@@ -224,7 +225,7 @@ class Federation:
         detector : Detector
             Not changed.
         privacy : DifferentialPrivacy or None
-            Required. None asks for exact sums, which every party's policy must allow.
+            Required: without it, ParameterError. None asks for exact sums, which every party's policy must allow.
         on_step : callable (StepRecord), optional
             Told after each sum, hence after each round of training: who survived, what crossed, what it cost.
 
@@ -253,6 +254,7 @@ class Federation:
                 rule="an instance of ECOD, Mahalanobis or another Blindsight detector",
                 fix="federation.fit(bs.ECOD(), privacy=...)",
             )
+        privacy = _asked(privacy, "fit")
         if detector.schema is not None and detector.schema.digest() != self.schema.digest():
             raise SchemaError(
                 "The detector has another schema than the federation", fix="leave the detector's schema out"
@@ -330,12 +332,7 @@ class Federation:
                     fix="federation.evaluate(model, validation=table)",
                 )
             return evaluate_locally(model, self.schema, validation)
-        if isinstance(privacy, EllipsisType):
-            raise ParameterError(
-                "Say how private the evaluation is to be",
-                rule="privacy=bs.DifferentialPrivacy(...), or privacy=None for exact sums",
-                fix="give the one of the fit: its 'evaluation' share is spent here",
-            )
+        privacy = _asked(privacy, "evaluation")
         if data is not None:
             with lent(self.parties, data):
                 return self.evaluate(model, privacy=privacy)
@@ -352,7 +349,7 @@ class Federation:
         }
         return evaluation_from_total(model, total, run.certificate(), breakdown=breakdown)
 
-    def describe(self, *, privacy: DifferentialPrivacy | None) -> list[ColumnDescription]:
+    def describe(self, *, privacy: DifferentialPrivacy | EllipsisType | None = ...) -> list[ColumnDescription]:
         """Private count, mean, variance, histogram and quantiles of every feature.
 
         Parameters
@@ -366,14 +363,14 @@ class Federation:
         list of ColumnDescription
             One per feature, in the schema's order.
         """
-        run = Run(self, "describe", None, _for_describing(privacy))
+        run = Run(self, "describe", None, _for_describing(_asked(privacy, "description")))
         totals: dict[str, Total] = {}
         numbers = any(column.type != "category" for column in self.schema.features)
         for part in ("histogram", "moments") if numbers else ("histogram",):
             totals[part] = run.total(describe_query(self.schema, part), purpose="describe")
         return describe_column_totals(self.schema, totals["histogram"], totals.get("moments"))
 
-    def select_features(self, k: int, *, privacy: DifferentialPrivacy | None) -> FeatureSelection:
+    def select_features(self, k: int, *, privacy: DifferentialPrivacy | EllipsisType | None = ...) -> FeatureSelection:
         """Choose k features that tell most and copy none, from two private sums; see ``detectors.select_features``.
 
         Parameters
@@ -396,7 +393,7 @@ class Federation:
             As for :meth:`fit`; every party's policy must allow the purpose "describe".
         """
         check_count(self.schema, k)
-        run = Run(self, "select", None, _for_describing(privacy))
+        run = Run(self, "select", None, _for_describing(_asked(privacy, "selection")))
         selection = select(self.schema, k, lambda query: run.total(query, purpose="describe"))
         return replace(selection, certificate=run.certificate())
 
@@ -429,11 +426,22 @@ def _for_describing(privacy: DifferentialPrivacy | None) -> DifferentialPrivacy 
     return replace(privacy, shares={"describe": 1.0})
 
 
-def _check_enough(parties: int) -> None:
-    if parties < 3:
-        raise SurvivorsError(
-            "A federation needs at least three parties",
-            got=str(parties),
-            rule="from the total of two, each reads the other's data",
-            fix="invite a third party",
-        )
+def _asked(privacy: DifferentialPrivacy | EllipsisType | None, what: str) -> DifferentialPrivacy | None:
+    """What was asked for; whoever says nothing has not decided, and no default decides for them.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if privacy is None or isinstance(privacy, DifferentialPrivacy):
+        return privacy
+    said = not isinstance(privacy, EllipsisType)
+    number = isinstance(privacy, int | float) and not isinstance(privacy, bool)
+    epsilon = f"{privacy:g}" if number else "1.0"
+    raise ParameterError(
+        f"Say how private the {what} is to be",
+        got=f"privacy={privacy!r}"[:80] if said else "nothing",
+        rule="privacy=bs.DifferentialPrivacy(...), or privacy=None for exact sums where every policy allows them",
+        fix=f"privacy=bs.DifferentialPrivacy(epsilon={epsilon}, delta=1e-6)"
+        + ("; the one of the fit: its 'evaluation' share is spent here" if what == "evaluation" else ""),
+    )

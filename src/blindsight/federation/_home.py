@@ -6,21 +6,37 @@ import contextlib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from blindsight.data import Schema
-from blindsight.errors import AuthenticationError, FormatError, ParameterError, PolicyError, StoreError
+from blindsight.errors import (
+    AuthenticationError,
+    FormatError,
+    ParameterError,
+    PolicyError,
+    StoreError,
+    SurvivorsError,
+)
 from blindsight.keys import Identity, Sealer, create_key_file, write_atomic
 from blindsight.store import Store
 
 from ._party import Party
 from ._policy import Policy
 
-__all__ = ["lent", "open_identity", "open_party", "open_store", "parties_in_memory", "provision"]
+__all__ = [
+    "check_enough",
+    "check_parties",
+    "lent",
+    "open_identity",
+    "open_party",
+    "open_store",
+    "parties_in_memory",
+    "provision",
+]
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
@@ -54,6 +70,12 @@ def open_store(folder: Path, sealer: Sealer | None) -> Store:
 def _home_sealer(keys: Path) -> Sealer:
     path = keys / "home.key"
     if not path.exists():
+        if (keys / "identity").exists():  # made with another key: a new one beside it would open nothing
+            raise AuthenticationError(
+                f"The folder of '{keys.parent.name}' is sealed: identity and ledger",
+                rule="it opens with the key file that sealed it",
+                fix="give --key-file, or key_file=... in Python",
+            )
         create_key_file(path)
     return Sealer.from_key_file(path)
 
@@ -117,6 +139,44 @@ def lent(parties: Mapping[str, Party], data: Mapping[str, Any]) -> Iterator[None
             party.set_data("evaluation", None)
 
 
+def check_enough(parties: int) -> None:
+    """Refuse fewer than three parties.
+
+    Raises
+    ------
+    SurvivorsError
+    """
+    if parties < 3:
+        raise SurvivorsError(
+            "A federation needs at least three parties",
+            got=str(parties),
+            rule="from the total of two, each reads the other's data",
+            fix="invite a third party",
+        )
+
+
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
+        if not NAME.match(name):
+            raise ParameterError(
+                "A party's name cannot be used",
+                got=repr(name)[:80],
+                rule="letters, digits, '.', '_', '-'; at most 64",
+                fix=re.sub(r"[^A-Za-z0-9._-]+", "-", name[:64]).strip("-._") or None,
+            )
+
+
+def check_parties(names: Collection[str]) -> None:
+    """Refuse names that no folder can have, and fewer than three; before anything is written.
+
+    Raises
+    ------
+    ParameterError, SurvivorsError
+    """
+    _check_names(names)
+    check_enough(len(names))
+
+
 def provision(
     home: Path,
     *,
@@ -130,13 +190,7 @@ def provision(
 
     For parties on one machine. Across machines each data owner makes its own folder.
     """
-    for name in data:
-        if not NAME.match(name):
-            raise ParameterError(
-                "A party's name cannot be used",
-                got=repr(name)[:80],
-                rule="letters, digits, '.', '_', '-'; at most 64",
-            )
+    _check_names(data)
     unknown = sorted(set(evaluation) - set(data))
     if unknown:
         raise ParameterError("Evaluation data for an unknown party", got=", ".join(unknown))

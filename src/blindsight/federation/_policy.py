@@ -48,7 +48,8 @@ class Policy:
         the parties receives the model knows its own noise, and 0 leaves no protection against it. Asked only where
         the parties' noise protects together, not of ``trust="local"``.
     maximum_epsilon : float
-        Budget of this party's data set for all releases of one unit together, at ``delta``.
+        Budget of this party's data set for all releases of one unit together, at ``delta``. It bounds what is charged,
+        not what is asked for: a request of more goes through where its sums spend less than that.
     delta : float
         Probability at which the budget is stated.
     allow_unmasked_updates : bool

@@ -208,8 +208,18 @@ def terms_of(privacy: DifferentialPrivacy | None) -> Terms | None:
 
 
 def trust_of(step: Step) -> str:
-    """Who must be trusted for a masked sum among these participants, in one sentence."""
-    return _spec(step, step.step, length=1).trust
+    """Who must be trusted for a masked sum among these participants, and for its noise, in one sentence.
+
+    Masking withstands as many colluders as the threshold allows; noise that protects in the sum alone, as many as the
+    privacy asked for, which may be fewer.
+    """
+    spec = _spec(step, step.step, length=1)
+    who, _, dropouts = spec.trust.partition("; ")
+    privacy = step.privacy
+    if privacy is not None and privacy.trust == "federation" and privacy.colluders < spec.tolerated_colluders:
+        against = f"at most {privacy.colluders} of them" if privacy.colluders else "none of them"
+        who += f", and see only masked messages of the others; epsilon holds against {against}"
+    return f"{who}; {dropouts}"
 
 
 def is_masked(query: Query) -> bool:

@@ -16,11 +16,13 @@ import warnings
 from pathlib import Path
 
 from blindsight.channels import serve_frames
-from blindsight.errors import BlindsightError
+from blindsight.errors import BlindsightError, BlindsightWarning
 
 from ._home import open_party
 
 __all__ = ["main"]
+
+log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,7 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
         _log_to(Path(options.folder) / "party.log")
         party = open_party(options.folder, key_file=options.key_file)
     except (BlindsightError, OSError) as error:
-        sys.stderr.write(f"{error}\n")  # before any record is read: names of files and keys, no value
+        log.error("%s cannot start: %s", options.folder, error)
+        what = error.what if isinstance(error, BlindsightError) else error
+        # before any record is read: names of files and keys, no value
+        sys.stderr.write(f"{Path(options.folder).name} cannot start: {what}\n")
         return 2
     try:
         serve_frames(party.handle, sys.stdin.buffer, sys.stdout.buffer)
@@ -52,7 +57,15 @@ def _log_to(path: Path) -> None:
     # whatever the environment asks for (PYTHONWARNINGS=error): a warning about records is a line in the log, and no
     # reason for which a party is lost to a sum
     warnings.simplefilter("default")
-    logging.captureWarnings(True)
+    warnings.showwarning = _log_warning
+
+
+def _log_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
+) -> None:
+    """One line; where in our code a remark on records was made tells their owner nothing."""
+    where = "" if issubclass(category, BlindsightWarning) else f"{filename}:{lineno}: "
+    log.warning("%s%s: %s", where, category.__name__, message)
 
 
 if __name__ == "__main__":

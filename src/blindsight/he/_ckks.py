@@ -174,7 +174,7 @@ class CkksKey:
         return np.where(found > 1, found - context.primes[0], found)
 
     def phase(self, parts: Residues) -> Residues:
-        """``c_0 + c_1 s + c_2 s**2 + ...`` by Horner's rule; (parts, kept, N) to (kept, N), both in coefficient form."""
+        """``c_0 + c_1 s + c_2 s**2 + ...`` by Horner's rule; (parts, kept, N) to (kept, N), in coefficient form."""
         context = self.context
         ring, primes = context.negacyclic, np.asarray(context.kept_primes, dtype=np.uint64)[:, None]
         if self._spectrum is None:

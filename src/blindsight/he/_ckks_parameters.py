@@ -23,7 +23,7 @@ CKKS_SPECIAL_BITS = 17
 
 @lru_cache(maxsize=32)
 def _primes(degree: int, count: int) -> tuple[int, ...]:
-    """The ``count`` largest primes of 27 bits that are 1 modulo 2N, ascending, as SEAL's ``CoeffModulus::Create`` has."""
+    """The ``count`` largest primes of 27 bits that are 1 modulo 2N, ascending, as ``CoeffModulus::Create`` has them."""
     divisors = np.arange(3, 1 << CKKS_PRIME_BITS // 2 + 1, 2)
     found: list[int] = []
     candidate = (1 << CKKS_PRIME_BITS) - 2 * degree + 1

@@ -79,5 +79,10 @@ class Negacyclic:
         for factor, other in zip(short.reshape(shape)[1:], digits[1:], strict=True):
             total += other * factor
         parts = self._coefficients(total)  # below 2**46, and so below 2**60 with the upper digit in its place
-        value = parts[..., 0, :] + (parts[..., 1, :] << DIGIT_BITS)
-        return np.asarray(np.mod(value, np.asarray(self.primes, dtype=np.int64)[:, None]).astype(np.uint64))
+        value = parts[..., 1, :]
+        value <<= DIGIT_BITS
+        value += parts[..., 0, :]
+        for i, p in enumerate(self.primes):  # NumPy divides by a constant several times faster than by an array
+            row = value[..., i, :]
+            row -= row // np.int64(p) * np.int64(p)
+        return np.ascontiguousarray(value).view(np.uint64)

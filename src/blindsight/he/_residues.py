@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ Ints = npt.NDArray[np.int64]
 DIGIT_BITS = 16
 LIMB_BITS = 32
 LIMB = 1 << LIMB_BITS
+FEW = 16
 
 
 def lift(values: Ints, primes: Sequence[int]) -> Residues:
@@ -43,7 +45,7 @@ def add_mod(a: Residues, b: Residues, primes: Sequence[int]) -> Residues:
     """Sum of two arrays of shape (..., primes, N), reduced."""
     p = np.asarray(primes, dtype=np.uint64)[:, None]
     total = a + b  # below 2**47
-    return total - p * (total >= p)
+    return np.minimum(total, total - p)  # where it was below p, the difference wraps around and is huge
 
 
 def multiply_constant(values: Residues, factor: int, prime: int) -> Residues:
@@ -95,6 +97,9 @@ def uniform_below(bound: int, size: int, primes: Sequence[int], offset: int = 0)
 
     *Security*: the operating system's generator, and rejection, so that there is no bias to account for.
     """
+    if size <= FEW:  # one record: what NumPy's calls cost would be more than the numbers
+        few = [secrets.randbelow(bound) + offset for _ in range(size)]
+        return np.array([[value % p for value in few] for p in primes], dtype=np.uint64)
     limbs = [bound >> shift & LIMB - 1 for shift in range(0, bound.bit_length(), LIMB_BITS)]
     masks = np.full(len(limbs), LIMB - 1, dtype="<u4")
     masks[-1] = (1 << limbs[-1].bit_length()) - 1
@@ -120,7 +125,7 @@ def pack_residues(residues: Residues, width: int) -> bytes:
     flat = np.ascontiguousarray(residues, dtype="<u8").reshape(-1)
     if width == 4:
         return flat.astype("<u4").tobytes()
-    return flat.view(np.uint8).reshape(-1, 8)[:, :width].tobytes()
+    return flat.view(_low_bytes(width))["low"].tobytes()
 
 
 def unpack_residues(
@@ -132,9 +137,14 @@ def unpack_residues(
         raise WireError("Residues have the wrong length", got=f"{len(data)} bytes", rule=f"{count * width} bytes")
     if width == 4:
         return np.frombuffer(data, dtype="<u4").reshape(shape)
-    wide = np.zeros((count, 8), dtype=np.uint8)
-    wide[:, :width] = np.frombuffer(data, dtype=np.uint8).reshape(count, width)
-    return wide.view("<u8").reshape(shape)
+    wide = np.zeros(count, dtype="<u8")
+    wide.view(_low_bytes(width))["low"] = np.frombuffer(data, dtype=f"V{width}")
+    return wide.reshape(shape)
+
+
+def _low_bytes(width: int) -> np.dtype[np.void]:
+    """The lower bytes of a little-endian uint64, as one field: NumPy copies it at once."""
+    return np.dtype({"names": ["low"], "formats": [f"V{width}"], "offsets": [0], "itemsize": 8})
 
 
 def check_residues(residues: npt.NDArray[np.unsignedinteger[Any]], primes: Sequence[int]) -> None:

@@ -28,8 +28,8 @@ LIMB_BITS = 16
 def switch_to_words(residues: Residues, primes: Sequence[int], bits: int) -> Words:
     """``x * 2**bits / q`` modulo ``2**bits``, too small by less than ``len(primes)``.
 
-    With ``y_i = x (q / p_i)**-1 mod p_i``, ``x / q`` is the sum of the ``y_i / p_i`` up to an integer, which the modulus
-    takes away. Each quotient is rounded down after 64 bits, four digits of 16 bits; their sum after ``bits``.
+    With ``y_i = x (q / p_i)**-1 mod p_i``, ``x / q`` is the sum of the ``y_i / p_i`` up to an integer, which the
+    modulus takes away. Each quotient is rounded down after 64 bits, four digits of 16 bits; their sum after ``bits``.
 
     Parameters
     ----------
@@ -67,9 +67,9 @@ def transform_small(polynomial: Ints) -> npt.NDArray[np.complex128]:
 def negacyclic_product(words: Words, transformed: npt.NDArray[np.complex128]) -> Words:
     """Product modulo ``X**N + 1`` and modulo ``2**64`` of words with a small polynomial; exact.
 
-    By floating-point convolution of 16-bit limbs. Its coefficients are integers of at most ``N 2**16`` <= 2**29, and its
-    error is at most some ``log2(2 N)`` units in the last place of ``norm(limb) norm(small) <= N 2**16`` (Higham,
-    *Accuracy and Stability of Numerical Algorithms*, theorem 24.2): below 2**-15, far from the half that rounding needs.
+    By floating-point convolution of 16-bit limbs. Its coefficients are integers of at most ``N 2**16`` <= 2**29, and
+    its error is at most some ``log2(2 N)`` units in the last place of ``norm(limb) norm(small) <= N 2**16`` (Higham,
+    *Accuracy and Stability of Numerical Algorithms*, theorem 24.2): below 2**-15, far from the half that would matter.
 
     Parameters
     ----------

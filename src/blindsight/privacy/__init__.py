@@ -3,7 +3,7 @@
 Events say what happened (:class:`Event`); :func:`epsilon_of` says what they cost; :class:`Ledger` keeps them.
 """
 
-from ._accountant import epsilon_of, noise_multiplier_for, rho_total
+from ._accountant import epsilon_of, noise_multiplier_for, rho_total, shown_epsilon
 from ._contributions import bound_contributions
 from ._event import Event, Trust, Unit
 from ._gaussian import MIN_LOCAL_VARIANCE, distributed_rho, local_noise_variance, noise_variance, sum_divergence
@@ -39,5 +39,6 @@ __all__ = [
     "sampled_event",
     "sampler_delta",
     "sampler_tv",
+    "shown_epsilon",
     "sum_divergence",
 ]

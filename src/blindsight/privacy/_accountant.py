@@ -17,7 +17,7 @@ from blindsight.errors import ParameterError
 from ._event import MAX_NOISE_MULTIPLIER, MIN_NOISE_MULTIPLIER, Event
 from ._sampler import sampler_delta
 
-__all__ = ["epsilon_of", "noise_multiplier_for", "rho_total"]
+__all__ = ["epsilon_of", "noise_multiplier_for", "rho_total", "shown_epsilon"]
 
 Floats = npt.NDArray[np.float64]
 Sampled = tuple[tuple[float, float, int], ...]
@@ -279,3 +279,17 @@ def _check_delta(delta: float) -> None:
             rule=f"{MIN_DELTA:g} <= delta <= {MAX_DELTA:g}",
             fix="choose delta far below 1 / number of units, say 1e-6",
         )
+
+
+def shown_epsilon(epsilon: float) -> str:
+    """An epsilon for people, everywhere the same: three significant digits, never fewer than the value.
+
+    A value that is above a round number by no more than arithmetic's own error (1e-9 of it) is that number.
+    """
+    if not math.isfinite(epsilon):
+        return "inf, which bounds nothing"
+    if epsilon <= 0:
+        return "0"
+    digits = max(2 - math.floor(math.log10(epsilon)), 0)
+    shown = f"{math.ceil(epsilon * (1.0 - 1e-9) * 10**digits) / 10**digits:.{digits}f}"
+    return shown.rstrip("0").rstrip(".") if "." in shown else shown

@@ -1,6 +1,6 @@
 """The report: one run as plain values, and one self-contained page made from it."""
 
-from ._compare import Absent, Compared, render_compared, write_compared
+from ._compare import OVERLAP, About, Absent, Compared, compared_table, overlap, render_compared, write_compared
 from ._page import render, write_report
 from ._record import (
     Blind,
@@ -21,6 +21,8 @@ from ._record import (
 from ._words import Role, Sentence, describe_rate, verdict
 
 __all__ = [
+    "OVERLAP",
+    "About",
     "Absent",
     "Blind",
     "Budget",
@@ -36,7 +38,9 @@ __all__ = [
     "RunFile",
     "Sentence",
     "Stage",
+    "compared_table",
     "describe_rate",
+    "overlap",
     "parse_run",
     "read_run",
     "render",

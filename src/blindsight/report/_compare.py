@@ -1,4 +1,4 @@
-"""Several detectors side by side: one table and one plot, as a page or as a picture."""
+"""Several detectors side by side: one table that is the figures' legend, as a page; or the curves as a picture."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from typing import Any, Literal
 
 from blindsight.errors import StoreError
 from blindsight.keys import write_atomic
+from blindsight.privacy import shown_epsilon
 
-from ._figures import compare_axes, compare_figure
+from ._figures import compare_axes, compare_figures, legend_mark
 from ._words import describe_bytes
 
-__all__ = ["Absent", "Compared", "render_compared", "write_compared"]
+__all__ = ["OVERLAP", "About", "Absent", "Compared", "compared_table", "overlap", "render_compared", "write_compared"]
+
+OVERLAP = "Where intervals overlap, these records do not tell which is better."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +28,11 @@ class Compared:
     ----------
     name : str
     measurable : bool
-        False where noise drowns the AUROC.
+        False where noise drowns the AUROC, or where one class has no record.
     auroc, auroc_low, auroc_high : float
         With the ends of its 95% interval.
-    average_precision, false_positive_rate, false_negative_rate : float
+    average_precision, false_positive_rate, false_negative_rate : float or None
+        None where there is no record to measure it on.
     seconds : float
         Of the fit.
     sums : int or None
@@ -45,9 +49,9 @@ class Compared:
     auroc: float
     auroc_low: float
     auroc_high: float
-    average_precision: float
-    false_positive_rate: float
-    false_negative_rate: float
+    average_precision: float | None
+    false_positive_rate: float | None
+    false_negative_rate: float | None
     seconds: float
     roc: tuple[tuple[float, float], ...]
     sums: int | None = None
@@ -55,19 +59,22 @@ class Compared:
     epsilon: float | None = None
 
     def cells(self) -> tuple[str, ...]:
-        """The row of a table: name, AUROC, interval, AP, FPR, FNR, seconds, sums, bytes, epsilon."""
+        """The row of a table: name, AUROC, interval, AP, FPR, FNR, seconds, sums, bytes, epsilon; "" for none."""
         return (
             self.name,
             f"{self.auroc:.3f}" if self.measurable else "not measurable",
-            f"{self.auroc_low:.3f}-{self.auroc_high:.3f}" if self.measurable else "",
-            f"{self.average_precision:.3f}",
-            f"{self.false_positive_rate:.4f}",
-            f"{self.false_negative_rate:.3f}",
+            f"{self.auroc_low:.3f} to {self.auroc_high:.3f}" if self.measurable else "",
+            "" if self.average_precision is None else f"{self.average_precision:.3f}",
+            "" if self.false_positive_rate is None else f"{self.false_positive_rate:.4f}",
+            "" if self.false_negative_rate is None else f"{self.false_negative_rate:.3f}",
             f"{self.seconds:.2f}",
             "" if self.sums is None else str(self.sums),
             "" if self.bytes_total is None else describe_bytes(self.bytes_total),
-            "none" if self.epsilon is None else f"{self.epsilon:.3g}",
+            "" if self.epsilon is None else shown_epsilon(self.epsilon),
         )
+
+
+HEADINGS = ("Detector", "AUROC", "95% interval", "AP", "FPR", "FNR", "Seconds", "Sums", "Bytes", "Epsilon")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,17 +106,53 @@ class Absent:
             return f"left out: {self.reason}"
         if not self.sums:
             return f"refused: {self.reason}; nothing was charged for it"
-        cost = "" if self.epsilon is None else f", epsilon {self.epsilon:.3g} together"
+        cost = "" if self.epsilon is None else f", epsilon {shown_epsilon(self.epsilon)} together"
         return f"refused: {self.reason}; charged before that: {self.sums} sum{'s' * (self.sums > 1)}{cost}"
 
-    def cells(self) -> tuple[str, ...]:
-        """The row of a table: name, nine empty cells, remark."""
-        return (self.name, *[""] * 9, self.remark)
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What stands above a comparison.
+
+    Parameters
+    ----------
+    note : str
+        Whose records, and how they were measured.
+    created_utc : str
+    records : str
+        How many were fitted and how many measured, in words; "" if unknown.
+    epsilon : float or None
+        Charged for all detectors together.
+    warnings : tuple of str
+        That came up.
+    """
+
+    note: str
+    created_utc: str = ""
+    records: str = ""
+    epsilon: float | None = None
+    warnings: tuple[str, ...] = ()
 
 
-def render_compared(
-    compared: Sequence[Compared], *, note: str, epsilon: float | None, absent: Sequence[Absent] = ()
-) -> str:
+def ranked(compared: Sequence[Compared]) -> list[Compared]:
+    """The best AUROC first, and last what could not be measured."""
+    return sorted(compared, key=lambda one: (not one.measurable, -one.auroc))
+
+
+def compared_table(compared: Sequence[Compared]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows, the best first; a column in which nobody has a value is left out."""
+    rows = [one.cells() for one in ranked(compared)]
+    kept = [place for place in range(len(HEADINGS)) if any(row[place] for row in rows)]
+    return [HEADINGS[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+
+def overlap(compared: Sequence[Compared]) -> bool:
+    """Whether another detector's interval reaches that of the best."""
+    shown = [one for one in ranked(compared) if one.measurable]
+    return any(one.auroc_high >= shown[0].auroc_low for one in shown[1:])
+
+
+def render_compared(compared: Sequence[Compared], *, about: About, absent: Sequence[Absent] = ()) -> str:
     """Return one self-contained page: no script, nothing fetched, every value escaped.
 
     Parameters
@@ -127,9 +170,19 @@ def render_compared(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    figure = Markup(compare_figure(compared))  # noqa: S704 (matplotlib has escaped what it drew)
+    environment.filters["epsilon"] = shown_epsilon
+    order = ranked(compared)
+    headings, rows = compared_table(compared)
+    marks = [Markup(legend_mark(place)) if one.measurable else "" for place, one in enumerate(order)]  # noqa: S704
     return environment.get_template("compare.html.j2").render(
-        compared=compared, note=note, epsilon=epsilon, figure=figure, absent=absent
+        compared=order,
+        headings=headings,
+        rows=list(zip(marks, rows, strict=True)),
+        about=about,
+        # matplotlib has escaped what it drew
+        figures=[Markup(svg) for svg in compare_figures(order)],  # noqa: S704
+        absent=absent,
+        overlap=OVERLAP if overlap(compared) else "",
     )
 
 
@@ -137,8 +190,7 @@ def write_compared(
     compared: Sequence[Compared],
     path: str | os.PathLike[str],
     *,
-    note: str,
-    epsilon: float | None,
+    about: About,
     absent: Sequence[Absent] = (),
 ) -> None:
     """Write the page (.html) or the plot alone (.png, .svg).
@@ -150,12 +202,14 @@ def write_compared(
     """
     path = Path(path)
     if path.suffix.lower() == ".html":
-        write_atomic(path, render_compared(compared, note=note, epsilon=epsilon, absent=absent).encode("utf-8"))
+        write_atomic(path, render_compared(compared, about=about, absent=absent).encode("utf-8"))
         return
     from matplotlib.figure import Figure
 
     figure: Any = Figure(figsize=(7.6, 4.4))
-    compare_axes(figure, compared)
+    compare_axes(figure.add_axes((0.09, 0.12, 0.50, 0.84)), ranked(compared))
+    if any(one.measurable for one in compared):
+        figure.legend(loc="center left", bbox_to_anchor=(0.6, 0.52), title="AUROC", frameon=False)
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:

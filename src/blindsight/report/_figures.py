@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._record import Blind, Budget, Comparison, Histogram, MeasuredEvaluation, Stage
+from ._record import Blind, Budget, Comparison, Curve, Histogram, MeasuredEvaluation, Stage
 
 if TYPE_CHECKING:
     from ._compare import Compared
@@ -19,9 +19,11 @@ __all__ = [
     "blind_figure",
     "budget_figure",
     "compare_axes",
-    "compare_figure",
+    "compare_figures",
     "cost_figure",
     "even_bins",
+    "left_out",
+    "legend_mark",
     "loss_figure",
     "roc_figure",
     "score_figure",
@@ -30,12 +32,13 @@ __all__ = [
 BLUE, ORANGE, GREEN, VERMILLION, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
 """Okabe and Ito, 2008."""
 INK, FAINT = "#1f2933", "#c9d1d9"
-LOCAL = (SKY, ORANGE, GREEN, PURPLE)
+WIDTH = 5.0
+"""Inches of a figure: as wide as a phone shows at the size of its own letters; a screen shows it larger."""
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a party named '$x' is a name, not a formula
     "font.family": "sans-serif",
-    "font.size": 10.0,
+    "font.size": 9.5,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
@@ -46,77 +49,65 @@ STYLE: dict[str, Any] = {
     "ytick.color": INK,
     "legend.frameon": False,
     "legend.fontsize": 9.0,
+    "legend.title_fontsize": 9.0,
     "path.simplify": True,
 }
 
 
 def roc_figure(comparison: Comparison | None, evaluation: MeasuredEvaluation | None, *, exact: bool) -> str:
-    """ROC of local, federated and centralised models in the clear, and the one from sums of labelled records."""
+    """ROC of local, federated and centralised models in the clear, and the one from sums of labelled records.
+
+    Two or more parties alone are one band, from the worst to the best of them at every rate: their lines would lie
+    upon each other and upon the federated one.
+    """
+    curves = comparison.curves if comparison is not None else ()
+    local = [curve for curve in curves if curve.kind == "local"]
+    measured = evaluation if evaluation is not None and evaluation.measurable else None
+    entries = sum(curve.kind != "local" for curve in curves) + bool(local) + (measured is not None)
 
     def draw(figure: Any) -> None:
-        axes = figure.add_axes((0.09, 0.12, 0.50, 0.84))
+        axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
-        local = 0
-        dash: Any
-        for curve in comparison.curves if comparison is not None else ():
-            x, y = np.array(curve.roc).T
-            if curve.kind == "local":
-                color, width, dash = LOCAL[local % len(LOCAL)], 1.3, "solid"
-                local += 1
-            elif curve.kind == "federated":
-                color, width, dash = BLUE, 2.6, "solid"
-            else:
-                color, width, dash = INK, 1.5, (0, (4, 2))
-            axes.plot(
-                x,
-                y,
-                color=color,
-                linewidth=width,
-                linestyle=dash,
-                label=f"{curve.kind}: {_short(curve.name)}, {curve.auroc:.3f}",
+        if len(local) == 1:
+            axes.plot(*np.array(local[0].roc).T, color=ORANGE, linewidth=1.5, label=_named(local[0]))
+        elif local:
+            grid = np.unique(np.concatenate([np.array(curve.roc)[:, 0] for curve in local]))
+            found = np.array([np.interp(grid, *np.array(curve.roc).T) for curve in local])
+            low, high = min(curve.auroc for curve in local), max(curve.auroc for curve in local)
+            axes.fill_between(
+                grid,
+                found.min(axis=0),
+                found.max(axis=0),
+                color=ORANGE,
+                alpha=0.45,
+                linewidth=0,
+                label=f"{len(local)} parties alone, worst to best: {low:.3f} to {high:.3f}",
             )
-        if evaluation is not None and evaluation.measurable:
-            x, y = np.array(evaluation.roc).T
+        for curve in curves:
+            if curve.kind == "federated":
+                axes.plot(*np.array(curve.roc).T, color=BLUE, linewidth=2.0, label=_named(curve))
+            elif curve.kind == "centralised":
+                axes.plot(*np.array(curve.roc).T, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), label=_named(curve))
+        if measured is not None:
             axes.plot(
-                x,
-                y,
+                *np.array(measured.roc).T,
                 color=VERMILLION,
                 linewidth=1.5,
                 marker="o",
                 markersize=3,
-                label=f"federated, {'exact' if exact else 'private'} sums: {evaluation.auroc:.3f}",
+                label=f"federated, {'exact' if exact else 'private'} sums: {measured.auroc:.3f}",
             )
-        axes.set(
-            xlim=(-0.01, 1.01),
-            ylim=(-0.01, 1.01),
-            xlabel="False positive rate (normal records that would alert)",
-            ylabel="True positive rate (anomalies found)",
-        )
-        axes.set_aspect("equal", anchor="W")
-        figure.legend(*axes.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(0.6, 0.52), title="AUROC")
+        _rates(axes)
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", title="AUROC", alignment="left")
 
-    return _svg(draw, "roc", (7.6, 4.4), "ROC curves")
+    return _svg(draw, "roc", (WIDTH, 4.6 + 0.2 * entries), "ROC curves")
 
 
-PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, INK)
-DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1, 1.5)))
+def _named(curve: Curve) -> str:
+    return f"{curve.kind}: {_short(curve.name)}, {curve.auroc:.3f}"
 
 
-def compare_axes(figure: Any, compared: Sequence[Compared]) -> None:
-    """Draw several detectors' ROC curves into a figure; told apart by colour and, beyond seven, by dashes."""
-    axes = figure.add_axes((0.09, 0.12, 0.50, 0.84))
-    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
-    shown = [one for one in sorted(compared, key=lambda one: -one.auroc) if one.measurable]
-    for place, one in enumerate(shown):
-        x, y = np.array(one.roc).T
-        axes.plot(
-            x,
-            y,
-            color=PALETTE[place % len(PALETTE)],
-            linestyle=DASHES[place // len(PALETTE) % len(DASHES)],
-            linewidth=1.8,
-            label=f"{_short(one.name)}, {one.auroc:.3f}",
-        )
+def _rates(axes: Any) -> None:
     axes.set(
         xlim=(-0.01, 1.01),
         ylim=(-0.01, 1.01),
@@ -124,13 +115,69 @@ def compare_axes(figure: Any, compared: Sequence[Compared]) -> None:
         ylabel="True positive rate (anomalies found)",
     )
     axes.set_aspect("equal", anchor="W")
-    if shown:
-        figure.legend(*axes.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(0.6, 0.52), title="AUROC")
 
 
-def compare_figure(compared: Sequence[Compared]) -> str:
-    """ROC curves of several detectors as inline SVG."""
-    return _svg(lambda figure: compare_axes(figure, compared), "compare", (7.6, 4.4), "ROC curves of the detectors")
+PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, INK)
+DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1, 1.5)))
+
+
+def _look(place: int) -> dict[str, Any]:
+    """How the detector of this rank is drawn, in every figure and in the table: colour and, beyond seven, dashes."""
+    return {"color": PALETTE[place % len(PALETTE)], "linestyle": DASHES[place // len(PALETTE) % len(DASHES)]}
+
+
+def legend_mark(place: int) -> str:
+    """The line of the detector of this rank, as inline SVG for a table."""
+    look = _look(place)
+    dashes = "" if look["linestyle"] == "solid" else ",".join(f"{3 * part:g}" for part in look["linestyle"][1])
+    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+    return (
+        '<svg viewBox="0 0 36 12" aria-hidden="true">'
+        f'<path d="M0 6H36" stroke="{look["color"]}" stroke-width="4" fill="none"{dashed}/></svg>'
+    )
+
+
+def compare_axes(axes: Any, compared: Sequence[Compared]) -> None:
+    """Draw the ROC curves of several detectors, the best first."""
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (2, 2)))
+    for place, one in enumerate(compared):
+        if one.measurable:
+            axes.plot(*np.array(one.roc).T, linewidth=1.8, label=f"{_short(one.name)}, {one.auroc:.3f}", **_look(place))
+    _rates(axes)
+
+
+def compare_figures(compared: Sequence[Compared]) -> list[str]:
+    """ROC curves, and for several detectors AUROC with its interval, as inline SVG; none where nothing was measured.
+
+    Parameters
+    ----------
+    compared : sequence of Compared
+        The best first.
+    """
+    shown = [one for one in compared if one.measurable]
+    if not shown:
+        return []
+
+    def intervals(figure: Any) -> None:
+        axes = figure.subplots()
+        for place, one in enumerate(compared):
+            if one.measurable:
+                look = _look(place)
+                axes.plot([one.auroc_low, one.auroc_high], [-place, -place], linewidth=2.2, **look)
+                axes.plot(one.auroc, -place, marker="o", markersize=6, color=look["color"])
+        axes.set_yticks([-place for place in range(len(shown))], [_short(one.name) for one in shown])
+        axes.tick_params(axis="y", length=0)
+        axes.set(xlabel="AUROC with its 95% interval", ylim=(-len(shown) + 0.4, 0.6))
+        axes.grid(axis="x", color=FAINT, linewidth=0.6)
+        axes.set_axisbelow(True)
+
+    roc = _svg(
+        lambda figure: compare_axes(figure.subplots(), compared), "compare", (WIDTH, 4.6), "ROC curves of the detectors"
+    )
+    if len(shown) == 1:
+        return [roc]
+    height = min(1.0 + 0.36 * len(shown), 7.0)
+    return [roc, _svg(intervals, "intervals", (WIDTH, height), "AUROC of the detectors with its interval")]
 
 
 def budget_figure(budgets: tuple[Budget, ...]) -> str:
@@ -161,7 +208,7 @@ def budget_figure(budgets: tuple[Budget, ...]) -> str:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
 
     height = 1.35 + 0.42 * min(len(budgets), 20)
-    return _svg(draw, "budget", (7.6, height), "Privacy budget spent by party")
+    return _svg(draw, "budget", (WIDTH, height), "Privacy budget spent by party")
 
 
 def score_figure(histogram: Histogram, threshold: float, *, noisy: bool) -> str:
@@ -186,7 +233,7 @@ def score_figure(histogram: Histogram, threshold: float, *, noisy: bool) -> str:
         )
         axes.set(xlabel="anomaly score", ylabel="training records" + (" (noisy)" if noisy else ""))
 
-    return _svg(draw, "scores", (7.6, 2.7), "Distribution of scores and the threshold")
+    return _svg(draw, "scores", (WIDTH, 2.9), "Distribution of scores and the threshold")
 
 
 def even_bins(histogram: Histogram, bins: int = 24) -> tuple[list[float], list[float]]:
@@ -209,11 +256,19 @@ def even_bins(histogram: Histogram, bins: int = 24) -> tuple[list[float], list[f
     return grid.tolist(), np.maximum(np.diff(np.interp(grid, edges, cumulative)), 0.0).tolist()
 
 
+def left_out(histogram: Histogram) -> tuple[float, float]:
+    """Records, as released, below and above what :func:`even_bins` draws; never negative."""
+    edges, _ = even_bins(histogram)
+    cumulative = np.cumsum(histogram.counts)[:-1]
+    below, above = np.interp((edges[0], edges[-1]), histogram.edges, cumulative)
+    return max(float(below), 0.0), max(float(sum(histogram.counts) - above), 0.0)
+
+
 def blind_figure(blind: Blind) -> str:
     """Scores computed under encryption against the same scores in the clear."""
 
     def draw(figure: Any) -> None:
-        axes = figure.add_axes((0.1, 0.17, 0.42, 0.76))
+        axes, below = figure.subplots(2, 1, height_ratios=(3, 1))
         clear, opened = np.array(blind.sample).T
         low, high = float(min(clear.min(), opened.min())), float(max(clear.max(), opened.max()))
         margin = 0.04 * max(high - low, 1e-9)
@@ -227,17 +282,16 @@ def blind_figure(blind: Blind) -> str:
             ("holder scores", blind.score_seconds, BLUE),
             ("owner opens", blind.open_seconds, SKY),
         )
-        right = figure.add_axes((0.68, 0.32, 0.28, 0.42))
         places = np.arange(3)[::-1]
         per_record = [1000 * seconds / max(blind.records, 1) for _, seconds, _ in parts]
-        right.barh(places, per_record, height=0.6, color=[color for _, _, color in parts])
+        below.barh(places, per_record, height=0.6, color=[color for _, _, color in parts])
         for place, value in zip(places, per_record, strict=True):
-            right.text(value + 0.03 * max([*per_record, 1e-9]), place, f"{value:.2f}", va="center", fontsize=9)
-        right.set_yticks(places, [name for name, _, _ in parts])
-        right.tick_params(axis="y", length=0)
-        right.set(xlabel="milliseconds a record", xlim=(0, 1.25 * max([*per_record, 1e-9])))
+            below.text(value + 0.03 * max([*per_record, 1e-9]), place, f"{value:.2f}", va="center", fontsize=9)
+        below.set_yticks(places, [name for name, _, _ in parts])
+        below.tick_params(axis="y", length=0)
+        below.set(xlabel="milliseconds a record", xlim=(0, 1.25 * max([*per_record, 1e-9])))
 
-    return _svg(draw, "blind", (7.6, 3.2), "Blind scores against clear scores, and the time they take")
+    return _svg(draw, "blind", (WIDTH, 5.2), "Blind scores against clear scores, and the time they take")
 
 
 def cost_figure(stages: tuple[Stage, ...]) -> str:
@@ -246,12 +300,12 @@ def cost_figure(stages: tuple[Stage, ...]) -> str:
     def draw(figure: Any) -> None:
         shown = stages[:20]
         places = np.arange(len(shown))[::-1]
-        left, right = figure.subplots(1, 2, sharey=True)
+        upper, lower = figure.subplots(2, 1)
         seconds = [stage.seconds for stage in shown]
         kilobytes = [(stage.sent_bytes + stage.received_bytes) / 1000 for stage in shown]
         for axes, values, color, label in (
-            (left, seconds, BLUE, "seconds, all parties and coordinator"),
-            (right, kilobytes, GREEN, "kilobytes through the coordinator"),
+            (upper, seconds, BLUE, "seconds, all parties and coordinator"),
+            (lower, kilobytes, GREEN, "kilobytes through the coordinator"),
         ):
             axes.barh(places, values, height=0.56, color=color)
             top = max([*values, 1e-9])
@@ -259,9 +313,9 @@ def cost_figure(stages: tuple[Stage, ...]) -> str:
                 axes.text(value + 0.02 * top, place, f"{value:.3g}", va="center", fontsize=9)
             axes.set(xlabel=label, xlim=(0, top * 1.2))
             axes.tick_params(axis="y", length=0)
-        left.set_yticks(places, [_short(stage.step, 32) for stage in shown])
+            axes.set_yticks(places, [_short(stage.step, 32) for stage in shown])
 
-    return _svg(draw, "cost", (7.6, 1.2 + 0.38 * min(len(stages), 20)), "Time and bytes of every private sum")
+    return _svg(draw, "cost", (WIDTH, 1.4 + 0.6 * min(len(stages), 20)), "Time and bytes of every private sum")
 
 
 def loss_figure(losses: Sequence[tuple[int, float]]) -> str:
@@ -279,7 +333,7 @@ def loss_figure(losses: Sequence[tuple[int, float]]) -> str:
         axes.set(xlabel="round", ylabel="mean loss")
         axes.margins(y=0.2)
 
-    return _svg(draw, "loss", (7.6, 2.4), "Validation loss by round")
+    return _svg(draw, "loss", (WIDTH, 2.4), "Validation loss by round")
 
 
 def _short(name: str, most: int = 28) -> str:
@@ -296,7 +350,7 @@ def _svg(draw: Callable[[Any], None], name: str, size_inches: tuple[float, float
     style: Any = {**STYLE, "svg.hashsalt": f"blindsight-{name}"}
     with mpl.rc_context(style), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # glyphs that the measuring font lacks: the reader's font draws
-        figure = Figure(figsize=size_inches, layout=None if name in ("roc", "blind", "compare") else "constrained")
+        figure = Figure(figsize=size_inches, layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure)
         out = io.StringIO()

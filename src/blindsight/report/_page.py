@@ -8,11 +8,21 @@ from typing import Any
 
 from blindsight.errors import StoreError
 from blindsight.keys import write_atomic
+from blindsight.privacy import shown_epsilon
 
-from ._figures import blind_figure, budget_figure, cost_figure, even_bins, loss_figure, roc_figure, score_figure
+from ._figures import (
+    blind_figure,
+    budget_figure,
+    cost_figure,
+    even_bins,
+    left_out,
+    loss_figure,
+    roc_figure,
+    score_figure,
+)
 from ._record import RunFile
 from ._rounds import grouped, losses_of
-from ._words import assumptions, describe_bytes, describe_small, not_covered, roles, verdict
+from ._words import NOT_MEASURED, assumptions, describe_bytes, describe_small, not_covered, roles, verdict
 
 __all__ = ["MAX_PAGE_BYTES", "render", "write_report"]
 
@@ -73,6 +83,8 @@ def render(run: RunFile) -> str:
         "loss_plot": figure(loss_figure(losses) if len(losses) > 1 else None),
         "most_rows": MAX_TABLE_ROWS,
         "score_bins": _score_bins(run),
+        "left_out": (0.0, 0.0) if run.histogram is None else left_out(run.histogram),
+        "not_measured": NOT_MEASURED,
         "found": _found,
     }
     return environment.get_template("report.html.j2").render(values)
@@ -99,13 +111,13 @@ def write_report(run: RunFile, path: str | os.PathLike[str]) -> Path:
 
 def _facts(run: RunFile) -> list[tuple[str, str, str]]:
     """The strip under the title: value, what it is, remark."""
-    facts = [("0", "records left a party", f"{len(run.parties)} parties")]
+    facts = [("none", "of the records left its party", f"{len(run.parties)} parties")]
     if run.privacy is None:
         facts.append(("none", "differential privacy", "exact sums were allowed"))
     else:
         facts.append(
             (
-                f"{run.privacy.epsilon_spent:.2g}",
+                shown_epsilon(run.privacy.epsilon_spent),
                 f"epsilon per {run.privacy.unit}",
                 f"delta {describe_small(run.privacy.delta)}",
             )
@@ -119,11 +131,19 @@ def _facts(run: RunFile) -> list[tuple[str, str, str]]:
         remark = f"from private sums, ± {spread:.2f}{simulated}" if spread else f"from exact sums{simulated}"
         facts.append((f"{run.evaluation.auroc:.2f}", "AUROC, federated", remark))
     else:
-        facts.append(("—", "AUROC", "not measurable at this epsilon" if run.evaluation else "not measured"))
+        why = "not measured"
+        if run.evaluation is not None:
+            why = "not measurable at this epsilon" if run.evaluation.both_classes else "not measurable: one class only"
+        facts.append(("—", "AUROC", why))
     if run.blind is not None:
         exact = run.blind.max_difference == 0
-        facts.append(("0" if exact else f"{run.blind.max_difference:.2g}", "blind minus clear score",
-                      f"largest over {run.blind.records:,} records"))  # fmt: skip
+        facts.append(
+            (
+                "equal" if exact else f"{run.blind.max_difference:.2g} apart",
+                "blind and clear scores",
+                f"of {run.blind.records:,} records",
+            )
+        )
     return facts
 
 

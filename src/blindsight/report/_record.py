@@ -128,15 +128,18 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class MeasuredEvaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Figures from private sums of labelled records; the stddevs are what the noise leaves unknown."""
+    """Figures from private sums of labelled records; the stddevs are what the noise leaves unknown.
+
+    A rate is None where there is no record of its class, and the average precision where one of both has none.
+    """
 
     auroc: Share
     auroc_stddev: Size
-    false_positive_rate: Share
+    false_positive_rate: Share | None
     false_positive_rate_stddev: Size
-    false_negative_rate: Share
+    false_negative_rate: Share | None
     false_negative_rate_stddev: Size
-    average_precision: Share
+    average_precision: Share | None
     normal: Size
     anomalous: Size
     roc: Points
@@ -146,6 +149,11 @@ class MeasuredEvaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     def measurable(self) -> bool:
         """Whether the noise leaves the AUROC known to within .1 (one standard deviation)."""
         return self.auroc_stddev <= 0.1
+
+    @property
+    def both_classes(self) -> bool:
+        """Whether there are normal and anomalous records, as released."""
+        return min(self.normal, self.anomalous) > 0
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -275,11 +283,16 @@ def parse_run(data: bytes) -> RunFile:
             raise ValueError("longer than 16 MiB")
         return msgspec.json.decode(data, type=RunFile)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        from blindsight.modelfile import is_model_file
+
+        model = is_model_file(data)
         raise FormatError(
-            "The run file is malformed",
-            got=str(error)[:300],
+            "This is a model file, not a run" if model else "The run file is malformed",
+            got=None if model else str(error)[:300],
             rule="what 'blindsight fit' of this version writes",
-            fix="run 'blindsight fit' again",
+            fix="give run.json, or the folder that 'blindsight fit --home' wrote it into"
+            if model
+            else "run 'blindsight fit' again",
         ) from error
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ._record import Curve, RunFile
+from blindsight.privacy import shown_epsilon
+
+from ._record import Curve, MeasuredEvaluation, RunFile
 
 __all__ = [
+    "NOT_MEASURED",
     "Role",
     "Sentence",
     "assumptions",
@@ -17,6 +20,12 @@ __all__ = [
     "roles",
     "verdict",
 ]
+
+
+NOT_MEASURED = (
+    "Not measured: no evaluation was asked for. 'blindsight fit --evaluate NAME=FILE' measures the model on labelled "
+    "test records, by sums of the same kind."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,17 +147,17 @@ def _quality(run: RunFile) -> str:
         parts.append(_federation_gain(best))
     if evaluation is not None:
         where = " (the training records themselves, which flatters)" if evaluation.in_sample else ""
-        alerts = (
-            f"{describe_rate(evaluation.false_positive_rate, evaluation.false_positive_rate_stddev)} of normal records "
-            "would alert"
-        )
+        share = describe_rate(evaluation.false_positive_rate, evaluation.false_positive_rate_stddev)
+        alerts = f"{share} of normal records would alert"
         noisy = evaluation.auroc_stddev > 0
         sums = "private sums" if run.privacy is not None else "exact sums, under masks,"
-        if evaluation.measurable:
+        if not evaluation.both_classes:
+            parts.append(_one_class(evaluation, sums, where, alerts))
+        elif evaluation.measurable:
             parts.append(
                 f"Measured from {sums} of labelled records{where}: AUROC {evaluation.auroc:.3f}"
                 f"{_pm(evaluation.auroc_stddev, '', 3)}; at the threshold {alerts} and "
-                f"{describe_rate(1 - evaluation.false_negative_rate, evaluation.false_negative_rate_stddev)} of the "
+                f"{_found(evaluation)} of the "
                 "anomalies are found" + (" (within two standard deviations of the noise)." if noisy else ".")
             )
         else:
@@ -158,17 +167,30 @@ def _quality(run: RunFile) -> str:
                 f"{evaluation.anomalous:,.0f}, as released) can show. They do say that at the threshold {alerts} "
                 "(within two standard deviations of the noise)."
             )
-    return " ".join(part for part in parts if part) or (
-        "Not measured: the run had no labelled records. Give --evaluate to measure it with private sums."
+    return " ".join(part for part in parts if part) or NOT_MEASURED
+
+
+def _one_class(evaluation: MeasuredEvaluation, sums: str, where: str, alerts: str) -> str:
+    text = (
+        f"Not measurable: {sums} of labelled records{where} hold about {evaluation.normal:,.0f} normal and "
+        f"{evaluation.anomalous:,.0f} anomalous records, as released, and a ranking needs both kinds."
     )
+    return text + (f" At the threshold {alerts}." if evaluation.false_positive_rate is not None else "")
+
+
+def _found(evaluation: MeasuredEvaluation) -> str:
+    missed = evaluation.false_negative_rate
+    return describe_rate(None if missed is None else 1 - missed, evaluation.false_negative_rate_stddev)
 
 
 def _pm(stddev: float, unit: str, digits: int) -> str:
     return f" ± {2 * stddev:.{digits}f}{unit}" if stddev > 0 else ""
 
 
-def describe_rate(rate: float, stddev: float) -> str:
+def describe_rate(rate: float | None, stddev: float) -> str:
     """Return a share in per cent with two standard deviations of its noise, or the bound that is left of it."""
+    if rate is None:
+        return "an unknown share"
     low, high = rate - 2 * stddev, rate + 2 * stddev
     if stddev > 0 and low <= 0 and high < 1:
         return f"at most {100 * high:.1f}%"
@@ -199,9 +221,8 @@ def _cost(run: RunFile) -> str:
         )
     p = run.privacy
     delta = describe_small(p.delta)
-    text = (
-        f"Epsilon {p.epsilon_spent:.3g} per {p.unit} (asked: {p.epsilon_asked:g}) at delta {delta}, for the model"
-        + (", its threshold and its evaluation together." if run.evaluation is not None else " and its threshold.")
+    text = f"Epsilon {shown_epsilon(p.epsilon_spent)} per {p.unit} at delta {delta}, for the model" + (
+        ", its threshold and its evaluation together." if run.evaluation is not None else " and its threshold."
     )
     if p.unit == "party":
         text += " It hides all that one party adds, whatever its records are; that the party takes part is public."
@@ -211,8 +232,8 @@ def _cost(run: RunFile) -> str:
     if run.budgets:
         tightest = max(run.budgets, key=lambda b: b.spent / b.limit if b.limit else 0.0)
         text += (
-            f" Of the parties' budgets the fullest is {tightest.party}'s: {tightest.spent:.3g} of {tightest.limit:g}"
-            f" spent per {tightest.unit}."
+            f" Of the parties' budgets the fullest is {tightest.party}'s: {shown_epsilon(tightest.spent)} of "
+            f"{tightest.limit:g} spent per {tightest.unit}."
         )
     return f"{text} {p.statement.replace(f'{p.delta:g}', delta)}"
 
@@ -305,7 +326,10 @@ def assumptions(run: RunFile) -> list[str]:
         + ("declared by the parties." if run.model.ranges == "declared" else "learned from records, which is a leak.")
     )
     if run.blind is not None:
-        result.append(f"Blind scoring: lattice encryption of 128-bit security. {run.blind.parameters}.")
+        result.append(
+            "Blind scoring: the encryption holds. It rests on a lattice problem, with parameters chosen for 128-bit "
+            "security; they stand under 'Model and versions'."
+        )
     result.append("Participants' public keys were exchanged truthfully when the participant lists were pinned.")
     return result
 

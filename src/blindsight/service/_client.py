@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 import ssl
 import time
@@ -26,6 +25,7 @@ from blindsight.errors import (
     UnavailableError,
 )
 
+from ._hosts import is_loopback
 from ._models import Facts
 from ._problems import error_of
 
@@ -91,7 +91,7 @@ class Client:
         parts = urlsplit(url)
         if parts.scheme not in ("https", "http") or not parts.hostname or parts.username or parts.query:
             raise ParameterError("The service's URL cannot be used", got=url[:200], rule="https://host:port")
-        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        if parts.scheme == "http" and not (parts.hostname == "localhost" or is_loopback(parts.hostname)):
             raise ParameterError(
                 "The service is asked for over plain HTTP", got=parts.hostname, rule="HTTPS, but for loopback addresses"
             )
@@ -300,10 +300,3 @@ def _is_untrusted(error: BaseException) -> bool:
             return True
         seen = seen.__cause__ or seen.__context__
     return False
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

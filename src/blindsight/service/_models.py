@@ -15,7 +15,7 @@ import msgspec
 
 from blindsight import modelfile
 from blindsight.blind import BitBudget, KeyValue, MemoryTable, Model, Scorer
-from blindsight.errors import BlindsightError, BlindsightWarning, ParameterError, PolicyError, StoreError
+from blindsight.errors import BlindsightWarning, ParameterError, PolicyError, StoreError
 from blindsight.store import Store
 
 from ._problems import RequestError
@@ -25,6 +25,7 @@ __all__ = ["Facts", "Models", "Served", "Version"]
 
 MAX_LOADED = 8
 MAX_VERSIONS = 100
+ENVELOPE_BYTES = 1024
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 Packing = Literal["rows", "columns"]
@@ -163,6 +164,11 @@ class Models:
             Unusable name.
         FormatError, CapacityError, NotFittedError
             The file is not a model that can be scored blind.
+
+        Warns
+        -----
+        BlindsightWarning
+            The model's public encoder tells something learned from data.
         """
         version = self._version(name, file, packing)
         with self._entries.transaction():
@@ -301,7 +307,7 @@ class Models:
             raise ParameterError(
                 "The model's name is unusable", got=repr(name)[:80], rule="1 to 64 of a-z, 0-9, '.', '_', '-'"
             )
-        scorer = self._scorer(modelfile.loads(file), packing, self._blind)
+        scorer = self._scorer(modelfile.loads(file), packing, self._blind, quiet=False)
         return Version(
             id=hashlib.sha256(packing.encode() + b"\0" + file).hexdigest()[:16],
             packing=packing,
@@ -315,7 +321,7 @@ class Models:
             raise StoreError("A published model file is missing from the store", got=f"{name}/{version_id}")
         return modelfile.loads(file)
 
-    def _scorer(self, model: object, packing: Packing, table: KeyValue) -> Scorer:
+    def _scorer(self, model: object, packing: Packing, table: KeyValue, *, quiet: bool = True) -> Scorer:
         s = self._settings
         budget = BitBudget(
             bits_per_owner=s.bits_per_account,
@@ -326,13 +332,15 @@ class Models:
         if isinstance(table, _Overlay):
             budget = BitBudget()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", BlindsightWarning)  # the command line warns at publishing
+            if quiet:  # it warns where a model is published
+                warnings.simplefilter("ignore", BlindsightWarning)
             return Scorer(
                 cast(Model, model),
                 packing=packing,
                 budget=budget,
                 table=table,
                 inline_registration=False,
+                explanations=s.explanations,
                 max_owners=1_000_000,
             )
 
@@ -357,11 +365,3 @@ def _keep(cache: OrderedDict[Any, Any], key: object, value: object) -> None:
     cache[key] = value
     while len(cache) > MAX_LOADED:
         cache.popitem(last=False)
-
-
-def is_secret(file: bytes) -> bool:
-    """Whether a model file's public encoder tells nothing learned from data."""
-    try:
-        return bool(getattr(modelfile.loads(file), "is_secret_", False))
-    except BlindsightError:
-        return False

@@ -14,7 +14,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ._problems import MEDIA_TYPE, TYPE
 from ._settings import ENVIRONMENT, Settings
 
-__all__ = ["BoundedProtocol"]
+__all__ = ["BoundedProtocol", "TimedLoop"]
+
+SHUTDOWN_SECONDS = 5.0
 
 
 class BoundedProtocol(H11Protocol):
@@ -81,6 +83,16 @@ class BoundedProtocol(H11Protocol):
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
+
+
+class TimedLoop(asyncio.SelectorEventLoop):
+    """asyncio's event loop, but for the time that a TLS handshake may take: a minute otherwise."""
+
+    async def create_server(self, *arguments: Any, **options: Any) -> Any:
+        """As asyncio's."""
+        if options.get("ssl") is not None:
+            options |= {"ssl_handshake_timeout": _limits().header_seconds, "ssl_shutdown_timeout": SHUTDOWN_SECONDS}
+        return await super().create_server(*arguments, **options)
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import ipaddress
 import os
 import shutil
 import socket
@@ -16,6 +15,7 @@ from typing import Any
 
 from blindsight.errors import ParameterError, StoreError, UnavailableError
 
+from ._hosts import is_loopback
 from ._metrics import DIRECTORY
 from ._settings import ENVIRONMENT, Settings
 
@@ -110,7 +110,7 @@ def serve(settings: Settings, address: Address, tls: Tls | None, *, workers: int
 
     from ._protocol import BoundedProtocol
 
-    if tls is None and not (settings.insecure and _is_loopback(address.host)):
+    if tls is None and not (settings.insecure and is_loopback(address.host)):
         raise ParameterError(
             "The service does not speak plain HTTP",
             got=address.host,
@@ -126,7 +126,7 @@ def serve(settings: Settings, address: Address, tls: Tls | None, *, workers: int
     config = uvicorn.Config(
         "blindsight.service._app:create_app",
         factory=True,
-        loop="asyncio",
+        loop="blindsight.service._protocol:TimedLoop",
         http=BoundedProtocol,
         ws="none",
         lifespan="on",
@@ -173,10 +173,3 @@ def _listen(address: Address) -> socket.socket:
             fix="choose another --port, or end what uses it",
         ) from error
     return listener
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -32,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Seals the store. Default: ``home/service.key``, made if absent.
     bits_per_account, bits_total, rows_per_account, rows_total : int, optional
         Budgets, for each model. None: counted, not limited.
+    explanations : bool
+        Whether contributions of single features may be asked for, at as many times the bits.
     max_keys : int
         Keys that one account may have registered for one model at a time.
     body_bytes : int
@@ -77,6 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     bits_total: int | None = None
     rows_per_account: int | None = None
     rows_total: int | None = None
+    explanations: bool = False
     max_keys: int = 8
     body_bytes: int = 64 << 20
     registration_bytes: int = 8 << 20
@@ -102,8 +105,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                      "key_check_memory_bytes", "key_check_seconds", "store_seconds", "drain_seconds"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ParameterError(f"{name} is out of its domain", got=repr(getattr(self, name)), rule="above 0")
-        if self.body_bytes > self.memory_bytes:
-            raise ParameterError("body_bytes is out of its domain", rule="at most memory_bytes")
+        longest = max(self.body_bytes, self.registration_bytes, self.other_bytes)
+        if longest > self.memory_bytes:
+            raise ParameterError("memory_bytes is out of its domain", rule=f"at least the longest body, {longest}")
 
     def to_json(self) -> str:
         """For the environment of a worker."""

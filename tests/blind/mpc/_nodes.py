@@ -31,7 +31,7 @@ class Nodes:
         self.folder, self.count = folder, operators
         folder.mkdir(parents=True, exist_ok=True)
         names = [f"operator-{rank}" for rank in range(operators)]
-        for name in (*names, "owner", "other", "holder", "stranger"):
+        for name in (*names, "owner", "other", "holder", "rival", "stranger"):
             make_certificate(name, folder)
         ports = free_ports(2 * operators)
         self.addresses = [f"127.0.0.1:{port}" for port in ports[:operators]]
@@ -42,7 +42,7 @@ class Nodes:
         )
         clients = "".join(
             f'[[clients]]\nname = "{n}"\nrole = "{r}"\ncertificate = "{n}.crt"\n'
-            for n, r in (("owner", "owner"), ("other", "owner"), ("holder", "holder"))
+            for n, r in (("owner", "owner"), ("other", "owner"), ("holder", "holder"), ("rival", "holder"))
         )
         for rank, name in enumerate(names):
             (folder / f"node-{rank}.toml").write_text(

@@ -21,9 +21,7 @@ class NetworkModel:
     is_secret_ = True
     score_scale_ = 2.0**-30
 
-    def __init__(
-        self, schema: Any, X: np.ndarray, kind: Any, target: Any, *, hidden: int = 8, gain: float = 1.0
-    ) -> None:
+    def __init__(self, schema: Any, X: np.ndarray, kind: Any, target: Any, *, gain: float = 1.0) -> None:
         rng = np.random.default_rng(0)
         d, hidden = X.shape[1], 8
         centre, scale = X.mean(axis=0), X.std(axis=0)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import blindsight as bs
 from blindsight.blind.mpc import program_of
 from blindsight.blind.mpc._offer import MpcOffer
 from blindsight.blind.mpc._shares import join
@@ -79,6 +80,19 @@ def test_a_network_under_cheetah(two: Threads, hospital: Any) -> None:
     model = NetworkModel(schema, X, "relu", "inputs")
     scores = scored(two, "relu", model, "score", X[:64])
     assert np.abs(scores - model.decision_function(X[:64])).max() <= 1e-3 * model.threshold_
+
+
+@pytest.mark.parametrize("name", ["AutoEncoder", "DeepSVDD"])
+def test_trained_networks(three: Threads, hospital: Any, name: str) -> None:
+    pytest.importorskip("torch", reason="the extra 'deep' is not installed")
+    table, X, schema = hospital
+    model = getattr(bs, name)(schema=schema, training=bs.Training(rounds=1)).fit(table)
+    scores = scored(three, name, model, "score", X)
+    clear = model.decision_function(table)
+    assert np.abs(scores - clear).max() <= 1e-3 * model.threshold_
+    verdicts = scored(three, f"{name}-v", model, "verdict", X)
+    decided = np.abs(clear - model.threshold_) > 1e-3 * model.threshold_
+    assert np.array_equal(verdicts[decided], (model.predict(table) == 1)[decided])
 
 
 def test_a_steep_network_takes_the_larger_ring(three: Threads, hospital: Any) -> None:

@@ -1,7 +1,9 @@
 """Operators as real processes with real TLS: answers, roles, budgets, and what happens when one dies."""
 
+import gc
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -40,6 +42,13 @@ def client(nodes: Nodes, rank: int, name: str) -> httpx.Client:
     tls = TlsFiles(**identity, trusted=Path())
     context = pinned_context(tls, server=False, peers=[nodes.operators[rank].certificate])
     return httpx.Client(base_url=f"https://{nodes.addresses[rank]}", verify=context, timeout=20, trust_env=False)
+
+
+def catch(do: Any, raised: list[Any]) -> None:
+    try:
+        do()
+    except Exception as problem:
+        raised.append(problem)
 
 
 def test_scores_equal_the_clear_ones(nodes: Nodes, detectors: Any, hospital: Any) -> None:
@@ -100,9 +109,8 @@ def test_owners_at_the_same_time_are_answered_in_turn(nodes: Nodes, detectors: A
     assert np.array_equal(found["other"], clear[40:55])
 
 
-def test_a_run_id_is_used_once(nodes: Nodes, detectors: Any, hospital: Any) -> None:
+def test_a_run_id_is_used_once(nodes: Nodes, detectors: Any) -> None:
     """The bytes of a run, sent again as they were, are refused by every operator."""
-    _, X, _ = hospital
     model = detectors["ecod"]
     key = nodes.holder().share(model, "once")
     program = nodes.owner("once").offer.program
@@ -142,6 +150,7 @@ def test_roles(nodes: Nodes, detectors: Any) -> None:
         nodes.owner("nothing")
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stranger_does_not_get_through_the_handshake(nodes: Nodes) -> None:
     with client(nodes, 0, "stranger") as stranger, pytest.raises(httpx.HTTPError):
         stranger.get("/v1/health")
@@ -157,6 +166,7 @@ def test_a_stranger_does_not_get_through_the_handshake(nodes: Nodes) -> None:
     without.check_hostname = False
     with httpx.Client(verify=without, trust_env=False) as nobody, pytest.raises(httpx.HTTPError):
         nobody.get(f"https://{nodes.addresses[0]}/v1/health")
+    gc.collect()  # httpcore leaves the socket of a refused handshake to the collector: its warning belongs to this test
 
 
 def test_malformed_bodies(nodes: Nodes) -> None:
@@ -168,15 +178,14 @@ def test_malformed_bodies(nodes: Nodes) -> None:
         good = pack(RunHeader(id="0" * 32, model="0" * 32, rows=1), [b"1"])
         assert owner.post("/v1/runs", content=good).json()["kind"] == ParameterError.__name__
         assert owner.post("/v1/runs", content=iter([good])).status_code == 400  # chunked: no length
-        huge = {"content-length": str(1 << 40)}
-        with pytest.raises(httpx.HTTPError):
-            assert owner.post("/v1/runs", headers=huge, content=good).status_code == 400
-            raise httpx.RequestError("answered")  # either is right: refused, or the connection closed
-
-
-def test_another_holder_does_not_take_a_name_over(tmp_path: Path, nodes: Nodes, detectors: Any) -> None:
-    with pytest.raises(AuthenticationError):
-        type(nodes.holder())(nodes.operators, **nodes.identity("owner")).share(detectors["ecod"], "ecod")
+    request = f"POST /v1/runs HTTP/1.1\r\nhost: x\r\ncontent-length: {1 << 40}\r\n\r\n".encode()
+    context = pinned_context(
+        TlsFiles(**nodes.identity("owner"), trusted=Path()), server=False, peers=[nodes.operators[0].certificate]
+    )
+    host, port = nodes.addresses[0].split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as plain, context.wrap_socket(plain) as tls:
+        tls.sendall(request)  # refused at its header, before a byte of the body
+        assert tls.recv(100).startswith(b"HTTP/1.1 400")
 
 
 def test_the_log_holds_no_value(nodes: Nodes) -> None:
@@ -191,6 +200,18 @@ def test_the_log_holds_no_value(nodes: Nodes) -> None:
         assert {name for line in lines for name in line} <= fields
 
 
+def test_an_owner_that_leaves_does_not_stop_the_others(nodes: Nodes, hospital: Any) -> None:
+    _, X, schema = hospital
+    model = NetworkModel(schema, X, "tanh", "inputs")
+    nodes.holder().share(model, "left")
+    impatient = nodes.owner("left", timeout_s=0.3)
+    with pytest.raises(UnavailableError):
+        impatient.score(np.tile(X, (10, 1)))
+    scores = nodes.owner("left", "other").score(X[:5])
+    assert np.abs(scores - model.decision_function(X[:5])).max() < 1e-3 * model.threshold_
+
+
+@pytest.mark.slow
 def test_a_killed_node_voids_the_run_and_a_new_run_works(tmp_path: Path, hospital: Any) -> None:
     """Node and its worker are killed while a run is under way; counts and shares of models outlast it."""
     _, X, schema = hospital
@@ -206,13 +227,7 @@ def test_a_killed_node_voids_the_run_and_a_new_run_works(tmp_path: Path, hospita
         for victim in (1, 0):
             raised: list[Any] = []
 
-            def ask(raised: list[Any] = raised) -> None:
-                try:
-                    owner.score(many)
-                except Exception as error:
-                    raised.append(error)
-
-            asking = threading.Thread(target=ask)
+            asking = threading.Thread(target=catch, args=(lambda: owner.score(many), raised))
             asking.start()
             with client(nodes, 2, "owner") as watching:
                 while not watching.get("/v1/health").json()["pending"]:
@@ -257,10 +272,25 @@ def test_a_killed_worker_is_replaced(nodes: Nodes, detectors: Any, hospital: Any
     assert np.array_equal(scores, model.decision_function(table[:3]))
 
 
-def test_another_holders_name(nodes: Nodes, detectors: Any) -> None:
+def test_only_a_holder_shares_and_none_takes_anothers_name(nodes: Nodes, detectors: Any) -> None:
     nodes.holder().share(detectors["ecod"], "mine")
-    with pytest.raises((PolicyError, AuthenticationError)):
-        type(nodes.holder())(nodes.operators, **nodes.identity("other")).share(detectors["ecod"], "mine")
+    for name, refusal in (("rival", PolicyError), ("owner", AuthenticationError)):
+        with pytest.raises(refusal):
+            type(nodes.holder())(nodes.operators, **nodes.identity(name)).share(detectors["ecod"], "mine")
+
+
+@pytest.mark.slow
+def test_two_operators_run_cheetah(tmp_path: Path, detectors: Any, hospital: Any) -> None:
+    table, X, _ = hospital
+    nodes = Nodes(tmp_path, 2, run_timeout_s=60.0)
+    try:
+        model = detectors["ecod"]
+        nodes.holder().share(model, "two", answer="verdict")
+        owner = nodes.owner("two")
+        assert owner.offer.program.protocol == "cheetah"
+        assert np.array_equal(owner.score(X[:40]), model.predict(table[:40]))
+    finally:
+        assert nodes.close() == [0, 0]
 
 
 def test_configurations_are_checked(nodes: Nodes, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from blind._models import quadratic_model, table_model
 from blindsight.blind.mpc._wire import ModelHeader, Prepare, RunHeader, SessionHeader, pack, unpack
-from blindsight.errors import BlindsightError, WireError
+from blindsight.errors import WireError
 
 pytest.importorskip("spu", reason="the extra 'mpc' is not installed")
 
@@ -28,7 +28,7 @@ def test_the_bytes_of_a_message() -> None:
     """The test vector of docs/wire-blind.md, 'MPC'."""
     message = pack(SessionHeader(name="00112233445566778899aabbccddeeff"))
     assert message.hex() == (
-        "42534d5034000000"  # BSMP, 52 bytes of header, no piece
+        "42534d5035000000"  # BSMP, 53 bytes of header, no piece
         "82a474797065a773657373696f6ea46e616d65d920" + b"00112233445566778899aabbccddeeff".hex()
     )
 
@@ -67,7 +67,6 @@ def test_mutated_offers_are_refused_or_consistent(data: st.DataObject) -> None:
         encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(32, 126))
     try:
         found = MpcOffer.decode(bytes(encoded))
-    except BlindsightError as error:
-        assert isinstance(error, WireError)
+    except WireError:
         return
     assert found.records(np.zeros((1, 2))).shape == (1, found.program.inputs)

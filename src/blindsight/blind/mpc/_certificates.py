@@ -86,7 +86,7 @@ def make_certificate(name: str, folder: str | os.PathLike[str], *, days: int = V
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(minutes=5))
         .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)  # it may vouch for nobody else
         .sign(key, hashes.SHA256())
     )
     paths = Path(folder) / f"{name}.crt", Path(folder) / f"{name}.key"

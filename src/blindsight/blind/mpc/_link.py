@@ -70,7 +70,8 @@ def open_link(
     name : str
         Name of this link: every party gives the same. Secret and random: see *Security*.
     timeout_s : float
-        Longest wait for a message; a party that is silent for longer fails the computation.
+        Longest wait for a message, or ``connect_timeout_s`` if that is longer; a party that is silent for longer fails
+        the computation.
     connect_timeout_s : float
         Longest wait for the others to appear.
 
@@ -105,7 +106,8 @@ def open_link(
     desc.id = name
     for party, address in enumerate(addresses):
         desc.add_party(f"party-{party}", address)
-    desc.recv_timeout_ms = desc.http_timeout_ms = int(timeout_s * 1000)
+    # one clock for both: yacl waits for the others' first message as long as for any other
+    desc.recv_timeout_ms = desc.http_timeout_ms = int(max(timeout_s, connect_timeout_s) * 1000)
     desc.connect_retry_interval_ms = CONNECT_INTERVAL_MS
     desc.connect_retry_times = max(2, int(connect_timeout_s * 1000 / CONNECT_INTERVAL_MS))
     desc.enable_ssl = True

@@ -276,6 +276,9 @@ class Operator:
             except BlindsightError as error:
                 await self._give_up(run, error)
                 raise
+            except asyncio.CancelledError:  # the owner has gone in the middle of a computation
+                await self._give_up(run, UnavailableError("The run was given up"))
+                raise
 
     async def _give_up(self, run: _Run, error: BlindsightError) -> None:
         """Close the link everywhere: one operator may be in the middle of a computation that will never end."""

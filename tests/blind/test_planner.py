@@ -1,0 +1,306 @@
+"""The planner's sizes and bits against real messages, its refusals, its bounds; never its times."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import blindsight as bs
+from blind._models import StandInModel, quadratic_model, records, table_model
+from blind._networks import NetworkModel, dense, network_model, rows_of
+from blindsight.blind import RecordOwner, Scorer, survey
+from blindsight.blind._planner_times import bfv_times
+from blindsight.circuits import Activation, InnerProduct, Network
+from blindsight.errors import NotFittedError, ParameterError
+
+
+def option(model, engine, reveal="score", rows=1000):
+    found = survey(model, rows=rows, reveal=[reveal])
+    return next(o for o in found.options if o.engine == engine)
+
+
+# -- sizes and bits
+
+
+@pytest.mark.parametrize("packing", ["rows", "columns"])
+@pytest.mark.parametrize("n", [1, 3, 16, 17])
+def test_sizes_of_encrypted_scores_are_those_of_the_messages(packing, n):
+    model = table_model(4, 60 if packing == "rows" else 12)
+    check_scores(model, packing, records(model, n))
+
+
+def test_sizes_of_an_encoding_longer_than_a_ciphertext():
+    model = table_model(70, 64)
+    check_scores(model, "rows", records(model, 3))
+
+
+@pytest.mark.parametrize("kind", ["quadratic", "square"])
+def test_sizes_of_approximate_scores_are_those_of_the_messages(kind):
+    model = network_model(kind)
+    planned = check_scores(model, "columns", rows_of(model, 5))
+    assert planned.error == planned.parameters.error(model.threshold_) > 0
+
+
+def check_scores(model, packing, X):
+    planned = option(model, packing, rows=len(X))
+    scorer = Scorer(model, packing=packing)
+    owner = RecordOwner(scorer.offer())
+    with_registration, sealed = owner.seal(X), owner.seal(X, register=False)
+    answer = scorer.score(with_registration)
+    assert planned.parameters == scorer.parameters
+    assert planned.cost.messages == 1
+    assert planned.cost.bytes_up == len(sealed)
+    assert planned.cost.bytes_down == len(answer)
+    assert planned.cost.registration_bytes == len(with_registration) - len(sealed) == scorer.registration_bytes
+    assert planned.bits == scorer.parameters.answer_bits
+    assert planned.rows_to_extract == scorer.rows_to_extract
+    return planned
+
+
+@pytest.mark.parametrize("packing", ["rows", "columns"])
+def test_sizes_of_verdicts_are_those_of_the_messages(packing):
+    pytest.importorskip("spu", reason="needs the extra 'mpc'")
+    from blind._verdicts import both, ends
+
+    model = table_model(4, 10)
+    X = records(model, 11)
+    planned = option(model, packing, "verdict", rows=11)
+    scorer = Scorer(model, packing=packing, reveal="verdict", thresholds=[12.0])
+    owner = RecordOwner(scorer.offer())
+    scorer.score(owner.seal(X))
+    sealed = owner.seal(X, register=False)
+    answer = scorer.score(sealed)
+    pair = ends()
+    sent = [Recorded(end) for end in pair]
+    both(lambda: scorer.compare(sent[0]), lambda: owner.verdicts(answer, sent[1], sealed=sealed))
+    assert planned.parameters == scorer.parameters
+    assert planned.cost.bytes_up == len(sealed) + sent[1].bytes
+    assert planned.cost.bytes_down == len(answer) + sent[0].bytes
+    assert planned.bits == 1
+
+
+class Recorded:
+    """A comparison's end that counts what is sent beside the comparison."""
+
+    def __init__(self, end):
+        self.end, self.bytes, self.rank = end, 0, end.rank
+
+    def send(self, message):
+        self.bytes += len(message)
+        self.end.send(message)
+
+    def __getattr__(self, name):
+        return getattr(self.end, name)
+
+
+@pytest.mark.parametrize("engine", ["aby3", "cheetah"])
+@pytest.mark.parametrize("reveal", ["score", "verdict"])
+def test_sizes_of_mpc_are_those_of_the_messages(engine, reveal):
+    pytest.importorskip("spu", reason="needs the extra 'mpc'")
+    from blind.mpc._threads import Threads
+    from blindsight.blind.mpc._program import program_of
+    from blindsight.blind.mpc._shares import split
+    from blindsight.blind.mpc._wire import RunHeader, pack
+
+    base = table_model(3, 5)
+    model = SimpleNamespace(**{**vars(base), "threshold_": 10.0})
+    planned = option(model, engine, reveal, rows=6)
+    program, values = program_of(model, protocol=engine, answer=reveal)
+    assert planned.parameters == program
+    encoded = base.encoder_.encode(records(base, 6))
+    header = RunHeader(id="ab" * 16, model="cd" * 16, rows=6)
+    sent = [pack(header, [share]) for share in split(program, program.records(6), encoded)]
+    threads = Threads(program.operators)
+    threads.load("m", program, values)
+    answers = threads.run("m", program, encoded)
+    assert planned.cost.bytes_up == sum(map(len, sent))
+    assert planned.cost.bytes_down == sum(map(len, answers))
+    assert planned.bits == program.bits_per_row
+    assert planned.error == 0
+
+
+def test_many_records_go_in_several_messages():
+    few, many = (option(table_model(20, 60), "columns", rows=rows) for rows in (4096, 60_000))
+    assert few.cost.messages == 1
+    assert many.cost.messages == 2  # 15 groups of 118 MB, at most nine of them in a message of 1 GiB
+    assert many.cost.bytes_up > 14 * few.cost.bytes_up
+    runs = option(table_model(20, 60), "aby3", rows=60_000)
+    assert runs.cost.messages == 18  # 19.2 kB a record to each operator, 64 MiB a run
+
+
+@pytest.mark.parametrize("kind", ["relu", "leaky", "square", "tanh"])
+@pytest.mark.parametrize("engine", ["aby3", "cheetah"])
+def test_fixed_point_errors_stay_within_what_is_planned(kind, engine):
+    """Also in the arithmetic of the program itself, rounded at random, for records at the edge of the domain."""
+    rng = np.random.default_rng(7)
+    layers = (dense(rng, 3, 4), Activation(kind, -0.2) if kind == "square" else Activation(kind), dense(rng, 4, 3))
+    base = network_model("reconstruction")
+    model = NetworkModel(base.inputs_, Network(layers=layers, target="inputs"), 0.5)
+    planned = option(model, engine)
+    f = planned.parameters.fraction_bits
+
+    def cut(values):
+        scaled = values * 2.0**f
+        return (np.floor(scaled) + (rng.random(values.shape) < scaled % 1)) / 2.0**f
+
+    Z = rng.uniform(-8, 8, size=(20_000, 4)) * rng.uniform(0, 1, size=(20_000, 1))
+    z = goal = cut(Z)
+    for layer in layers:
+        if isinstance(layer, Activation):
+            z = cut(Activation(kind, float(cut(np.array(layer.coefficient))))(z))
+        else:
+            z = cut(z @ cut(layer.weights).T + cut(layer.bias))
+    difference = z - goal
+    found, exact = cut((difference * difference).mean(axis=1)), model.network_.scores(Z)
+    low = exact <= model.threshold_
+    assert low.sum() > 5
+    worst = np.abs(found - exact)[low].max()
+    assert 0 < worst <= planned.error < 0.05
+
+
+def test_fixed_point_errors_of_a_real_run():
+    pytest.importorskip("spu", reason="needs the extra 'mpc'")
+    from blind.mpc._threads import Threads
+    from blindsight.blind.mpc._program import program_of
+    from blindsight.blind.mpc._shares import join
+
+    rng = np.random.default_rng(3)
+    layers = (dense(rng, 2, 4), Activation("relu"), dense(rng, 4, 2))
+    model = NetworkModel(network_model().inputs_, Network(layers=layers, target="inputs"), 1.0)
+    planned = option(model, "aby3")
+    program, values = program_of(model)
+    threads = Threads(3)
+    threads.load("m", program, values)
+    Z = model.inputs_.encode(rng.normal(size=(64, 4)))
+    scores = join(program, 64, threads.run("m", program, Z))
+    exact = model.network_.scores(Z)
+    low = exact <= model.threshold_
+    assert low.sum() > 10
+    assert np.abs(scores - exact)[low].max() <= planned.error
+
+
+# -- refusals
+
+
+def refusals(model, reveal="score"):
+    return {o.engine: o.refusal for o in survey(model, reveal=[reveal]).options}
+
+
+def test_every_engine_carries_a_table_and_encryption_is_recommended():
+    found = survey(table_model(10, 30), rows=100)
+    assert [(o.engine, o.reveal) for o in found.options] == [
+        (engine, reveal) for reveal in ("score", "verdict") for engine in ("rows", "columns", "aby3", "cheetah")
+    ]
+    assert not any(o.refusal for o in found.options)
+    assert found.recommended("score").engine == "rows"
+    assert "no operators have to be trusted" in found.why()
+    assert found.recommended("verdict").engine == "rows"
+
+
+def test_full_batches_of_a_short_encoding_go_in_columns():
+    assert survey(table_model(4, 8), rows=4096 * 4, reveal=["score"]).recommended().engine in ("rows", "columns")
+    model = quadratic_model(29)
+    assert survey(model, rows=4096, reveal=["score"]).recommended().engine == "columns"
+    assert survey(model, rows=1, reveal=["score"]).recommended().engine == "rows"
+
+
+def test_an_inner_product_too_wide_for_128_bits_is_refused_by_its_layer():
+    base = table_model(3, 8)
+    weights = np.full(base.encoder_.length, 1 << 40)
+    model = StandInModel(base.encoder_, InnerProduct(weights=weights))
+    wide = quadratic_model(20, high=1 << 30, levels=2047)
+    found = refusals(wide)
+    for engine in ("rows", "columns"):
+        assert found[engine].startswith("Layer 1, the inner product with 231 weights")
+        assert "128-bit security" in found[engine]
+    assert not any(refusals(model).values())
+
+
+def test_an_encoding_too_long_for_a_message_in_columns():
+    found = refusals(table_model(200, 64))
+    assert "12,800 weights" in found["columns"]
+    assert "too long for one message" in found["columns"]
+    assert not found["rows"]
+
+
+def test_networks_that_are_no_polynomial_go_to_mpc():
+    rng = np.random.default_rng(0)
+    layers = (dense(rng, 3, 4), Activation("relu"), dense(rng, 4, 3))
+    model = NetworkModel(network_model().inputs_, Network(layers=layers, target="inputs"), 0.5)
+    found = refusals(model)
+    assert "Layer 2 of the network, relu" in found["columns"]
+    assert "Layer 1, dense 4 to 3" in found["rows"]
+    assert not found["aby3"]
+    assert not found["cheetah"]
+    best = survey(model).recommended()
+    assert best.engine == "aby3"
+    assert not best.trust.post_quantum
+
+
+def test_verdicts_of_networks_go_to_mpc():
+    model = network_model("square")
+    assert survey(model).recommended("score").engine == "columns"
+    found = refusals(model, "verdict")
+    assert "Layer 4, the squared distance" in found["columns"]
+    assert survey(model).recommended("verdict").engine == "aby3"
+
+
+def test_a_network_too_large_for_every_engine_names_its_layers():
+    rng = np.random.default_rng(0)
+    huge = dense(rng, 3, 4)
+    layers = (type(huge)(weights=huge.weights * 1e16, bias=huge.bias), Activation("tanh"), dense(rng, 4, 3))
+    model = NetworkModel(network_model().inputs_, Network(layers=layers, target="inputs"), 0.5)
+    found = survey(model)
+    assert all(o.refusal for o in found.options)
+    assert "layer 1 (dense)" in next(o for o in found.options if o.engine == "aby3").refusal
+    assert found.recommended() is None
+    assert "TableStudent" in found.why()
+
+
+def test_a_detector_that_is_no_circuit_is_refused_by_every_engine():
+    rng = np.random.default_rng(0)
+    model = bs.VotingForest(trees=3, depth=3).fit(rng.normal(size=(300, 3)))
+    assert all("VotingForest" in refusal for refusal in refusals(model).values())
+
+
+def test_a_network_without_a_threshold():
+    base = network_model()
+    model = NetworkModel(base.inputs_, base.network_, math.nan)
+    found = {o.engine: o for o in survey(model, reveal=["score"]).options}
+    assert "no threshold" in found["columns"].refusal
+    assert math.isnan(found["aby3"].error)
+
+
+def test_what_is_not_fitted_and_impossible_batches():
+    with pytest.raises(NotFittedError):
+        survey(bs.ECOD())
+    for rows in (0, 1 << 21, 1.5):
+        with pytest.raises(ParameterError, match="rows"):
+            survey(table_model(2, 4), rows=rows)
+
+
+# -- what it says
+
+
+def test_only_encrypted_scores_are_post_quantum():
+    found = survey(table_model(3, 8)).options
+    assert {(o.engine, o.reveal) for o in found if o.trust.post_quantum} == {("rows", "score"), ("columns", "score")}
+    assert all((o.trust.operators_learn == "") == (o.engine in ("rows", "columns")) for o in found)
+
+
+def test_a_verdict_takes_more_records_to_extract_than_a_score():
+    model = table_model(5, 8)
+    for engine in ("rows", "columns", "aby3", "cheetah"):
+        score, verdict = option(model, engine), option(model, engine, "verdict")
+        assert score.rows_to_extract == model.encoder_.freedom() == 36
+        assert verdict.rows_to_extract >= 10 * score.rows_to_extract
+        assert verdict.bits == 1 < score.bits
+
+
+def test_times_grow_with_what_is_done():
+    p = option(table_model(10, 30), "rows").parameters
+    few, many = bfv_times(p, 130), bfv_times(p, 1300)
+    assert math.isclose(many.server_ms, 10 * few.server_ms)
+    assert math.isclose(many.owner_ms, 10 * few.owner_ms)
+    assert many.set_up_s == few.set_up_s

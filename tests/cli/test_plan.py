@@ -1,0 +1,122 @@
+"""plan blind, and score --explain."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+
+import blindsight as bs
+from blindsight.blind import Scorer, survey
+
+from .conftest import invoke
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    banks, schema = bs.simulate_card_payments(n=2_000)
+    folder = tmp_path_factory.mktemp("models")
+    model = bs.ECOD(schema=schema, bins=16).fit(banks["bank-a"])
+    model.save(folder / "ecod.blindsight")
+    banks["bank-b"][:12].write_csv(folder / "in.csv")
+    bs.VotingForest(trees=3, depth=3).fit(np.random.default_rng(0).normal(size=(300, 3))).save(
+        folder / "forest.blindsight"
+    )
+    return folder, model
+
+
+def test_the_table_names_every_engine_and_the_recommendation(saved):
+    folder, model = saved
+    done = invoke("plan", "blind", folder / "ecod.blindsight", "--rows", 500)
+    assert done.code == 0, done.err
+    found = survey(model, rows=500)
+    for option in found.revealing("score"):
+        assert option.name in done.out
+        assert " ".join(option.trust.collusion.split()[:4]) in done.out
+    assert "HE rows *" in done.out
+    assert "not secret" not in done.out
+    assert found.why("score") in done.out
+    assert f"{found.recommended().cost.bytes_up / 500:,.0f}" in done.out
+
+
+def test_json_holds_what_the_planner_says(saved):
+    folder, model = saved
+    value = invoke("plan", "blind", folder / "ecod.blindsight", "--verdict", "--json").value
+    found = survey(model).revealing("verdict")
+    assert value["recommended"] == "rows"
+    assert value["secret"] is True
+    assert [o["engine"] for o in value["options"]] == ["rows", "columns", "aby3", "cheetah"]
+    for told, option in zip(value["options"], found, strict=True):
+        assert told["bits"] == 1
+        assert told["cost"]["bytes_up"] == option.cost.bytes_up
+        assert told["rows_to_extract"] == option.rows_to_extract
+        assert told["trust"]["post_quantum"] is False
+    assert value["options"][0]["parameters"]["prime_bits"] == [46, 46]
+    assert value["options"][0]["parameters"]["flood_bits"] == found[0].parameters.flood_bits
+
+
+def test_a_model_that_nothing_carries_is_exit_three(saved):
+    folder, _ = saved
+    done = invoke("plan", "blind", folder / "forest.blindsight")
+    assert done.code == 3
+    assert "refused: VotingForest" in " ".join(done.out.split())
+    assert "TableStudent" in done.out
+    assert "not secret" in done.out
+    told = invoke("plan", "blind", folder / "forest.blindsight", "--json")
+    assert told.code == 3
+    assert told.value["recommended"] is None
+    assert all(option["cost"] is None and option["refusal"] for option in told.value["options"])
+
+
+def test_an_impossible_batch_is_a_usage_error(saved):
+    folder, _ = saved
+    done = invoke("plan", "blind", folder / "ecod.blindsight", "--rows", 0)
+    assert done.code == 2
+    assert "rows" in done.err
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_scores_with_their_largest_contributions(saved, tmp_path, blind):
+    pytest.importorskip("tenseal")
+    folder, model = saved
+    done = invoke(
+        "score", "--model", folder / "ecod.blindsight", "--input", folder / "in.csv", "--output", tmp_path / "s.csv",
+        "--explain", 3, "--json", *(["--blind"] if blind else []),
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    table = pl.read_csv(tmp_path / "s.csv")
+    parts = model.contributions(folder / "in.csv")
+    names = np.array(model.contribution_names)
+    order = np.argsort(-parts, axis=1, kind="stable")
+    assert np.array_equal(table["score"], model.decision_function(folder / "in.csv"))
+    for k in range(3):
+        assert table[f"because_{k + 1}"].to_list() == names[order[:, k]].tolist()
+        expected = np.take_along_axis(parts, order[:, k : k + 1], axis=1)[:, 0]
+        assert np.array_equal(table[f"contribution_{k + 1}"], expected)
+    assert len(table.columns) == 9
+    if blind:
+        p = Scorer(model).parameters
+        explained = p.charge_bits(12 * len(names))
+        assert done.value["bits_released"] == p.charge_bits(12) + explained
+        assert done.value["rows_to_extract"] == max(model.encoder_.sizes)
+
+
+def test_what_has_no_contributions_says_so(saved, tmp_path):
+    folder, _ = saved
+    X = np.random.default_rng(0).normal(size=(200, 3))
+    bs.Mahalanobis().fit(X).save(tmp_path / "m.blindsight")
+    pl.DataFrame(X[:3], schema=["x0", "x1", "x2"]).write_csv(tmp_path / "in.csv")
+    for model in (tmp_path / "m.blindsight", folder / "forest.blindsight"):
+        done = invoke(
+            "score", "--model", model, "--input", tmp_path / "in.csv", "--output", tmp_path / "s.csv", "--explain", 1
+        )
+        assert done.code == 2
+        assert "no contributions" in done.err
+        assert not (tmp_path / "s.csv").exists()
+
+
+def test_explanations_are_not_asked_of_services(tmp_path):
+    (tmp_path / "in.csv").write_text("a\n1\n")
+    done = invoke("score", tmp_path / "in.csv", "--server", "https://localhost:1", "--blind", "--explain", 1)
+    assert done.code == 2
+    assert "--explain" in done.err
