@@ -175,7 +175,7 @@ def test_fewer_rows_than_epsilon_can_carry_are_warned_about_with_the_floor(
     detector: bs.Detector, number_schema: Schema
 ) -> None:
     federation = embedded(tables(3, rows=10), number_schema, Policy())
-    with pytest.warns(BlindsightWarning, match=r"about [\d,]+ \(± [\d,]+\) usable records; at this epsilon .* needs about [\d,]+"):
+    with pytest.warns(BlindsightWarning, match=r"about [\d,]+ \(± [\d,]+\) usable records; at .* needs about [\d,]+"):
         model = federation.fit(detector, privacy=dp(0.2))
     assert model.noise_floor(model.noise_variance_) > model.n_records_
     assert np.isfinite(model.decision_function(make_table(20, 3))).all()

@@ -7,7 +7,7 @@ import pytest
 
 from blindsight.errors import ParameterError
 from blindsight.privacy import _accountant as internals
-from blindsight.privacy import epsilon_of, exact_event, noisy_event, rho_total
+from blindsight.privacy import epsilon_of, exact_event, noisy_event, rho_total, shown_epsilon
 
 
 def event(rho, **kwargs):
