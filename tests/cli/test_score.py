@@ -254,16 +254,17 @@ def test_an_interrupted_blind_scorer_leaves_one_line(fitted, tmp_path):
         [sys.executable, "-m", "blindsight", *map(str, words), "--output", str(tmp_path / "s.csv")],
         stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    assert process.stderr is not None
-    assert "Scoring" in process.stderr.readline()
-    # its own imports come first: the scorer is there once this process has a child
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while not children.read_text().split() and process.poll() is None:
-        time.sleep(0.01)
-    time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
-    told = process.stderr.read()
-    assert process.wait(timeout=60) == 130
+    with process:
+        assert process.stderr is not None
+        assert "Scoring" in process.stderr.readline()
+        # its own imports come first: the scorer is there once this process has a child
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not children.read_text().split() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        told = process.stderr.read()
+        assert process.wait(timeout=60) == 130
     assert "Traceback" not in told
     assert told.strip().startswith("Interrupted. No scores were written.")
     assert not (tmp_path / "s.csv").exists()

@@ -119,9 +119,7 @@ def test_values_outside_the_range_are_counted_and_warned_about(number_schema: Sc
         pl.when(pl.int_range(pl.len()) < 3).then(200.0).otherwise(pl.col("age")).alias("age")
     )
     federation = embedded(data, number_schema)
-    with pytest.warns(
-        BlindsightWarning, match=r"3 of \d+ rows have 'age' outside \[0, 120\].*kept, in the outermost"
-    ):
+    with pytest.warns(BlindsightWarning, match=r"3 of \d+ rows have 'age' outside \[0, 120\].*kept, in the outermost"):
         model = federation.fit(ECOD(), privacy=None)
     assert model.totals_[63] == 3
 
@@ -198,6 +196,6 @@ def test_a_sealed_folder_asks_for_its_key_and_makes_none(number_schema: Schema, 
     data = dict.fromkeys("abc", tmp_path / "x.csv")
     provision(tmp_path, data=data, evaluation={}, schema=number_schema, policy=None, key_file=tmp_path / "key")
     open_party(tmp_path / "a", key_file=tmp_path / "key")
-    with pytest.raises(AuthenticationError, match="is sealed.*--key-file"):
+    with pytest.raises(AuthenticationError, match=r"is sealed.*--key-file"):
         open_party(tmp_path / "a")
     assert not (tmp_path / "a" / "keys" / "home.key").exists()
