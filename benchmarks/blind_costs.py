@@ -14,9 +14,9 @@ import argparse
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -131,6 +131,16 @@ def ckks() -> None:
         line("open ns", opened * 1e6 / (p.kept * p.degree * p.parts))
 
 
+POOLS = [ThreadPoolExecutor(1) for _ in range(3)]
+"""A lasting thread for each operator: SPU's library now and then ends the process when its threads come and go."""
+
+
+def together(count: int, do: Callable[[int], Any]) -> None:
+    """Run every operator's part at once."""
+    for future in [pool.submit(do, rank) for rank, pool in enumerate(POOLS[:count])]:
+        future.result(timeout=300)
+
+
 class Operators:
     """All operators as threads of this process."""
 
@@ -145,11 +155,7 @@ class Operators:
         self.open_s = time.perf_counter() - start
 
     def each(self, do: Callable[[int], Any]) -> None:
-        threads = [threading.Thread(target=do, args=(rank,)) for rank in range(self.count)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(300)
+        together(self.count, do)
 
     def measure(self, model: Any, rows: int, protocol: str, answer: str) -> tuple[float, float, float]:
         """Milliseconds of sharing the records, of one run, and of the first run, which sets the machine up."""
@@ -191,16 +197,8 @@ def case(protocol: str, number: int) -> None:
 
 def mpc(protocol: str) -> None:
     print(f"{protocol}: sizes; sharing ms, run ms, first run ms")
-    for number in range(len(CASES)):  # each in a process of its own: SPU's memory links sometimes end theirs
-        for _ in range(3):
-            command = [sys.executable, __file__, "--case", protocol, str(number)]
-            try:
-                if subprocess.run(command, stderr=subprocess.DEVNULL, timeout=120, check=False).returncode == 0:
-                    break
-            except subprocess.TimeoutExpired:
-                continue
-        else:
-            line(f"case {number}: no result")
+    for number in range(len(CASES)):  # each in a process of its own, so that set-up is paid by each
+        subprocess.run([sys.executable, __file__, "--case", protocol, str(number)], timeout=300, check=True)
 
 
 def verdict() -> None:
@@ -212,16 +210,9 @@ def verdict() -> None:
         links[rank] = open_memory_link("costs-verdict", 2, rank)
         found[rank] = Comparison(links[rank])
 
-    def both(do: Callable[[int], Any]) -> None:
-        threads = [threading.Thread(target=do, args=(rank,)) for rank in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(300)
-
-    set_up = best(lambda: both(opened), 1)
+    set_up = best(lambda: together(2, opened), 1)
     words = np.arange(4096, dtype=np.uint64)
-    each = best(lambda: both(lambda rank: found[rank].negative(words)), 3)
+    each = best(lambda: together(2, lambda rank: found[rank].negative(words)), 3)
     line("ferret", set_up / 1e3, each * 1e3 / len(words))
 
 

@@ -460,7 +460,7 @@ def test_sealed_with_a_passphrase(model: Detector, tmp_path: Path) -> None:
     assert bs.load(path, sealer=Sealer.from_passphrase("correct horse battery")).circuit_ == model.circuit_
     with pytest.raises(AuthenticationError):
         bs.load(path, sealer=Sealer.from_passphrase("wrong horse battery"))
-    with pytest.raises(FormatError, match=r"is sealed.*Rule: .*passphrase or key file.*Fix: pass sealer"):
+    with pytest.raises(FormatError, match=r"is sealed.*Rule: .*passphrase or key file.*Fix: give --key-file"):
         bs.load(path)
     for position in (len(content) // 2, len(content) - 1):
         altered = bytearray(content)

@@ -38,7 +38,7 @@ from ._models import StandInModel, quadratic_model, records, table_model
 
 pytest.importorskip("spu", reason="verdicts need the extra mpc")
 
-from ._verdicts import both, ends, verdicts
+from ._verdicts import OWNER, SCORER, both, ends, verdicts
 
 MODEL = table_model(4, 16)
 
@@ -528,18 +528,15 @@ def test_ferret_compares_as_softspoken_does():
 
 
 def test_both_sides_must_run_the_same_program():
-    from concurrent.futures import ThreadPoolExecutor
-
     from blindsight.blind import Comparison
     from blindsight.blind.mpc import open_memory_link
 
     def make(rank):
         return Comparison(open_memory_link("differs", 2, rank), transfer=("ferret", "softspoken")[rank])
 
-    with ThreadPoolExecutor(2) as pool:
-        for future in [pool.submit(make, rank) for rank in range(2)]:
-            with pytest.raises(ProtocolError, match="another program"):
-                future.result(timeout=60)
+    for future in [side.submit(make, rank) for rank, side in enumerate((SCORER, OWNER))]:
+        with pytest.raises(ProtocolError, match="another program"):
+            future.result(timeout=60)
 
 
 def test_a_broken_comparison_would_still_meet_the_flood():

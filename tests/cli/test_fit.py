@@ -119,7 +119,8 @@ def test_fit_by_party_with_local_trust(fitted, tmp_path):
     assert run.privacy.max_records_per_person is None
     report = invoke("report", home, "--output", tmp_path / "r.html", "--json")
     said = report.value["verdict"]
-    assert "per party (asked: 40)" in said["What did it cost in privacy?"]
+    assert "per party at delta" in said["What did it cost in privacy?"]
+    assert "Of the epsilon 40 asked for, this run" in said["What did it cost in privacy?"]
     assert "of each party at most 25 are used" in said["What was trained?"]
     assert "enough by itself" in said["Did records move?"]
     assert "that a party takes part, which is public" in said["What is not protected?"]

@@ -426,7 +426,7 @@ def test_a_wrong_budget_is_named_by_its_key():
         Policy(maximum_epsilon=-1)
 
 
-@pytest.mark.parametrize("said", [1.0, "1", True, ...])
+@pytest.mark.parametrize("said", [1.0, "1", True])
 def test_privacy_is_asked_for_in_words_that_say_how(said: Any, number_schema: Schema) -> None:
     federation = embedded(tables(3, rows=10), number_schema)
     model = ECOD(schema=number_schema).fit(make_table(60, 1))
@@ -436,9 +436,8 @@ def test_privacy_is_asked_for_in_words_that_say_how(said: Any, number_schema: Sc
         lambda: federation.describe(privacy=said),
         lambda: federation.select_features(1, privacy=said),
     ):
-        with pytest.raises(ParameterError, match=r"Say how private .* is to be.*DifferentialPrivacy\(epsilon=") as told:
+        with pytest.raises(ParameterError, match=r"Say how private .* is to be.*DifferentialPrivacy\(epsilon="):
             ask()
-        assert (told.value.got == "nothing") == (said is ...)
     assert nothing_charged(federation)
     assert not federation.history
 

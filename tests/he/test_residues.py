@@ -11,6 +11,7 @@ from blindsight.errors import WireError
 from blindsight.he import (
     add_mod,
     check_residues,
+    dot_mod,
     lift,
     multiply_constant,
     pack_residues,
@@ -100,3 +101,28 @@ def test_a_residue_at_its_prime_is_refused():
         check_residues(values, SMALL)
     values[1] -= 1
     check_residues(values, SMALL)
+
+
+@given(primes=PRIMES, seed=st.integers(0, 2**32), bits=st.integers(1, 40), count=st.integers(1, 300))
+def test_inner_products_of_residues(primes, seed, bits, count):
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(-(1 << bits), (1 << bits) + 1, count)
+    for p in primes:
+        rows = rng.integers(0, p, (3, count)).astype(np.uint64)
+        expected = [sum(int(r) * int(w) for r, w in zip(row, weights, strict=True)) % p for row in rows]
+        assert dot_mod(rows, weights, p).tolist() == expected
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_inner_products_at_their_largest(sign):
+    """As many products as are allowed, of the largest residues and weights: every sum of digits at its bound."""
+    for p in LARGE:
+        rows, weights = np.full((1, 1 << 16), p - 1, dtype=np.uint64), np.full(1 << 16, sign << 40)
+        assert dot_mod(rows, weights, p).tolist() == [(-sign << 56) % p]
+        assert dot_mod(rows, weights - 1, p).tolist() == [(1 - (sign << 40) << 16) % p]
+
+
+@given(primes=PRIMES, near=st.lists(st.integers(-3, 3), min_size=1, max_size=5), turns=st.integers(-2, 2))
+def test_lift_around_multiples_of_the_primes(primes, near, turns):
+    values = [turns * min(primes) + v for v in near]
+    assert lift(np.array(values), primes).tolist() == [[v % p for v in values] for p in primes]

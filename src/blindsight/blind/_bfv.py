@@ -77,12 +77,10 @@ class BfvScorer:
     def answer(self, body: memoryview, rows: int, masks: Rerandomiser) -> tuple[Residues, Residues]:
         """Evaluate one group and protect the result; see ``_protect``."""
         terms: Mask = ([], [])
-        ready = None
-        if self.protections.rerandomise:
-            ready = masks.take()
-            if ready is None:
-                terms = masks.terms()
-        product = self._evaluate(body, terms)
+        ready = masks.take() if self.protections.rerandomise else None
+        if self.protections.rerandomise and ready is None:
+            terms = masks.terms()
+        product = self._evaluate(body, terms, self.protections.owed_only)
         if ready is not None:
             product = add_mod(product, ready, self.context.primes)
         return finish(

@@ -50,8 +50,8 @@ class Columns:
 
     # -- model holder
 
-    def prepare(self, weights: Ints) -> Callable[[memoryview, Mask], Residues]:
-        """Make a function from one group's bytes and a mask's terms to the masked product, shape (2, primes, N)."""
+    def prepare(self, weights: Ints) -> Callable[[memoryview, Mask, bool], Residues]:
+        """Make a function from one group's bytes to the masked product, shape (2, primes, N); see :class:`Rows`."""
         if int(np.abs(weights).max()) < EXACT_WEIGHT_SUM // 2:
             digits = [weights]
         else:  # weights of up to 40 bits: two digits, the upper one signed
@@ -60,7 +60,7 @@ class Columns:
         rows = [digit.astype(np.float64) for digit in digits]
         context = self.context
 
-        def evaluate(body: memoryview, mask: Mask) -> Residues:
+        def evaluate(body: memoryview, mask: Mask, _owed_only: bool) -> Residues:
             product = self._product(self._unpack(body), rows, blocks)
             return add_mod(product, context.inner_product(*mask), context.primes) if mask[0] else product
 

@@ -149,15 +149,13 @@ def finish(
     second : ndarray of shape (primes, N), uint64
     """
     primes = context.primes
-    first, second = product[0], product[1]
-    kept = owed if protections.owed_only else np.arange(context.degree)
-    first = first[:, kept]
+    first, second = product[0].copy(), product[1]
+    first[:, owed] = add_mod(first[:, owed], bias, primes)
+    if protections.owed_only:
+        first = first[:, owed]
     if protections.flood:
         width = parameters.flood_half_width
-        first = add_mod(first, uniform_below(2 * width, len(kept), primes, -width), primes)
-    first = first.copy()
-    at = np.searchsorted(kept, owed)
-    first[:, at] = add_mod(first[:, at], np.broadcast_to(bias, (len(primes), len(owed))), primes)
+        first = add_mod(first, uniform_below(2 * width, first.shape[1], primes, -width), primes)
     if protections.rerandomise:
         draws = np.frombuffer(os.urandom(context.degree), dtype=np.uint8)
         error = (draws % (2 * SECOND_PART_NOISE)).astype(np.int64) - SECOND_PART_NOISE

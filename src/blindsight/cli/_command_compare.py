@@ -127,7 +127,7 @@ def compare(
             )  # fmt: skip
     about = done.about
     names_shown, rows = compared_table(done.compared)
-    headings = [(name, "left" if name == "Detector" else "right") for name in names_shown]
+    headings = [(name.removesuffix(" interval"), "left" if name == "Detector" else "right") for name in names_shown]
     if done.absent:
         headings.append(("Remark", "left"))
         rows = [[*row, ""] for row in rows]

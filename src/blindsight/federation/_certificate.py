@@ -6,7 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blindsight.privacy import MIN_LOCAL_VARIANCE, DifferentialPrivacy, Event, epsilon_of, sampler_delta, shown_epsilon
+from blindsight.privacy import (
+    ACCOUNTING_ERROR,
+    MIN_LOCAL_VARIANCE,
+    DifferentialPrivacy,
+    Event,
+    epsilon_of,
+    sampler_delta,
+    shown_epsilon,
+)
 
 from ._run import RunRecord, StepRecord
 
@@ -92,7 +100,7 @@ def _holds(privacy: DifferentialPrivacy, spent: float) -> float:
     A third party's detector states for each of its sums which part of the budget it takes; every ledger is charged
     for the sum as executed, and nothing says that these parts add up to one.
     """
-    return privacy.epsilon if spent <= privacy.epsilon * (1.0 + 1e-9) else spent
+    return privacy.epsilon if spent <= privacy.epsilon * (1.0 + ACCOUNTING_ERROR) else spent
 
 
 def _statement(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import EllipsisType, TracebackType
+from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from blindsight import modelfile
@@ -215,7 +215,7 @@ class Federation:
         self,
         detector: D,
         *,
-        privacy: DifferentialPrivacy | EllipsisType | None = ...,
+        privacy: DifferentialPrivacy | None,
         on_step: Callable[[StepRecord], None] | None = None,
     ) -> D:
         """Fit a clone of ``detector`` on everybody's records.
@@ -302,7 +302,7 @@ class Federation:
         model: Detector,
         data: Mapping[str, Any] | None = None,
         *,
-        privacy: DifferentialPrivacy | EllipsisType | None = ...,
+        privacy: DifferentialPrivacy | None,
         validation: Any = None,
     ) -> Evaluation:
         """Measure a model on everybody's labelled records, from two privately summed score histograms.
@@ -349,7 +349,7 @@ class Federation:
         }
         return evaluation_from_total(model, total, run.certificate(), breakdown=breakdown)
 
-    def describe(self, *, privacy: DifferentialPrivacy | EllipsisType | None = ...) -> list[ColumnDescription]:
+    def describe(self, *, privacy: DifferentialPrivacy | None) -> list[ColumnDescription]:
         """Private count, mean, variance, histogram and quantiles of every feature.
 
         Parameters
@@ -370,7 +370,7 @@ class Federation:
             totals[part] = run.total(describe_query(self.schema, part), purpose="describe")
         return describe_column_totals(self.schema, totals["histogram"], totals.get("moments"))
 
-    def select_features(self, k: int, *, privacy: DifferentialPrivacy | EllipsisType | None = ...) -> FeatureSelection:
+    def select_features(self, k: int, *, privacy: DifferentialPrivacy | None) -> FeatureSelection:
         """Choose k features that tell most and copy none, from two private sums; see ``detectors.select_features``.
 
         Parameters
@@ -426,8 +426,8 @@ def _for_describing(privacy: DifferentialPrivacy | None) -> DifferentialPrivacy 
     return replace(privacy, shares={"describe": 1.0})
 
 
-def _asked(privacy: DifferentialPrivacy | EllipsisType | None, what: str) -> DifferentialPrivacy | None:
-    """What was asked for; whoever says nothing has not decided, and no default decides for them.
+def _asked(privacy: object, what: str) -> DifferentialPrivacy | None:
+    """What was asked for, if it is one of the two things that can be.
 
     Raises
     ------
@@ -435,12 +435,11 @@ def _asked(privacy: DifferentialPrivacy | EllipsisType | None, what: str) -> Dif
     """
     if privacy is None or isinstance(privacy, DifferentialPrivacy):
         return privacy
-    said = not isinstance(privacy, EllipsisType)
     number = isinstance(privacy, int | float) and not isinstance(privacy, bool)
     epsilon = f"{privacy:g}" if number else "1.0"
     raise ParameterError(
         f"Say how private the {what} is to be",
-        got=f"privacy={privacy!r}"[:80] if said else "nothing",
+        got=f"privacy={privacy!r}"[:80],
         rule="privacy=bs.DifferentialPrivacy(...), or privacy=None for exact sums where every policy allows them",
         fix=f"privacy=bs.DifferentialPrivacy(epsilon={epsilon}, delta=1e-6)"
         + ("; the one of the fit: its 'evaluation' share is spent here" if what == "evaluation" else ""),

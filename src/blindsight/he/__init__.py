@@ -13,6 +13,7 @@ from ._parameters import MAX_MODULUS_BITS, HeParameters
 from ._residues import (
     add_mod,
     check_residues,
+    dot_mod,
     lift,
     multiply_constant,
     pack_residues,
@@ -40,6 +41,7 @@ __all__ = [
     "add_mod",
     "centred",
     "check_residues",
+    "dot_mod",
     "lift",
     "multiply_constant",
     "pack_residues",

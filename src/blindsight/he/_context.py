@@ -175,7 +175,8 @@ class HeContext(SealSession):
             raise CapacityError(
                 "A polynomial does not fit the plaintext modulus", rule=f"{self.degree} coefficients below t / 2"
             )
-        plain = self.load("Plaintext", self.format.plaintext(np.mod(coefficients, np.int64(modulus)).astype(np.uint64)))
+        residues = (coefficients & (modulus - 1)).astype(np.uint64)  # the modulus is a power of two
+        plain = self.load("Plaintext", self.format.plaintext(residues))
         with self.lock:
             self._evaluator.transform_to_ntt_inplace(plain, self._first)
         return NttPlain(plain)

@@ -105,11 +105,12 @@ class SecretKey:
         context = self.context
         cipher = context.ciphertext(parts)
         plain = self._seal.Plaintext()
+        values = np.zeros(context.degree, dtype=np.int64)
         with context.lock:
             self._decryptor.decrypt(cipher, plain)
-        values = np.zeros(context.degree, dtype=np.int64)
-        count = int(plain.coeff_count())
-        values[:count] = [plain[i] for i in range(count)]
+            plain.save(context.scratch.path)
+            found = context.format.read_plaintext(context.scratch.read())
+        values[: len(found)] = found
         modulus = context.parameters.plain_modulus
         return np.where(values >= modulus // 2, values - modulus, values)
 

@@ -3,7 +3,7 @@
 Events say what happened (:class:`Event`); :func:`epsilon_of` says what they cost; :class:`Ledger` keeps them.
 """
 
-from ._accountant import epsilon_of, noise_multiplier_for, rho_total, shown_epsilon
+from ._accountant import ACCOUNTING_ERROR, epsilon_of, noise_multiplier_for, rho_total, shown_epsilon
 from ._contributions import bound_contributions
 from ._event import Event, Trust, Unit
 from ._gaussian import MIN_LOCAL_VARIANCE, distributed_rho, local_noise_variance, noise_variance, sum_divergence
@@ -15,6 +15,7 @@ from ._sampler import discrete_gaussian, noise_max_abs, sampler_delta, sampler_t
 from ._source import NoiseSource
 
 __all__ = [
+    "ACCOUNTING_ERROR",
     "MIN_LOCAL_VARIANCE",
     "Budget",
     "DifferentialPrivacy",

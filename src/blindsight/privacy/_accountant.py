@@ -17,7 +17,11 @@ from blindsight.errors import ParameterError
 from ._event import MAX_NOISE_MULTIPLIER, MIN_NOISE_MULTIPLIER, Event
 from ._sampler import sampler_delta
 
-__all__ = ["epsilon_of", "noise_multiplier_for", "rho_total", "shown_epsilon"]
+__all__ = ["ACCOUNTING_ERROR", "epsilon_of", "noise_multiplier_for", "rho_total", "shown_epsilon"]
+
+ACCOUNTING_ERROR = 1e-5
+"""How much of an epsilon the search for its noise leaves unknown: a budget that is spent to the last sums to so little
+more or less."""
 
 Floats = npt.NDArray[np.float64]
 Sampled = tuple[tuple[float, float, int], ...]
@@ -284,12 +288,12 @@ def _check_delta(delta: float) -> None:
 def shown_epsilon(epsilon: float) -> str:
     """An epsilon for people, everywhere the same: three significant digits, never fewer than the value.
 
-    A value that is above a round number by no more than arithmetic's own error (1e-9 of it) is that number.
+    A value that is above a round number by no more than ``ACCOUNTING_ERROR`` of it is that number.
     """
     if not math.isfinite(epsilon):
         return "inf, which bounds nothing"
     if epsilon <= 0:
         return "0"
     digits = max(2 - math.floor(math.log10(epsilon)), 0)
-    shown = f"{math.ceil(epsilon * (1.0 - 1e-9) * 10**digits) / 10**digits:.{digits}f}"
+    shown = f"{math.ceil(epsilon * (1.0 - ACCOUNTING_ERROR) * 10**digits) / 10**digits:.{digits}f}"
     return shown.rstrip("0").rstrip(".") if "." in shown else shown

@@ -63,7 +63,7 @@ class Compared:
         return (
             self.name,
             f"{self.auroc:.3f}" if self.measurable else "not measurable",
-            f"{self.auroc_low:.3f} to {self.auroc_high:.3f}" if self.measurable else "",
+            f"{self.auroc_low:.3f}-{self.auroc_high:.3f}" if self.measurable else "",
             "" if self.average_precision is None else f"{self.average_precision:.3f}",
             "" if self.false_positive_rate is None else f"{self.false_positive_rate:.4f}",
             "" if self.false_negative_rate is None else f"{self.false_negative_rate:.3f}",

@@ -1,7 +1,7 @@
 """All operators as threads of this process, over memory links: the engine without its network."""
 
 import itertools
-import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -21,26 +21,18 @@ class Threads:
         self.operators = operators
         self.name = f"test-{next(_count)}"
         self.engines: list[Any] = [None] * operators
+        # one lasting thread an operator: SPU's library now and then ends the process when its threads come and go
+        self._pools = [ThreadPoolExecutor(1) for _ in range(operators)]
         self.each(self._open)
 
     def _open(self, rank: int) -> None:
         self.engines[rank] = Engine(open_memory_link(self.name, self.operators, rank))
 
     def each(self, do: Any) -> list[Any]:
-        results: list[Any] = [None] * self.operators
-
-        def run(rank: int) -> None:
-            try:
-                results[rank] = do(rank)
-            except Exception as error:
-                results[rank] = error
-
-        threads = [threading.Thread(target=run, args=(rank,)) for rank in range(self.operators)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(120)
-        return results
+        """What every operator returned, or raised."""
+        futures = [pool.submit(do, rank) for rank, pool in enumerate(self._pools)]
+        wait(futures, timeout=120)
+        return [future.exception(0) or future.result(0) for future in futures]
 
     def load(self, name: str, program: Program, secrets: list[np.ndarray]) -> list[list[bytes]]:
         shares = [split(program, a, s) for a, s in zip(program.secrets(), secrets, strict=True)]
