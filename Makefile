@@ -14,7 +14,7 @@ help:
 	@echo "make demo    set up and run the main job: fit across parties, score blind, write a report"
 	@echo "make test    set up and run all tests"
 	@echo "make check   style, types, import contract"
-	@echo "make bench   every figure that README and docs quote (about 30 minutes; needs BLINDSIGHT_DATA)"
+	@echo "make bench   every figure that README and docs quote (hours on two cores; needs BLINDSIGHT_DATA)"
 	@echo "make docs    the API reference, into $(OUT)/docs"
 
 $(VENV)/bin/python:
