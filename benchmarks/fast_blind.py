@@ -2,16 +2,16 @@
 
     python benchmarks/fast_blind.py
 
-Models are drawn at random in the shapes that the bars name: a Mahalanobis form of 29 features (465 monomials) and an
-ECOD table of 21 features with 64 bins. Timing does not depend on the weights. Every blind score is compared with the
-clear one. The peers compute the same 465-entry inner product on ciphertexts of at least the same security, without any
-protection of the weights, without MAC and (CKKS) approximately. Figures are the best of several runs; other load on the
-machine is printed because it is not excluded.
+Models are drawn at random in the shapes that the bars name: a Mahalanobis form of 29 features (465 monomials), an ECOD
+table of 21 features with 64 bins, an isolation forest of 50 trees of depth 8. Timing does not depend on the weights.
+Every blind score is compared with the clear one. The peers compute the same 465-entry inner product on ciphertexts of
+at least the same security, without any protection of the weights, without MAC and (CKKS) approximately. Figures are the
+best of several runs, ours and the peers' in processor time of the one thread, so that other load on the machine, which
+is printed, counts less. Sealing is also measured by the clock, of one owner at work in two processes.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
@@ -21,11 +21,14 @@ from typing import Any
 
 import numpy as np
 
+from _sealing import load_note, two_processes
 from blindsight.blind import RecordOwner, Scorer
 from blindsight.circuits import InnerProduct, Monomials, OneHotBins, evaluate
 
 FEATURES, ROWS, SCORE_BITS = 29, 4096, 35
-BAR_ROWS_PER_S, BAR_CKKS, BAR_MULTIPLY_PLAIN, BAR_RECORD_MS = 100_000, 25.0, 5.0, 20.0
+TREES, DEPTH = 50, 8
+BAR_ROWS_PER_S, BAR_CKKS, BAR_MULTIPLY_PLAIN, BAR_SEAL = 120_000, 25.0, 5.0, 8_000
+BAR_RECORDS_PER_S, BAR_RECORD_MS, BAR_FOREST_MS = 1_500, 20.0, 60.0
 
 
 class Schema:
@@ -62,12 +65,19 @@ def ecod(rng: np.random.Generator) -> Any:
     return model(encoder, table, 2.0**-10)
 
 
+def forest(rng: np.random.Generator) -> Any:
+    import blindsight as bs
+
+    X = rng.normal(size=(1000, FEATURES))
+    return bs.IForest(trees=TREES, depth=DEPTH, schema=bs.Schema.infer(X).declare()).fit(X)
+
+
 def best(call: Callable[[], Any], repeats: int) -> float:
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.thread_time()
         call()
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     return min(times)
 
 
@@ -77,17 +87,18 @@ def check(scores: np.ndarray, fitted: Any, X: np.ndarray) -> None:
         sys.exit("blind and clear scores differ")
 
 
-def columns(rng: np.random.Generator) -> tuple[float, float, Any, np.ndarray]:
+def columns(rng: np.random.Generator) -> tuple[float, float, float, Any, np.ndarray]:
+    """Seconds of scoring with and without prepared masks, rows sealed in a second, the model and its records."""
+    sealing = 0.0
     fitted = mahalanobis(rng)
     X = rng.normal(size=(ROWS, FEATURES))
     print(f"\nMahalanobis, {FEATURES} features, {ROWS} rows, columns")
     for upload in ("seeded", "unseeded"):
         scorer = Scorer(fitted, packing="columns", upload=upload)
         owner = RecordOwner(scorer.offer())
-        start = time.perf_counter()
         first = owner.seal(X)
-        seal_s = time.perf_counter() - start
         answer = scorer.score(first)
+        seal_s = best(lambda o=owner: o.seal(X, register=False), 2)
         sealed = owner.seal(X, register=False)
         check(owner.open(answer, sealed=first), fitted, X)
         repeats = 8 if upload == "unseeded" else 1
@@ -103,10 +114,16 @@ def columns(rng: np.random.Generator) -> tuple[float, float, Any, np.ndarray]:
             f"up {len(sealed) / ROWS:7.0f} B/row   down {len(answer) / ROWS:5.0f} B/row   "
             f"registration {(len(first) - len(sealed)) / 1e3:.0f} kB once"
         )
+        clock, used = two_processes(scorer.offer(), X)
+        sealing = max(sealing, clock)
+        print(
+            f"            sealing in two processes: {clock:,.0f} rows/s by the clock ({load_note()}); "
+            f"{used:,.0f} in processor time"
+        )
     print("  " + scorer.parameters.describe(answers=ROWS))
     clear_s = best(lambda: evaluate(fitted.encoder_, fitted.circuit_, X), 5)
     print(f"  NumPy in the clear {clear_s * 1e3:.2f} ms ({ROWS / clear_s:,.0f} rows/s)")
-    return score_s, online_s, fitted, X
+    return score_s, online_s, sealing, fitted, X
 
 
 def ckks_vector(fitted: Any, X: np.ndarray) -> tuple[float, float]:
@@ -178,9 +195,15 @@ def multiply_plain(fitted: Any, X: np.ndarray) -> tuple[float, float]:
     return compute_s, all_s
 
 
-def rows(rng: np.random.Generator) -> float:
-    record = 0.0
-    for name, fitted in (("ECOD, 21 features x 64 bins", ecod(rng)), ("Mahalanobis, 29 features", mahalanobis(rng))):
+def rows(rng: np.random.Generator) -> list[tuple[float, float, float]]:
+    """Of each model: milliseconds of one record from sealing to opening, records scored in a second, without masks."""
+    models = {
+        "ECOD, 21 features x 64 bins": ecod(rng),
+        "Mahalanobis, 29 features": mahalanobis(rng),
+        f"IForest, {TREES} trees of depth {DEPTH}": forest(rng),
+    }
+    figures = []
+    for name, fitted in models.items():
         scorer = Scorer(fitted)
         owner = RecordOwner(scorer.offer())
         X = rng.normal(size=(96, fitted.encoder_.n_features))
@@ -188,20 +211,22 @@ def rows(rng: np.random.Generator) -> float:
         parts = []
         scorer.prepare(owner.key_id, 40)
         for i in range(40):
-            t = [time.perf_counter()]
+            t = [time.thread_time()]
             sealed = owner.seal(X[i : i + 1])
-            t.append(time.perf_counter())
+            t.append(time.thread_time())
             answer = scorer.score(sealed)
-            t.append(time.perf_counter())
+            t.append(time.thread_time())
             owner.open(answer)
-            t.append(time.perf_counter())
+            t.append(time.thread_time())
             parts.append(np.diff(t) * 1e3)
         total = [float(p.sum()) for p in parts]
         seal, score, opened = np.min(parts, axis=0)
         unprepared = best(lambda s=scorer, b=sealed: s.score(b), 5) * 1e3  # the prepared masks are used up
         per = scorer.parameters.rows_per_ciphertext
         batch = owner.seal(X)
-        batch_s = best(lambda s=scorer, b=batch: s.score(b), 3)
+        batch_s = best(lambda s=scorer, b=batch: s.score(b), 5)
+        scorer.prepare(owner.key_id, 5 * scorer.parameters.groups(len(X)))
+        online_s = best(lambda s=scorer, b=batch: s.score(b), 5)
         one = X[:1]
         clear_s = best(lambda f=fitted, x=one: evaluate(f.encoder_, f.circuit_, x), 20)
         print(f"\n{name}, rows, one record")
@@ -210,20 +235,23 @@ def rows(rng: np.random.Generator) -> float:
             f"median {statistics.median(total):.1f} ms;  up {len(sealed):,} B, down {len(answer):,} B "
             f"(up to {per} records); score without prepared masks {unprepared:.1f} ms"
         )
-        print(f"  96 records: score {96 / batch_s:,.0f} rows/s;  NumPy in the clear, one record {clear_s * 1e3:.3f} ms")
+        print(
+            f"  96 records: score {96 / online_s:,.0f} records/s, without prepared masks {96 / batch_s:,.0f};  "
+            f"NumPy in the clear, one record {clear_s * 1e3:.3f} ms"
+        )
         print("  " + scorer.parameters.describe(answers=1000))
-        record = record or statistics.median(total)
-    return record
+        figures.append((statistics.median(total), 96 / online_s, 96 / batch_s))
+    return figures
 
 
 def main() -> int:
     from threadpoolctl import threadpool_limits
 
     rng = np.random.default_rng(0)
-    print(f"one thread; load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    print(f"one thread, processor time; {load_note()}")
     with threadpool_limits(1):
-        record_ms = rows(rng)
-        ours, online, fitted, X = columns(rng)
+        (record_ms, ecod_rate, ecod_counted), _, (forest_ms, _, _) = rows(rng)
+        ours, online, sealing, fitted, X = columns(rng)
         plain_compute, plain_all = multiply_plain(fitted, X)
         ckks_compute, ckks_all = ckks_vector(fitted, X)
     print("\nPeers, the same inner product of 465 entries with 4,096 rows (product alone / bytes in to bytes out)")
@@ -235,18 +263,21 @@ def main() -> int:
         (f"{BAR_ROWS_PER_S:,} rows/s", ROWS / ours, BAR_ROWS_PER_S),
         (f"{BAR_CKKS:.0f} x CKKSVector, bytes to bytes", ckks_all / ours, BAR_CKKS),
         (f"{BAR_MULTIPLY_PLAIN:.0f} x multiply_plain, bytes to bytes", plain_all / ours, BAR_MULTIPLY_PLAIN),
+        (f"ECOD in rows, {BAR_RECORDS_PER_S:,} records/s", ecod_rate, BAR_RECORDS_PER_S),
         (f"one ECOD record within {BAR_RECORD_MS:.0f} ms, median: times faster", BAR_RECORD_MS / record_ms, 1.0),
+        (f"one IForest record within {BAR_FOREST_MS:.0f} ms, median: times faster", BAR_FOREST_MS / forest_ms, 1.0),
+        (f"sealing {BAR_SEAL:,} rows/s by the clock, the faster upload", sealing, BAR_SEAL),
     ]
     # masks do not depend on the request, so that preparing them beforehand is part of the design; it is work all the
     # same, hence both figures
-    without = [ROWS / online, ckks_all / online, plain_all / online, None]
+    without = [ROWS / online, ckks_all / online, plain_all / online, ecod_counted, None, None, None]
     missed = 0
     print("\nBars, with masks prepared beforehand (in brackets: all work counted)")
     for (words, value, bar), counted in zip(bars, without, strict=True):
         missed += value < bar
         aside = "" if counted is None else f"  ({counted:,.1f}{', below the bar' if counted < bar else ''})"
         print(f"  {'met   ' if value >= bar else 'MISSED'}  {words}: {value:,.1f}{aside}")
-    print(f"load average {os.getloadavg()[0]:.1f}")
+    print(load_note())
     return int(missed > 0)
 
 

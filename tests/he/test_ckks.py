@@ -91,6 +91,12 @@ def test_untrusted_parts_are_checked(context, key):
     large[0, 5] = context.primes[0]
     with pytest.raises(WireError, match="not reduced"):
         context.expand_zero(seed, large)
+    seed, c0 = key.encrypt_seeded(np.zeros(4096), SCALE)
+    large = c0.copy()
+    large[-1, 5] = context.primes[-1]
+    for wrong in (large, c0[:1], c0[:, :-1]):
+        with pytest.raises(WireError):
+            context.expand(seed, wrong)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,11 @@ def test_seeded_zero_expands_to_an_encryption_of_zero(context, key):
     other_seed, _ = key.encrypt_zero_seeded()
     assert seed != other_seed
     assert (context.expand(other_seed, c0)[1] != parts[1]).mean() > 0.999
+    large = c0.copy()
+    large[-1, 5] = context.primes[-1]
+    for wrong in (large, c0[:1], c0[:, :-1]):
+        with pytest.raises(WireError):
+            context.expand(seed, wrong)
 
 
 def test_inner_product_against_the_naive_one(context, key):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from blindsight.he import HeContext, HeParameters, SecretKey, add_mod, scale_up, switch_to_words
-from blindsight.he._words import negacyclic_product, transform_small
+from blindsight.he._negacyclic import Negacyclic
+from blindsight.he._words import negacyclic_product
 
 PARAMETERS = {
     "rows": HeParameters(degree=4096, prime_bits=(46, 46), special_bits=17, plain_bits=30),
@@ -63,14 +64,16 @@ def test_products_are_exact():
     rng = np.random.default_rng(2)
     words = rng.integers(0, 1 << 64, 256, dtype=np.uint64)
     small = rng.integers(-1, 2, 256)
-    assert np.array_equal(negacyclic_product(words, transform_small(small)), exact(words, small))
+    ring = Negacyclic(256)
+    assert np.array_equal(negacyclic_product(ring, words, ring.spectrum(small)), exact(words, small))
 
 
 @pytest.mark.parametrize("degree", [4096, 8192])
 def test_products_at_their_largest(degree):
     """All ones times the largest words: coefficient i is (2 i + 2 - N) (2**64 - 1), every limb at its bound."""
     words = np.full(degree, (1 << 64) - 1, dtype=np.uint64)
-    product = negacyclic_product(words, transform_small(np.ones(degree, dtype=np.int64)))
+    ring = Negacyclic(degree)
+    product = negacyclic_product(ring, words, ring.spectrum(np.ones(degree)))
     expected = [-(2 * i + 2 - degree) % (1 << 64) for i in range(degree)]
     assert product.tolist() == expected
 

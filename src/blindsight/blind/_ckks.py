@@ -11,6 +11,7 @@ from blindsight.he import (
     SEED_BYTES,
     CkksContext,
     CkksKey,
+    add_mod,
     centred,
     check_residues,
     pack_residues,
@@ -142,8 +143,7 @@ class CkksOwner:
 def slots_from(first: Residues, rest: Residues, primes: tuple[int, ...]) -> Floats:
     """Slots from the owed functionals of c_0, (kept, owed), and ``c_1 s + c_2 s**2 + ..``, (kept, N); scaled."""
     owed, degree = first.shape[1], rest.shape[1]
-    p = np.asarray(primes, dtype=np.uint64)[:, None]
-    values = centred((first + functionals(rest, owed, primes)) % p, primes)
+    values = centred(add_mod(first, functionals(rest, owed, primes), primes), primes)
     values[1:] /= 2  # m_j = -m_{N-j}, and the functional is their difference
     step = degree // (2 * owed)
     polynomial = np.zeros(degree)

@@ -24,6 +24,8 @@ modulo q', plus independent noise uniform on 2W values. Then I(w; A, B) = I(w; B
 function of the weights B is: the argument asks nothing of the circuit, its depth, or how records lie in slots. This
 is what :meth:`CkksParameters.charge_bits` counts. Inside this capacity an owner may learn any function that fits: real
 parts of products with imaginary inputs, for one. What is assumed: BLAKE2Xb as a random oracle, and the lemma.
+Seeds expand in NTT form here, so that searching seeds for one slot in which every a_l vanishes is feasible (some 2**27
+tries for each): the errors e_i hide that slot, and must never be left out; see ``_protect``.
 
 *An honest owner's answer* is the polynomial's value at the record as encrypted, noise included, which the owner knows:
 nothing is relinearised or switched in between, so noise tells no more than a score at a neighbouring record would. Only
@@ -63,7 +65,7 @@ def functionals(part: Residues, owed: int, primes: tuple[int, ...]) -> Residues:
     p = np.asarray(primes, dtype=np.uint64)[:, None]
     out = part[:, : part.shape[1] // 2 : step].copy()
     out[:, 1:] += p - part[:, -step::-step][:, : owed - 1]
-    return out % p
+    return np.minimum(out, out - p)  # as in add_mod
 
 
 class CkksRerandomiser:

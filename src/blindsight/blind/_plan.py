@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -108,7 +109,7 @@ class BlindParameters:
                 got=f"{self.plain_bits} score bits, {self.weight_bits} weight bits at degree {self.degree}",
             )
 
-    @property
+    @cached_property
     def he(self) -> HeParameters:
         """Parameters of the encryption scheme."""
         return HeParameters(
@@ -191,7 +192,7 @@ class BlindParameters:
         product = self.zeros * self.degree * (FRESH_NOISE << MULTIPLIER_BITS - 1)
         return product + self.degree * SECOND_PART_NOISE + 2
 
-    @property
+    @cached_property
     def flood_half_width(self) -> int:
         """W: uniform noise in [-W, W) is added to each owed coefficient; as wide as exact decryption allows."""
         room = self.least_modulus >> self.plain_bits + 1

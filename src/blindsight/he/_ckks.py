@@ -17,7 +17,7 @@ from blindsight.errors import WireError
 from ._ckks_parameters import CkksHeParameters
 from ._context import SealSession, id_bytes, load_seal
 from ._negacyclic import Negacyclic
-from ._residues import check_residues
+from ._residues import add_mod, check_residues
 from ._sealfile import SEED_BYTES
 from ._secret import key_bytes, key_of
 
@@ -57,7 +57,11 @@ class CkksContext(SealSession):
 
     def expand(self, seed: bytes, c0: AnyResidues) -> Residues:
         """Both parts, shape (2, primes, N), of a fresh seeded ciphertext; both arguments may be a peer's."""
-        return self._expand(self.parms_id, self.primes, seed, c0, ntt=True)
+        # the first part, which is here already, is left out of what SEAL writes and compresses
+        parts = self._expand(self.parms_id, self.primes, seed, np.zeros_like(c0), ntt=True).copy()
+        check_residues(c0, self.primes)
+        parts[0] = c0
+        return parts
 
     def expand_zero(self, seed: bytes, b: AnyResidues) -> Residues:
         """Both parts, shape (2, kept, N) in *coefficient* form, of a seeded encryption of zero modulo the kept primes.
@@ -95,13 +99,16 @@ class CkksContext(SealSession):
         return self._from_ntt(self.last_parms_id, parts, 0)
 
     def _from_ntt(self, level: bytes, parts: Residues, drops: int) -> Residues:
-        cipher = self.load("Ciphertext", self.format.ciphertext(level, parts, ntt=True))
+        # SEAL refuses ciphertexts whose later parts are all zero, which an owner could bring about for some weights and
+        # not for others: one more part, of no meaning, keeps that from being seen
+        more = np.broadcast_to(np.arange(1, self.degree + 1, dtype=np.uint64), (1, *parts.shape[1:]))
+        cipher = self.load("Ciphertext", self.format.ciphertext(level, np.concatenate([parts, more]), ntt=True))
         with self.lock:
             for _ in range(drops):
                 self._evaluator.rescale_to_next_inplace(cipher)
             self._evaluator.transform_from_ntt_inplace(cipher)
             cipher.save(self.scratch.path)
-            return self.format.read_ciphertext(self.scratch.read(), parts=len(parts))
+            return self.format.read_ciphertext(self.scratch.read(), parts=len(parts) + 1)[:-1]
 
 
 class CkksKey:
@@ -176,12 +183,13 @@ class CkksKey:
     def phase(self, parts: Residues) -> Residues:
         """``c_0 + c_1 s + c_2 s**2 + ...`` by Horner's rule; (parts, kept, N) to (kept, N), in coefficient form."""
         context = self.context
-        ring, primes = context.negacyclic, np.asarray(context.kept_primes, dtype=np.uint64)[:, None]
+        ring = context.negacyclic
         if self._spectrum is None:
             self._spectrum = ring.spectrum(self.secret())[None]
         total = parts[-1]
         for part in parts[-2::-1]:
-            total = (ring.sum_of_products(self._spectrum, ring.digits(total)[None]) + part) % primes
+            product = ring.sum_of_products(self._spectrum, ring.digits(total)[None])
+            total = add_mod(product, part, context.kept_primes)
         return np.asarray(total)
 
     def __repr__(self) -> str:

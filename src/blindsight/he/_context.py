@@ -153,7 +153,11 @@ class HeContext(SealSession):
 
     def expand(self, seed: bytes, c0: npt.NDArray[np.unsignedinteger[Any]]) -> Residues:
         """Both parts, shape (2, primes, N), of a seeded ciphertext."""
-        return self.residues(self.seeded_ciphertext(seed, c0))
+        self._check(c0, (len(self.primes), self.degree))
+        # the first part, which is here already, is left out of what SEAL writes and compresses
+        parts = self.residues(self.seeded_ciphertext(seed, np.zeros_like(c0))).copy()
+        parts[0] = c0
+        return parts
 
     # ---- products
 

@@ -1,4 +1,4 @@
-"""Products modulo ``X**N + 1`` of short integer polynomials with residues, by floating-point transforms, exact.
+"""Products modulo ``X**N + 1`` of short integer polynomials with longer ones, by floating-point transforms, exact.
 
 Real polynomials are evaluated at the odd powers ``exp(-i pi (4 k + 1) / N)`` with one complex transform of length N / 2
 (the right-angle convolution of Crandall and Fagin, Math. Comp. 62, 1994). Residues are centred and cut into digits of
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-__all__ = ["Negacyclic"]
+__all__ = ["Negacyclic", "Spectrum"]
 
 Residues = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
@@ -33,10 +33,10 @@ class Negacyclic:
     degree : int
         N, a power of two of at most 16384.
     primes : sequence of int
-        Of at most 28 bits.
+        Of at most 28 bits; for products with residues.
     """
 
-    def __init__(self, degree: int, primes: Sequence[int]) -> None:
+    def __init__(self, degree: int, primes: Sequence[int] = ()) -> None:
         self.degree, self.primes = degree, tuple(primes)
         self._twist = np.exp(-1j * np.pi * np.arange(degree // 2) / degree)
 
@@ -47,7 +47,8 @@ class Negacyclic:
         folded *= self._twist
         return np.asarray(scipy.fft.fft(folded, overwrite_x=True))
 
-    def _coefficients(self, spectrum: Spectrum) -> Ints:
+    def coefficients(self, spectrum: Spectrum) -> Ints:
+        """Integer coefficients, shape (..., N), of values at the odd powers; what :meth:`spectrum` takes, rounded."""
         folded = scipy.fft.ifft(spectrum, overwrite_x=True)
         folded *= self._twist.conj()
         return np.asarray(np.rint(np.concatenate([folded.real, -folded.imag], axis=-1)), dtype=np.int64)
@@ -78,7 +79,7 @@ class Negacyclic:
         total = digits[0] * short.reshape(shape)[0]
         for factor, other in zip(short.reshape(shape)[1:], digits[1:], strict=True):
             total += other * factor
-        parts = self._coefficients(total)  # below 2**46, and so below 2**60 with the upper digit in its place
+        parts = self.coefficients(total)  # below 2**46, and so below 2**60 with the upper digit in its place
         value = parts[..., 1, :]
         value <<= DIGIT_BITS
         value += parts[..., 0, :]

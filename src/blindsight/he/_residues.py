@@ -35,6 +35,12 @@ WEIGHT_DIGIT_BITS = 20
 FEW = 16
 
 
+def _mod(values: Residues, prime: int) -> Residues:
+    """Remainders: NumPy divides by a constant several times faster than it takes them itself."""
+    p = np.uint64(prime)
+    return values - values // p * p
+
+
 def lift(values: Ints, primes: Sequence[int]) -> Residues:
     """Signed integers, shape (...,), to residues, shape (primes, ...)."""
     out = np.empty((len(primes), *values.shape), dtype=np.uint64)
@@ -57,14 +63,13 @@ def add_mod(a: Residues, b: Residues, primes: Sequence[int]) -> Residues:
 
 def multiply_constant(values: Residues, factor: int, prime: int) -> Residues:
     """``values * factor`` modulo one prime of at most 46 bits, by Horner's rule on 16-bit digits of the factor."""
-    p = np.uint64(prime)
     factor %= prime
     if prime < 1 << 31:
-        return values * np.uint64(factor) % p
+        return _mod(values * np.uint64(factor), prime)
     result = np.zeros_like(values)
     for shift in range(DIGIT_BITS * ((factor.bit_length() - 1) // DIGIT_BITS), -1, -DIGIT_BITS):
         digit = np.uint64(factor >> shift & (1 << DIGIT_BITS) - 1)
-        result = ((result << np.uint64(DIGIT_BITS)) + values * digit % p) % p
+        result = _mod((result << np.uint64(DIGIT_BITS)) + _mod(values * digit, prime), prime)
     return result
 
 
@@ -118,11 +123,10 @@ def scale_up(message: Ints, primes: Sequence[int], plain_bits: int) -> Residues:
     for i, p in enumerate(primes):
         if size + p.bit_length() < 62:
             value = message * np.int64(whole % p) + fraction
-            # NumPy divides by a constant several times faster than it takes remainders
-            result[i] = value - value // np.int64(p) * np.int64(p)
+            result[i] = value - value // np.int64(p) * np.int64(p)  # as in _mod
         else:
             product = multiply_constant(np.mod(message, np.int64(p)).astype(np.uint64), whole, p)
-            result[i] = (product + np.mod(fraction, np.int64(p)).astype(np.uint64)) % np.uint64(p)
+            result[i] = _mod(product + np.mod(fraction, np.int64(p)).astype(np.uint64), p)
     return result
 
 
@@ -149,8 +153,8 @@ def uniform_below(bound: int, size: int, primes: Sequence[int], offset: int = 0)
     result = np.zeros((len(primes), size), dtype=np.uint64)
     for row, p in zip(result, primes, strict=True):
         for i in range(len(limbs) - 1, -1, -1):
-            row[:] = (multiply_constant(row, LIMB, p) + values[:, i]) % np.uint64(p)
-        row[:] = (row + np.uint64(offset % p)) % np.uint64(p)
+            row[:] = _mod(multiply_constant(row, LIMB, p) + values[:, i], p)
+        row[:] = _mod(row + np.uint64(offset % p), p)
     return result
 
 

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from blindsight.errors import FormatError
 
 from ._context import HeContext, SealSession, load_seal
+from ._negacyclic import Negacyclic, Spectrum
 from ._residues import check_residues
-from ._words import negacyclic_product, transform_small
+from ._words import negacyclic_product
 
 __all__ = ["SecretKey", "key_bytes", "key_of"]
 
@@ -58,7 +59,8 @@ class SecretKey:
         self._encryptor = seal.Encryptor(context.seal_context, seal_key)
         self._decryptor = seal.Decryptor(context.seal_context, seal_key)
         self._seal = seal
-        self._transformed: npt.NDArray[np.complex128] | None = None
+        self._ring = Negacyclic(context.degree)
+        self._spectrum: Spectrum | None = None
 
     @classmethod
     def generate(cls, context: HeContext) -> SecretKey:
@@ -126,14 +128,14 @@ class SecretKey:
         ndarray of shape (N,), uint64
             Together with the polynomial it gives the key away.
         """
-        if self._transformed is None:
+        if self._spectrum is None:
             # (0, floor(q / t)) has the phase floor(q / t) s, and so decrypts to the ternary s itself
             context = self.context
             parts = np.zeros((2, len(context.primes), context.degree), dtype=np.uint64)
             scale = context.modulus >> context.parameters.plain_bits
             parts[1, :, 0] = [scale % p for p in context.primes]
-            self._transformed = transform_small(self.decrypt(parts))
-        return negacyclic_product(words, self._transformed)
+            self._spectrum = self._ring.spectrum(self.decrypt(parts))
+        return negacyclic_product(self._ring, words, self._spectrum)
 
     def __repr__(self) -> str:
         return "SecretKey(<redacted>)"

@@ -11,15 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
+from ._negacyclic import Negacyclic, Spectrum
 from ._residues import multiply_constant
 
-__all__ = ["WORD_BITS", "negacyclic_product", "switch_to_words", "transform_small"]
+__all__ = ["WORD_BITS", "negacyclic_product", "switch_to_words"]
 
 Residues = npt.NDArray[np.uint64]
 Words = npt.NDArray[np.uint64]
-Ints = npt.NDArray[np.int64]
 
 WORD_BITS = 64
 LIMB_BITS = 16
@@ -59,31 +58,26 @@ def switch_to_words(residues: Residues, primes: Sequence[int], bits: int) -> Wor
     return total >> np.uint64(WORD_BITS - bits)
 
 
-def transform_small(polynomial: Ints) -> npt.NDArray[np.complex128]:
-    """Transform of a polynomial with coefficients in {-1, 0, 1}, shape (N,), for :func:`negacyclic_product`."""
-    return np.asarray(scipy.fft.rfft(polynomial.astype(np.float64), 2 * len(polynomial)))
-
-
-def negacyclic_product(words: Words, transformed: npt.NDArray[np.complex128]) -> Words:
+def negacyclic_product(ring: Negacyclic, words: Words, small: Spectrum) -> Words:
     """Product modulo ``X**N + 1`` and modulo ``2**64`` of words with a small polynomial; exact.
 
-    By floating-point convolution of 16-bit limbs. Its coefficients are integers of at most ``N 2**16`` <= 2**29, and
-    its error is at most some ``log2(2 N)`` units in the last place of ``norm(limb) norm(small) <= N 2**16`` (Higham,
-    *Accuracy and Stability of Numerical Algorithms*, theorem 24.2): below 2**-15, far from the half that would matter.
+    By limbs of 16 bits. The product's coefficients are integers of at most ``N 2**16`` <= 2**29, and the transforms'
+    error is at most some ``log2 N`` units in the last place of ``norm(limb) norm(small) <= N 2**16`` (see
+    ``_negacyclic``): below 2**-15, far from the half that would matter.
 
     Parameters
     ----------
+    ring : Negacyclic
+        For N.
     words : ndarray of shape (N,), uint64
-    transformed : ndarray of shape (N + 1,), complex128
-        From :func:`transform_small`.
+    small : ndarray of shape (N / 2,), complex128
+        ``ring.spectrum`` of coefficients in {-1, 0, 1}.
 
     Returns
     -------
     ndarray of shape (N,), uint64
     """
-    degree = len(words)
     shifts = np.arange(0, WORD_BITS, LIMB_BITS, dtype=np.uint64)[:, None]
-    limbs = (words >> shifts & np.uint64((1 << LIMB_BITS) - 1)).astype(np.float64)
-    product = scipy.fft.irfft(scipy.fft.rfft(limbs, 2 * degree, axis=1) * transformed, 2 * degree, axis=1)
-    folded = np.rint(product[:, :degree] - product[:, degree:]).astype(np.int64).view(np.uint64)
-    return np.asarray((folded << shifts).sum(axis=0, dtype=np.uint64))
+    limbs = words >> shifts & np.uint64((1 << LIMB_BITS) - 1)
+    products = ring.coefficients(ring.spectrum(limbs) * small).view(np.uint64)
+    return np.asarray((products << shifts).sum(axis=0, dtype=np.uint64))

@@ -229,3 +229,14 @@ def test_the_flood_has_the_planned_width():
     noise = centred(owed, adversary.context.kept_primes)[1:]  # a constant score is in the first number alone
     assert np.abs(noise).max() < 1.01 * p.flood_half_width
     assert abs(noise.std() / (p.flood_half_width / 3**0.5) - 1) < 0.05
+
+
+def test_second_parts_that_the_weights_cancel_are_answered_like_others() -> None:
+    """SEAL refuses ciphertexts of zeros: an owner would see for which inputs the secret layer gives zero."""
+    attack = Adversary(features=4)
+    p = attack.parameters
+    residues = np.zeros((p.count, p.entries, 2, p.degree), dtype=np.uint32)
+    residues[:, :, 0] = 5
+    first, rest = attack.ask(residues, 1)
+    assert first.shape == (p.kept, 1)
+    assert rest.any(axis=(1, 2)).all()
