@@ -15,7 +15,7 @@ from ._envelope import Header, read_header
 from ._owner import RecordOwner
 from ._plan import BlindParameters, plan
 from ._planner import Cost, Option, Survey, survey
-from ._registration import RegistrationCheck
+from ._registration import RegistrationCheck, key_id_of_registration
 from ._scorer import Scorer
 from ._verdict_comparison import Comparison
 from ._verdict_process import ComparisonProcess
@@ -36,6 +36,7 @@ __all__ = [
     "RegistrationCheck",
     "Scorer",
     "Survey",
+    "key_id_of_registration",
     "plan",
     "plan_network",
     "read_header",

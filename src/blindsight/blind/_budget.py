@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -139,11 +140,12 @@ class BitLedger:
         Raises
         ------
         BudgetError
-            A limit does not carry it; nothing was charged. The message names the largest number of records that is.
+            A limit does not carry it; nothing was charged. Of an owner's own limit the message names the largest number
+            of records that is carried; of a limit over all owners no figure, which would tell what others have asked.
         StoreError
             The count could not be written; nothing may be answered.
         """
-        bits, budget = parameters.charge_bits(rows), self.budget
+        bits, counted, budget = parameters.charge_bits(rows), parameters.charge_rows(rows), self.budget
         with self._table.transaction():
             spent = {(kind, who): self._count(kind, who) for kind in ("bits", "rows") for who in (None, owner)}
             for who, words, bits_limit, rows_limit in (
@@ -154,22 +156,22 @@ class BitLedger:
                     left = max(0, bits_limit - spent["bits", who])
                     raise BudgetError(
                         f"The bit budget does not carry {rows} more records {words}",
-                        got=f"{bits} bits asked, {left} of {bits_limit} left",
+                        got=None if who is None else f"{bits} bits asked, {left} of {bits_limit} left",
                         rule="every answered record releases up to "
                         f"{parameters.answer_bits:.2f} bits, charged before it is computed",
-                        fix=_fix(parameters.rows_for(left)),
+                        fix=_fix(0 if who is None else parameters.rows_for(left)),
                     )
-                if rows_limit is not None and spent["rows", who] + rows > rows_limit:
+                if rows_limit is not None and spent["rows", who] + counted > rows_limit:
                     left = max(0, rows_limit - spent["rows", who])
                     raise BudgetError(
                         f"The row budget does not carry {rows} more records {words}",
-                        got=f"{left} of {rows_limit} left",
+                        got=None if who is None else f"{left} of {rows_limit} left",
                         rule="every answered record counts, charged before it is computed",
-                        fix=_fix(left),
+                        fix=_fix(0 if who is None else _most_rows(left, parameters)),
                     )
             for who in (None, owner):
                 self._table.put(self._key(who), str(spent["bits", who] + bits).encode())
-                self._table.put(self._key(who, "rows"), str(spent["rows", who] + rows).encode())
+                self._table.put(self._key(who, "rows"), str(spent["rows", who] + counted).encode())
         return bits
 
     def _count(self, kind: str, owner: str | None) -> int:
@@ -181,7 +183,13 @@ class BitLedger:
         return int(value)
 
     def _key(self, owner: str | None, kind: str = "bits") -> str:
-        return f"{kind}/{self._scope}/{owner or 'total'}"
+        who = "all" if owner is None else f"owner/{owner}"  # no owner's name reads as the total's
+        return f"{kind}/{self._scope}/{who}"
+
+
+def _most_rows(left: int, parameters: Priced) -> int:
+    """Largest number of records that counts as at most ``left``."""
+    return bisect.bisect_right(range(left + 1), left, key=parameters.charge_rows) - 1
 
 
 def _fix(most: int) -> str:

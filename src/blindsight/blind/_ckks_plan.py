@@ -261,9 +261,16 @@ class CkksParameters:
         return self.kept_bits - self.flood_bits
 
     def charge_bits(self, rows: int) -> int:
-        """Bits released by answering this many records; a partial group counts as its next power of two."""
+        """Bits released by answering this many records."""
+        return math.ceil(self.charge_rows(rows) * self.answer_bits)
+
+    def charge_rows(self, rows: int) -> int:
+        """Records that answering this many counts as; a partial group counts as its next power of two.
+
+        So many numbers leave, and an owner may have filled all of them with records.
+        """
         full, rest = divmod(rows, self.rows_per_ciphertext)
-        return math.ceil((full * self.rows_per_ciphertext + (self.owed(rest) if rest else 0)) * self.answer_bits)
+        return full * self.rows_per_ciphertext + (self.owed(rest) if rest else 0)
 
     def rows_for(self, bits: int) -> int:
         """Largest number of records that this many bits answer."""

@@ -14,7 +14,7 @@ Residues = npt.NDArray[np.uint64]
 
 
 class Priced(Protocol):
-    """What answers to records cost in bits."""
+    """What answers to records cost, in bits and in records."""
 
     @property
     def answer_bits(self) -> float:
@@ -22,6 +22,9 @@ class Priced(Protocol):
 
     def charge_bits(self, rows: int) -> int:
         """Bits released by answering this many records."""
+
+    def charge_rows(self, rows: int) -> int:
+        """Records that answering this many counts as: scores that leave."""
 
     def rows_for(self, bits: int) -> int:
         """Largest number of records that this many bits answer."""
@@ -66,6 +69,9 @@ class AnyParameters(Protocol):
 
     def charge_bits(self, rows: int) -> int:
         """Bits released by answering this many records."""
+
+    def charge_rows(self, rows: int) -> int:
+        """Records that answering this many counts as: scores that leave."""
 
     def rows_for(self, bits: int) -> int:
         """Largest number of records that this many bits answer."""

@@ -69,10 +69,10 @@ def explained_bytes(p: BlindParameters, blocks: int, rows: int) -> int:
     return blocks * (full * p.answer_bytes(p.rows_per_ciphertext) + (p.answer_bytes(rest) if rest else 0))
 
 
-def rows_of_one_answer(p: BlindParameters, blocks: int) -> int:
-    """Most records whose contributions one answer carries."""
+def rows_of_one_answer(p: BlindParameters, blocks: int, most_bytes: int = MAX_MESSAGE_BYTES) -> int:
+    """Most records whose contributions one answer of at most so many bytes carries."""
     group = blocks * p.answer_bytes(p.rows_per_ciphertext)
-    return (MAX_MESSAGE_BYTES - ENVELOPE_BYTES) // group * p.rows_per_ciphertext
+    return max(0, most_bytes - ENVELOPE_BYTES) // group * p.rows_per_ciphertext
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,10 @@ class Price:
     def charge_bits(self, rows: int) -> int:
         """Bits released by explaining this many records."""
         return math.ceil(rows * self.answer_bits)
+
+    def charge_rows(self, rows: int) -> int:
+        """Records that explaining this many counts as."""
+        return rows
 
     def rows_for(self, bits: int) -> int:
         """Largest number of records that this many bits explain."""

@@ -251,6 +251,10 @@ class BlindParameters:
         """Bits released by answering this many records."""
         return math.ceil(rows * self.answer_bits)
 
+    def charge_rows(self, rows: int) -> int:
+        """Records that answering this many counts as: as many, each is owed a number of its own."""
+        return rows
+
     def rows_for(self, bits: int) -> int:
         """Largest number of records that this many bits answer."""
         return int(bits / self.answer_bits)

@@ -28,6 +28,7 @@ from ._engine import Masks, Priced
 from ._engines import Model, serve
 from ._envelope import (
     KEY_BYTES,
+    MAX_MESSAGE_BYTES,
     Header,
     Session,
     close_envelope,
@@ -86,6 +87,8 @@ class Scorer:
         Of a network: the largest error of scores up to 1,000 tolerances. Default: a thousandth of ``threshold_``.
     threads : int
         For products of residues in columns.
+    longest_answer_bytes : int
+        Of an answer with contributions: a request for more records is refused, before it is charged.
     explanations : bool
         Whether contributions may be asked for (``RecordOwner.seal(X, explain=True)``): every block's part of a score,
         at ``blocks * answer_bits`` bits a record. One-hot encodings in rows; see ``_explain``.
@@ -119,6 +122,7 @@ class Scorer:
         tolerance: float | None = None,
         threads: int = 1,
         explanations: bool = False,
+        longest_answer_bytes: int = MAX_MESSAGE_BYTES,
         inline_registration: bool = True,
     ) -> None:
         taus = _thresholds(model, reveal, thresholds)
@@ -138,6 +142,7 @@ class Scorer:
         self._explainer = (
             Explainer(served.engine, served.encoder, getattr(model, "circuit_", None)) if explanations else None
         )
+        self._longest_answer_bytes = min(longest_answer_bytes, MAX_MESSAGE_BYTES)
         self._table: KeyValue = table if table is not None else MemoryTable()
         self._private = self._identity()
         self._offer = Offer(
@@ -157,6 +162,7 @@ class Scorer:
             else None
         )
         # by model, not by offer: answers in another packing tell about the same weights
+        self.fingerprint: str = served.fingerprint
         self._ledger = BitLedger(budget or BitBudget(), self._table, served.fingerprint)
         self._admit = None if admit is None else frozenset(admit)
         if type(max_owners) is not int or max_owners < 1:
@@ -190,7 +196,9 @@ class Scorer:
         return self._ledger.spent(key_id)
 
     def rows_answered(self, key_id: str | None = None) -> int:
-        """Records charged so far to one owner, or to all."""
+        """Records charged so far to one owner, or to all: of approximate scores, ``parameters.charge_rows`` of each
+        request.
+        """
         return self._ledger.rows(key_id)
 
     @property
@@ -207,6 +215,14 @@ class Scorer:
         largest block has slots. No encryption changes this; a budget below ``rows_to_extract`` records does.
         """
         return self._freedom if self._explainer is None else self._explainer.rows_to_extract
+
+    @property
+    def rows_explained_at_a_time(self) -> int:
+        """Most records whose contributions one request may ask for; 0 where none are given."""
+        if self._explainer is None:
+            return 0
+        price = self._explainer.price
+        return rows_of_one_answer(price.parameters, price.blocks, self._longest_answer_bytes)
 
     def prepare(self, key_id: str, answers: int) -> None:
         """Compute masks for an owner's next answers while there is time; without this they are computed when needed.
@@ -367,7 +383,7 @@ class Scorer:
                 rule="a number for each block of the encoding gives the model away as many times faster",
                 fix="seal without explain=True; or the model's holder makes a Scorer(model, explanations=True)",
             )
-        most = rows_of_one_answer(self._explainer.price.parameters, self._explainer.price.blocks)
+        most = self.rows_explained_at_a_time
         if header.rows > most:
             raise WireError("One answer cannot carry these contributions", got=f"{header.rows}", rule=f"at most {most}")
         return self._explainer

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
+from types import EllipsisType, TracebackType
 from typing import Any, Self, TypeVar
 
 from blindsight import modelfile
@@ -302,7 +302,7 @@ class Federation:
         model: Detector,
         data: Mapping[str, Any] | None = None,
         *,
-        privacy: DifferentialPrivacy | None,
+        privacy: DifferentialPrivacy | EllipsisType | None = ...,
         validation: Any = None,
     ) -> Evaluation:
         """Measure a model on everybody's labelled records, from two privately summed score histograms.
@@ -439,7 +439,7 @@ def _asked(privacy: object, what: str) -> DifferentialPrivacy | None:
     epsilon = f"{privacy:g}" if number else "1.0"
     raise ParameterError(
         f"Say how private the {what} is to be",
-        got=f"privacy={privacy!r}"[:80],
+        got="nothing" if isinstance(privacy, EllipsisType) else f"privacy={privacy!r}"[:80],
         rule="privacy=bs.DifferentialPrivacy(...), or privacy=None for exact sums where every policy allows them",
         fix=f"privacy=bs.DifferentialPrivacy(epsilon={epsilon}, delta=1e-6)"
         + ("; the one of the fit: its 'evaluation' share is spent here" if what == "evaluation" else ""),

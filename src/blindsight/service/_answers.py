@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -30,6 +31,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Names the charge that was made when the record was.
     bits : int
         That charge.
+    ledger : str
+        Fingerprint of the weights that the charge was for.
     expires : float
     attempts : int
         Times that the computation was begun.
@@ -41,6 +44,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     charge: bytes
     bits: int
     expires: float
+    ledger: str = ""
     attempts: int = 1
     answer: bytes | None = None
 
@@ -95,13 +99,16 @@ class Answers:
             )
         return record
 
-    def begin(self, account: str, key: str, request: bytes, charge: object) -> Record:
+    def begin(self, account: str, key: str, request: bytes, charge: Callable[[], int], *, ledger: str) -> Record:
         """Charge and write a record, or count another attempt under a charge that has no answer yet.
 
         Parameters
         ----------
         charge : callable -> int
             Charges, in the same transaction, and returns the bits.
+        ledger : str
+            Fingerprint of the weights that are charged for. A charge for others, made before another version was
+            published, pays for no answer of these: it is made anew.
 
         Raises
         ------
@@ -111,12 +118,15 @@ class Answers:
         name = _name(account, key)
         with self._records.transaction():
             record = self.find(account, key, request)
-            if record is None:
+            if record is None or (record.answer is None and record.ledger != ledger):
                 self._drop(name)
-                assert callable(charge)
-                bits = int(charge())
-                expires = time.time() + self._seconds
-                record = Record(request=request, charge=secrets.token_bytes(16), bits=bits, expires=expires)
+                record = Record(
+                    request=request,
+                    charge=secrets.token_bytes(16),
+                    bits=charge(),
+                    ledger=ledger,
+                    expires=time.time() + self._seconds,
+                )
                 self._put(account, name, record)
             elif record.answer is None:
                 if record.attempts >= self._attempts:

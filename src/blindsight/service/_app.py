@@ -34,6 +34,7 @@ __all__ = ["create_app"]
 OCTETS = "application/octet-stream"
 SWEEP_SECONDS = 60.0
 STORE_THREADS = 8
+REGISTER_THREADS = 2
 T = TypeVar("T")
 
 bearer = HTTPBearer(auto_error=False, description="From `blindsight serve token create`; or a client certificate.")
@@ -136,6 +137,8 @@ class Worker:
         self.service = service
         self._store = anyio.CapacityLimiter(STORE_THREADS)
         self._compute = anyio.CapacityLimiter(settings.threads)
+        self._register = anyio.CapacityLimiter(REGISTER_THREADS)
+        self._registering: set[str] = set()
 
     async def ask(self, action: Callable[[], T]) -> T:
         """Run something short that waits for the store."""
@@ -144,6 +147,20 @@ class Worker:
     async def compute(self, action: Callable[[], T]) -> T:
         """Run something long."""
         return await anyio.to_thread.run_sync(action, limiter=self._compute)
+
+    async def register(self, account: str, name: str, registration: bytes) -> str:
+        """Register a key, one at a time of an account, in threads that nothing else waits for; returns its id."""
+        if account in self._registering:
+            raise RequestError(
+                503, "busy", "Another registration of this account is being read", headers={"Retry-After": "1"}
+            )
+        self._registering.add(account)
+        try:
+            return await anyio.to_thread.run_sync(
+                self.service.register, account, name, registration, limiter=self._register
+            )
+        finally:
+            self._registering.discard(account)
 
 
 def create_app() -> Guard:
@@ -231,6 +248,7 @@ def needs(*scopes: str) -> Callable[..., Awaitable[Credential]]:
                 fix="ask the operator for a token: blindsight serve token create",
                 headers={"WWW-Authenticate": 'Bearer realm="blindsight"'},
             )
+        request.state.account = found.account
         request.state.log |= {"account": found.account, "credential": found.id}
         if scopes and not set(scopes) & set(found.scopes):
             raise RequestError(
@@ -348,7 +366,7 @@ def _routes(app: FastAPI) -> None:
         """Register a key; the same one again changes nothing."""
         worker = worker_of(request)
         body = await _octets_of(request)
-        key_id = await worker.ask(lambda: worker.service.register(credential.account, name, body))
+        key_id = await worker.register(credential.account, name, body)
         request.state.log |= {"model": name, "key_id": key_id}
         return Key(key_id=key_id)
 

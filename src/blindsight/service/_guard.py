@@ -11,6 +11,7 @@ import secrets
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -50,17 +51,23 @@ class JsonLines(logging.Formatter):
 
 
 class _Memory:
-    """Bytes of bodies that this worker holds, all together."""
+    """Bytes of bodies that this worker holds: all together, and of each account."""
 
-    def __init__(self, most: int) -> None:
-        self.most, self.held = most, 0
+    def __init__(self, settings: Settings) -> None:
+        self._most, self._most_of_one = settings.memory_bytes, settings.memory_bytes_per_account
+        self._held: Counter[str] = Counter()
 
-    def take(self, count: int) -> None:
-        if self.held + count > self.most:
+    def take(self, account: str, count: int) -> None:
+        if self._held.total() + count > self._most or self._held[account] + count > self._most_of_one:
             raise RequestError(
                 503, "busy", "Too many bodies are being read at the moment", headers={"Retry-After": "1"}
             )
-        self.held += count
+        self._held[account] += count
+
+    def give_back(self, account: str, count: int) -> None:
+        self._held[account] -= count
+        if not self._held[account]:
+            del self._held[account]
 
 
 class _Body:
@@ -69,13 +76,15 @@ class _Body:
     def __init__(self, receive: Receive, scope: Scope, settings: Settings, memory: _Memory) -> None:
         headers = scope["headers"]
         self._receive, self._settings, self._memory = receive, settings, memory
+        self._state: MutableMapping[str, Any] = scope["state"]
+        self._account = ""
         self.limit = _limit_of(scope["path"], settings)
         self.expects = any(name == b"expect" for name, _ in headers)
         lengths = [value for name, value in headers if name == b"content-length"]
         chunked = any(name == b"transfer-encoding" for name, _ in headers)
         self.declared = int(lengths[0]) if lengths and lengths[0].isdigit() else None
         self.complete = not chunked and not self.declared
-        self.received = self.reserved = 0
+        self.received = self._reserved = 0
         self._started: float | None = None
 
     def check_declared(self) -> None:
@@ -88,7 +97,7 @@ class _Body:
         now = time.monotonic()
         if self._started is None:
             self._started = now
-            self._reserve(self.declared or 0)
+            self._account = self._state.get("account", "")  # known by now: the body is asked for after the credential
         allowed = GRACE_SECONDS + self.received / self._settings.slowest_bytes_per_second
         left = self._started + allowed - now
         try:
@@ -108,7 +117,7 @@ class _Body:
             self.complete = not message.get("more_body", False)
             if self.received > self.limit:
                 raise _too_long(self.received, self.limit)
-            self._reserve(self.received)
+            self._reserve()
         return message
 
     async def drain(self) -> None:
@@ -125,14 +134,14 @@ class _Body:
                     self.received += len(message.get("body", b""))
                     self.complete = not message.get("more_body", False)
 
-    def _reserve(self, total: int) -> None:
-        if total > self.reserved:
-            self._memory.take(total - self.reserved)
-            self.reserved = total
+    def _reserve(self) -> None:
+        """Count what is here. Not what is declared: then a header alone would take room from everybody."""
+        self._memory.take(self._account, self.received - self._reserved)
+        self._reserved = self.received
 
     def release(self) -> None:
-        self._memory.held -= self.reserved
-        self.reserved = 0
+        self._memory.give_back(self._account, self._reserved)
+        self._reserved = 0
 
 
 class Guard:
@@ -147,13 +156,14 @@ class Guard:
     Security
     --------
     The limit on a body is applied to its declared length before anything else, and to what comes piece by piece;
-    nothing is read of a body before the application asks, which it does after it knows who is asking. A log line holds
+    nothing is read of a body before the application asks, which it does after it knows who is asking. What is held of
+    bodies is bounded for each account, so that none takes the room of the others. A log line holds
     sizes, times, names that the operator has given, and ids; nothing of a body, no header, no token.
     """
 
     def __init__(self, app: Any, settings: Settings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
-        self._memory = _Memory(settings.memory_bytes)
+        self._memory = _Memory(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request."""

@@ -68,6 +68,8 @@ class Facts:
     name, version, packing, offer_sha256 : str
     rows_per_message : int
         What the service takes in one request, at most.
+    explained_rows_per_message : int
+        The same of records whose contributions are asked for; 0 where none are given.
     threshold : float
         Score above which a record alerts.
     bits_per_record : float
@@ -89,6 +91,7 @@ class Facts:
     rows_to_extract: int
     registration_bytes: int
     parameters: str
+    explained_rows_per_message: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,13 +289,14 @@ class Models:
         """What may be told about it."""
         p = served.scorer.parameters
         group_bytes = p.group_bytes
-        groups = max(0, self._settings.body_bytes - 1024) // group_bytes
+        rows = max(0, self._settings.body_bytes - 1024) // group_bytes * p.rows_per_ciphertext
         return Facts(
             name=served.name,
             version=served.version.id,
             packing=p.packing,
             offer_sha256=served.version.offer,
-            rows_per_message=groups * p.rows_per_ciphertext,
+            rows_per_message=rows,
+            explained_rows_per_message=min(rows, served.scorer.rows_explained_at_a_time),
             threshold=served.threshold,
             bits_per_record=float(p.answer_bits),
             rows_to_extract=served.scorer.rows_to_extract,
@@ -341,6 +345,7 @@ class Models:
                 table=table,
                 inline_registration=False,
                 explanations=s.explanations,
+                longest_answer_bytes=s.longest_answer_bytes,
                 max_owners=1_000_000,
             )
 

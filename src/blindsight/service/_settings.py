@@ -9,12 +9,15 @@ import msgspec
 
 from blindsight.errors import FormatError, ParameterError
 from blindsight.keys import Sealer, create_key_file
-from blindsight.store import Store, open_store
+from blindsight.store import MAX_VALUE_BYTES, Store, open_store
 
 __all__ = ["ENVIRONMENT", "Settings", "open_service_store"]
 
 ENVIRONMENT = "BLINDSIGHT_SERVICE"
 """Environment variable in which a worker finds its settings."""
+
+RECORD_BYTES = 1024
+"""More than what is stored beside an answer."""
 
 STORE_FILE, KEY_FILE = "service.db", "service.key"
 
@@ -43,7 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     other_bytes : int
         Longest body of anything else.
     memory_bytes : int
-        Bodies that one worker holds at a time, all together; what comes on top is asked to come back later.
+        Bodies that one worker holds at a time, all together; what comes on top is asked to come back later. One account
+        holds a quarter of it, or one longest body.
     header_seconds : float
         In which a connection's TLS handshake is done and each request's header has come.
     idle_seconds : float
@@ -58,6 +62,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         How long an answer stays available under its idempotency key.
     answer_bytes : int
         Answers that one account may have stored; the oldest go first.
+    longest_answer_bytes : int
+        Longest answer with contributions; a request for more records is refused. It has to fit into ``answer_bytes``
+        and into one value of the store.
     attempts : int
         Times that a request is computed under one charge, where workers died before its answer was stored.
     key_check_memory_bytes : int
@@ -92,6 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     threads: int = 2
     answer_seconds: float = 3600.0
     answer_bytes: int = 256 << 20
+    longest_answer_bytes: int = 128 << 20
     attempts: int = 8
     key_check_memory_bytes: int = 3 << 30
     key_check_seconds: float = 20.0
@@ -101,13 +109,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         for name in ("max_keys", "body_bytes", "registration_bytes", "other_bytes", "memory_bytes", "header_seconds",
-                     "idle_seconds", "connections", "threads", "answer_seconds", "answer_bytes", "attempts",
+                     "idle_seconds", "connections", "threads", "answer_seconds", "answer_bytes", "longest_answer_bytes", "attempts",
                      "key_check_memory_bytes", "key_check_seconds", "store_seconds", "drain_seconds"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ParameterError(f"{name} is out of its domain", got=repr(getattr(self, name)), rule="above 0")
-        longest = max(self.body_bytes, self.registration_bytes, self.other_bytes)
-        if longest > self.memory_bytes:
-            raise ParameterError("memory_bytes is out of its domain", rule=f"at least the longest body, {longest}")
+        if self._longest_body > self.memory_bytes:
+            rule = f"at least the longest body, {self._longest_body}"
+            raise ParameterError("memory_bytes is out of its domain", rule=rule)
+        most = min(self.answer_bytes, MAX_VALUE_BYTES) - RECORD_BYTES
+        if self.longest_answer_bytes > most:
+            raise ParameterError(
+                "longest_answer_bytes is out of its domain",
+                got=str(self.longest_answer_bytes),
+                rule=f"at most {most}: less than answer_bytes and than a value of the store",
+            )
+
+    @property
+    def _longest_body(self) -> int:
+        return max(self.body_bytes, self.registration_bytes, self.other_bytes)
+
+    @property
+    def memory_bytes_per_account(self) -> int:
+        """Bodies of one account that one worker holds at a time: a quarter of all, or one longest body."""
+        return max(self.memory_bytes // 4, self._longest_body)
 
     def to_json(self) -> str:
         """For the environment of a worker."""

@@ -149,7 +149,8 @@ class _Connection:
         return not self._raw.closed and self._raw.info.transaction_status != idle
 
     def begin(self) -> None:
-        self._again(lambda: self._raw.execute("BEGIN"))
+        # A stricter level, set as a default of server or user, would read as of before the lock was waited for.
+        self._again(lambda: self._raw.execute("BEGIN ISOLATION LEVEL READ COMMITTED"))
         try:
             self._raw.execute("SELECT pg_advisory_xact_lock(%s)", (APPLICATION_ID,))
         except BaseException:
