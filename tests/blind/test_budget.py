@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 
-from blindsight.blind import BitBudget, MemoryTable, RecordOwner, Scorer
+from blindsight.blind import BitBudget, Header, MemoryTable, RecordOwner, Scorer
+from blindsight.blind._budget import BitLedger
+from blindsight.blind._envelope import close_envelope, new_salt, split_envelope
 from blindsight.errors import AuthenticationError, BudgetError, ParameterError, PolicyError, StoreError
 from blindsight.store import Store
 
 from ._models import quadratic_model, records, table_model
+from ._networks import network_model, rows_of
 
 MODEL = table_model(4, 16)
+MODEL_BITS = Scorer(MODEL).parameters.charge_bits(1)
 
 
 def test_every_answered_record_is_charged():
@@ -52,6 +56,54 @@ def test_the_total_holds_against_one_owner_under_many_keys():
     scorer.score(RecordOwner(scorer.offer()).seal(records(MODEL, 4)))
     with pytest.raises(BudgetError, match="in all"):
         scorer.score(RecordOwner(scorer.offer()).seal(records(MODEL, 4)))
+
+
+@pytest.mark.parametrize("limit", ["bits_total", "rows_total"])
+def test_a_refusal_by_the_total_tells_nothing_of_what_others_have_asked(limit):
+    def refused(others: int) -> str:
+        most = 10 * MODEL_BITS if limit == "bits_total" else 10
+        ledger = BitLedger(BitBudget(**{limit: most}), MemoryTable(), "m")
+        ledger.charge("other", others, Scorer(MODEL).parameters)
+        with pytest.raises(BudgetError, match="in all") as caught:
+            ledger.charge("me", 9, Scorer(MODEL).parameters)
+        return str(caught.value)
+
+    assert refused(2) == refused(3) == refused(10)
+
+
+@pytest.mark.parametrize("name", ["total", "all", "owner/all"])
+def test_no_name_of_an_owner_is_that_of_the_total(name):
+    ledger, parameters = BitLedger(BitBudget(rows_per_owner=3), MemoryTable(), "m"), Scorer(MODEL).parameters
+    ledger.charge("other", 2, parameters)
+    assert ledger.rows(name) == ledger.spent(name) == 0
+    ledger.charge(name, 3, parameters)
+    assert ledger.rows(name) == 3
+    assert ledger.rows() == 5
+    assert ledger.spent() == ledger.spent(name) + ledger.spent("other")
+
+
+def test_rows_of_approximate_scores_are_charged_as_many_as_leave():
+    """An owner that fills the whole group and declares fewer records gets as many scores as it is charged for."""
+    model = network_model("quadratic", 4)
+    scorer = Scorer(model, packing="columns", budget=BitBudget(rows_per_owner=40))
+    owner = RecordOwner(scorer.offer())
+    p = scorer.parameters
+    X = np.tile(rows_of(model, 64), (p.rows_per_ciphertext // 64, 1))
+    salt = new_salt()
+    header = Header(
+        kind="sealed", offer=owner._digest, key=owner._key_id, request=salt, salt=salt, rows=17, registers=True
+    )
+    body = [owner.registration, *owner._engine.seal(model.inputs_.encode(X))]
+    answer = scorer.score(close_envelope(owner._session, header, body))
+    _, told = split_envelope(answer, "answer", offer=owner._digest)
+    opened = owner._engine.open(told, 32)
+    assert np.all(np.abs(opened - model.decision_function(X[:32])) < p.error(opened.max()))
+    assert scorer.rows_answered(owner.key_id) == 32 == p.charge_rows(17) > 17
+    with pytest.raises(BudgetError, match=r"8 of 40 left.*at most 8 records"):
+        scorer.score(owner.seal(X[:9]))
+    scorer.score(owner.seal(X[:8]))
+    full = p.rows_per_ciphertext
+    assert [p.charge_rows(n) for n in (0, 1, 3, full, full + 1, full + 5)] == [0, 1, 4, full, full + 1, full + 8]
 
 
 def test_only_admitted_keys_register():

@@ -241,7 +241,7 @@ def test_what_words_cannot_carry_is_refused():
 
 def test_one_bit_a_record_and_threshold():
     for thresholds in ([1.0], [1.0, 2.0, 3.0]):
-        scorer = Scorer(MODEL, reveal="verdict", thresholds=thresholds, budget=BitBudget(bits_total=20))
+        scorer = Scorer(MODEL, reveal="verdict", thresholds=thresholds, budget=BitBudget(bits_per_owner=20))
         owner = RecordOwner(scorer.offer())
         scorer.score(owner.seal(records(MODEL, 5)))
         assert scorer.bits_released(owner.key_id) == scorer.bits_released() == 5 * len(thresholds)

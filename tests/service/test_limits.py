@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
+import threading
 import time
 from urllib.parse import urlsplit
 
@@ -172,22 +174,82 @@ def test_what_is_no_http(running, raw):
 def test_bodies_beyond_a_workers_memory_are_asked_to_come_back(tmp_path, fitted):
     service = Running(tmp_path / "s", body_bytes=1 << 18, registration_bytes=350_000, memory_bytes=390_000)
     service.publish(fitted[0])
-    token = service.token()
+    token, other = service.token(), service.token("bank-b")
     head = f"POST /v1/models/model/score HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n"
     head += "Content-Type: application/octet-stream\r\nContent-Length: 200000\r\n\r\n"
     with service:
         with connect(service) as first:
-            first.sendall(head.encode() + bytes(1000))
+            first.sendall(head.encode() + bytes(199_000))
             deadline, answer = time.monotonic() + 8, b""
             while b" 503 " not in answer and time.monotonic() < deadline:
                 with connect(service) as second:
-                    second.sendall(head.encode() + bytes(200_000))
+                    second.sendall(head.encode().replace(token.encode(), other.encode()) + bytes(200_000))
                     answer = read_all(second)
         assert b" 503 " in answer
         assert b"retry-after: 1" in answer.lower()
         with service.client(token) as client:  # and once the first is gone there is room again
             owner = RecordOwner(client.offer("model"))
             assert len(client.score_records("model", owner, fitted[1][:3])) == 3
+
+
+def scored(service, token, sealed) -> int:
+    with service.http(token) as http:
+        return http.post("/v1/models/model/score", content=sealed, headers=OCTETS).status_code
+
+
+def test_one_account_takes_no_room_from_others(tmp_path, fitted):
+    service = Running(tmp_path / "s", body_bytes=1 << 20, registration_bytes=1 << 20, memory_bytes=4 << 20)
+    service.publish(fitted[0])
+    greedy, token = service.token("greedy"), service.token()
+    head = f"POST /v1/models/model/score HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {greedy}\r\n"
+    head += f"Content-Type: application/octet-stream\r\nContent-Length: {1 << 20}\r\n\r\n"
+    with service, contextlib.ExitStack() as stack:
+        with service.client(token) as client:
+            owner = RecordOwner(client.offer("model"))
+            client.register("model", owner)
+        with service.client(greedy) as client:
+            own = RecordOwner(client.offer("model"))
+            client.register("model", own)
+        sealed, theirs = owner.seal(fitted[1][:1], register=False), own.seal(fitted[1][:1], register=False)
+        slow = [stack.enter_context(connect(service)) for _ in range(8)]
+        for sock in slow:  # what is declared takes no room
+            sock.sendall(head.encode() + bytes(1000))
+        time.sleep(0.5)
+        assert scored(service, token, sealed) == scored(service, greedy, theirs) == 200
+        for sock in slow:  # what has come does: of this account alone
+            with contextlib.suppress(OSError):
+                sock.sendall(bytes(1_000_000))
+        deadline = time.monotonic() + 8
+        while scored(service, greedy, theirs) != 503:
+            assert time.monotonic() < deadline
+        assert scored(service, token, sealed) == 200
+
+
+def test_registrations_of_one_account_hold_nobody_up(running, token):
+    flooding = running.token("flood")
+    with running.client(flooding) as client:
+        offer = client.offer("model")
+    registrations = [RecordOwner(offer).registration for _ in range(6)]
+    seen: list[int] = []
+
+    def register(registration: bytes) -> None:
+        with running.http(flooding) as http:
+            seen.append(http.post("/v1/models/model/keys", content=registration, headers=OCTETS).status_code)
+
+    threads = [threading.Thread(target=register, args=(registration,)) for registration in registrations * 4]
+    for thread in threads:
+        thread.start()
+    slowest = 0.0
+    while any(thread.is_alive() for thread in threads):
+        started = time.monotonic()
+        assert running.get("/v1/account", token).status_code == 200
+        slowest = max(slowest, time.monotonic() - started)
+    assert slowest < 5
+    assert set(seen) == {201, 503}  # one at a time; the others are asked to come back
+    with running.http(flooding) as http:
+        for registration in registrations:
+            answer = http.post("/v1/models/model/keys", content=registration, headers=OCTETS)
+            assert answer.status_code == 201
 
 
 def test_media_types_and_keys_of_another_form(running, token):

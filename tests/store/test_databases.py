@@ -211,6 +211,33 @@ def test_an_absent_server_is_a_store_error_without_the_password():
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_a_stricter_default_of_the_server_reads_nothing_stale(postgres, level):
+    import psycopg
+
+    url = postgres + "?options=-c%20default_transaction_isolation%3D" + level.replace(" ", "%5C%20")
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SHOW transaction_isolation").fetchone() == (level,)
+    with open_store(url) as one, open_store(url) as two:
+        one.table("level").put("n", b"1")
+        read = []
+
+        def wait_and_add() -> None:
+            with two.transaction():  # begun while the other one holds the lock
+                read.append(two.table("level").get("n"))
+                two.table("level").put("n", read[0] + b"+1")
+
+        thread = threading.Thread(target=wait_and_add)
+        with one.transaction():
+            one.table("level").put("n", b"2")
+            thread.start()
+            thread.join(0.5)
+            assert thread.is_alive()
+        thread.join()
+        assert read == [b"2"]
+        assert one.table("level").get("n") == b"2+1"
+
+
 def test_a_connection_that_was_cut_is_made_again(postgres):
     import psycopg
 

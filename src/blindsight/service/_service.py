@@ -224,7 +224,8 @@ class Service:
             return self._again(name, decided.answer)
         finally:
             if bits:
-                self.metrics.charged(name, account, bits, header.rows)
+                counted = served.scorer.parameters.charge_rows(header.rows)
+                self.metrics.charged(name, account, bits, counted)
         self.metrics.computed(name, time.perf_counter() - started)
         if key is not None:
             assert begun is not None

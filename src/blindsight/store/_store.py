@@ -16,11 +16,12 @@ from blindsight.errors import BlindsightError, FormatError, ParameterError, Rele
 
 from ._sealing import Sealing
 
-__all__ = ["Log", "Store", "Table"]
+__all__ = ["MAX_VALUE_BYTES", "Log", "Store", "Table"]
 
 APPLICATION_ID = 0x42534954  # "BSIT"
 FORMAT_VERSION = 1
 MAX_VALUE_BYTES = 1 << 28
+"""Longest value, before it is sealed."""
 MAX_KEY_CHARS = 512
 CANARY = b"blindsight store"
 CANARY_CONTEXT = b"blindsight store|sealed"
