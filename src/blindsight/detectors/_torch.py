@@ -73,6 +73,8 @@ class TorchDetector(RoundDetector):
     """
 
     gain: ClassVar[float] = 1.0
+    feed_forward: ClassVar[bool] = False
+    """Whether :attr:`network_` reads every module of this class: then it can be scored blind as it is."""
 
     @abstractmethod
     def _module(self, schema: Schema) -> torch.nn.Module:

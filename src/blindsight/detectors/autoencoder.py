@@ -51,6 +51,7 @@ class AutoEncoder(TorchDetector):
 
     name = "AutoEncoder"
     default_training = Training(rounds=30, learning_rate=0.2, clip_norm=10.0)
+    feed_forward = True
 
     def __init__(
         self,

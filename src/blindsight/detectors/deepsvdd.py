@@ -60,6 +60,7 @@ class DeepSVDD(TorchDetector):
 
     name = "DeepSVDD"
     default_training = Training(rounds=10, learning_rate=0.02, clip_norm=10.0)
+    feed_forward = True
 
     def __init__(
         self,
