@@ -199,12 +199,12 @@ def main() -> int:
     print(f"{load_note()}; BLAS on one thread")
     with threadpool_limits(1):
         score_s, online_s, X = ours("Dense 29-10, squared distance", quadratic, rng, 1)
+        compute_s, all_s = ckks_vector(quadratic, X)  # at once: how fast the machine is changes with its other load
         ours("Dense 29-10, squared distance", quadratic, rng, 2)
         ours("Autoencoder 29-10-29, square", autoencoder, rng, 1)
         sealed = sealing(quadratic, X)
         missed = trained()
-        print("\nPeer, the same network of one layer with 4,096 rows (product alone / bytes in to bytes out)")
-        compute_s, all_s = ckks_vector(quadratic, X)
+    print("\nPeer, the same network of one layer with 4,096 rows (product alone / bytes in to bytes out)")
     print(f"  TenSEAL CKKSVector      {compute_s * 1e3:8.1f} / {all_s * 1e3:8.1f} ms")
     print(f"  Blindsight              {'':8s} / {score_s * 1e3:8.1f} ms, masked, flooded, authenticated")
     print(f"    masks not prepared    {'':8s} / {online_s * 1e3:8.1f} ms")

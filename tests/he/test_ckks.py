@@ -139,3 +139,17 @@ def test_centred_integers():
     numbers = [0, 1, -1, 12345678901234567, -(2**79), modulus // 2 - 2**60, -(modulus // 2) + 2**60]
     residues = np.array([[n % p for n in numbers] for p in primes], dtype=np.uint64)
     assert centred(residues, primes).tolist() == pytest.approx([float(n) for n in numbers], rel=2**-50)
+
+
+@pytest.mark.parametrize("zero", [slice(0, 0), slice(1, 2), slice(1, 3), slice(0, 3)])
+def test_the_random_constant_of_switching_down_is_taken_away_exactly(context, zero):
+    """Parts that SEAL would refuse are switched like any other, and the same parts give the same answer."""
+    rng = np.random.default_rng(1)
+    parts = np.stack([[rng.integers(0, p, context.degree) for p in context.primes] for _ in range(3)]).astype(np.uint64)
+    parts[zero] = 0
+    switched = context.switch_down(parts)
+    assert not switched[zero].any()
+    assert np.array_equal(context.switch_down(parts), switched)
+    kept = parts[:, : context.parameters.kept]
+    assert np.array_equal(context.coefficients(kept), context.coefficients(kept))
+    assert not context.coefficients(kept)[zero].any()

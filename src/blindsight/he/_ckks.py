@@ -7,6 +7,8 @@ key-switching keys, their parsing, and the assumption of circular security that 
 
 from __future__ import annotations
 
+import math
+import secrets
 from typing import Any
 
 import numpy as np
@@ -100,15 +102,23 @@ class CkksContext(SealSession):
 
     def _from_ntt(self, level: bytes, parts: Residues, drops: int) -> Residues:
         # SEAL refuses ciphertexts whose later parts are all zero, which an owner could bring about for some weights and
-        # not for others: one more part, of no meaning, keeps that from being seen
-        more = np.broadcast_to(np.arange(1, self.degree + 1, dtype=np.uint64), (1, *parts.shape[1:]))
-        cipher = self.load("Ciphertext", self.format.ciphertext(level, np.concatenate([parts, more]), ntt=True))
+        # not for others. A random multiple of the primes to be divided by keeps that from being seen: what it becomes,
+        # a constant polynomial, is known exactly and taken away again.
+        primes = self.primes[: parts.shape[1]]
+        kept = primes[: len(primes) - drops]
+        constant, divisor = secrets.randbelow(math.prod(kept)), math.prod(primes[len(kept) :])
+        parts = parts.copy()
+        parts[1] = add_mod(parts[1], np.array([[constant * divisor % p] for p in primes], dtype=np.uint64), primes)
+        cipher = self.load("Ciphertext", self.format.ciphertext(level, parts, ntt=True))
         with self.lock:
             for _ in range(drops):
                 self._evaluator.rescale_to_next_inplace(cipher)
             self._evaluator.transform_from_ntt_inplace(cipher)
             cipher.save(self.scratch.path)
-            return self.format.read_ciphertext(self.scratch.read(), parts=len(parts) + 1)[:-1]
+            found = self.format.read_ciphertext(self.scratch.read(), parts=len(parts)).copy()
+        minus = np.array([[-constant % p] for p in kept], dtype=np.uint64)
+        found[1, :, :1] = add_mod(found[1, :, :1], minus, kept)
+        return found
 
 
 class CkksKey:
