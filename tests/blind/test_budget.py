@@ -83,12 +83,12 @@ def test_no_name_of_an_owner_is_that_of_the_total(name):
 
 
 def test_rows_of_approximate_scores_are_charged_as_many_as_leave():
-    """An owner that fills the whole group and declares fewer records gets as many scores as it is charged for."""
+    """An owner that seals 32 records and declares 17 gets 32 scores, and is charged for as many."""
     model = network_model("quadratic", 4)
     scorer = Scorer(model, packing="columns", budget=BitBudget(rows_per_owner=40))
     owner = RecordOwner(scorer.offer())
     p = scorer.parameters
-    X = np.tile(rows_of(model, 64), (p.rows_per_ciphertext // 64, 1))
+    X = rows_of(model, 32)
     salt = new_salt()
     header = Header(
         kind="sealed", offer=owner._digest, key=owner._key_id, request=salt, salt=salt, rows=17, registers=True
@@ -97,7 +97,7 @@ def test_rows_of_approximate_scores_are_charged_as_many_as_leave():
     answer = scorer.score(close_envelope(owner._session, header, body))
     _, told = split_envelope(answer, "answer", offer=owner._digest)
     opened = owner._engine.open(told, 32)
-    assert np.all(np.abs(opened - model.decision_function(X[:32])) < p.error(opened.max()))
+    assert np.all(np.abs(opened - model.decision_function(X)) < p.error(opened.max()))
     assert scorer.rows_answered(owner.key_id) == 32 == p.charge_rows(17) > 17
     with pytest.raises(BudgetError, match=r"8 of 40 left.*at most 8 records"):
         scorer.score(owner.seal(X[:9]))

@@ -67,10 +67,10 @@ class RecordOwner:
 
     Security
     --------
-    The secret key never leaves; records leave encrypted under it (BFV or CKKS, 128 bits of security, symmetric). The scorer
-    sees how many records there are, and when. Never tell it whether an answer decrypted well: that signal is an oracle.
-    With CKKS never tell it a score either, however rounded: scores carry noise, and noise the key (IND-CPA-D, see
-    ``_ckks_protect``). Not yet audited.
+    The secret key never leaves; records leave encrypted under it (BFV or CKKS, 128 bits of security, symmetric). The
+    scorer sees how many records there are, and when. Never tell it whether an answer decrypted well: that signal is an
+    oracle. With CKKS never tell it a score either, however rounded: scores carry noise, and noise the key (IND-CPA-D,
+    see ``_ckks_protect``). Not yet audited.
     """
 
     def __init__(self, offer: bytes, home: str | os.PathLike[str] | None = None, sealer: _Sealer | None = None) -> None:

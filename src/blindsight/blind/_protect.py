@@ -20,11 +20,11 @@ residues at all. Write ``z_l = (b_l, a_l)``. The answer is
 The a_l are expanded here, from pairwise different seeds, by BLAKE2Xb: as random-oracle outputs they are independent and
 uniform, but for what trying many seeds can do. For one a_l, 2**g tries multiply its luck by 2**g; yet each a_l can be
 tried by itself, and one residue of one transformed coefficient (an NTT slot) of all L of them can so be brought to
-zero at the price of L log-of-prime-sized searches, not of their product. In such a slot the u_l mask nothing. *The small
-error e is what hides it*: transformed, its N independent coefficients spread over every slot, and no few dozen
+zero at the price of L log-of-prime-sized searches, not of their product. In such a slot the u_l mask nothing. *The
+small error e is what hides it*: transformed, its N independent coefficients spread over every slot, and no few dozen
 slots that can be searched for show anything through it. e is part of the argument and must never be left out
-(``tests/blind/attacks/test_review_seeds.py``). Nobody can send an ``a``; a = 0, or an ``a`` of chosen shape, would void
-the mask.
+(``tests/blind/attacks/test_review_seeds.py``). Nobody can send an ``a``; a = 0, or an ``a`` of chosen shape, would
+void the mask.
 
 The b_l cannot be checked without a zero-knowledge proof, and are taken to be arbitrary. This rules out the textbook
 mask, one z with ternary u and security from LWE: with b = K (a large constant) and c0_j = 0, B shows K u + flood, hence

@@ -103,8 +103,9 @@ class Scorer:
 
     Security
     --------
-    What leaves is described in ``_protect`` and ``_ckks_protect``. A request that is sent again is charged and re-randomised again: no answer
-    is kept, and none is free. No secret key of an owner ever reaches this side. Not yet audited.
+    What leaves is described in ``_protect`` and ``_ckks_protect``. A request that is sent again is charged and
+    re-randomised again: no answer is kept, and none is free. No secret key of an owner ever reaches this side. Not yet
+    audited.
     """
 
     def __init__(

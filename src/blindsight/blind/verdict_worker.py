@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from blindsight.channels import serve_frames
 from blindsight.errors import BlindsightError, ProtocolError
 
 from ._verdict_comparison import Comparison
-from .mpc import TlsFiles, open_link
+from .mpc import LastingThread, TlsFiles, open_link
 
 __all__ = ["main"]
 
@@ -25,6 +26,7 @@ __all__ = ["main"]
 class _Worker:
     def __init__(self) -> None:
         self._comparison: Comparison | None = None
+        self._thread = LastingThread()
 
     def handle(self, request: bytes) -> bytes:
         try:
@@ -37,15 +39,17 @@ class _Worker:
         if command == b"open":
             self._open(payload)
             return b""
-        if self._comparison is None:
+        comparison, call = self._comparison, self._thread.start
+        if comparison is None:
             raise ProtocolError("The comparison is not open")
         if command == b"sign":
-            return self._comparison.negative(np.frombuffer(payload, dtype="<u8").astype(np.uint64)).tobytes()
+            words = np.frombuffer(payload, dtype="<u8").astype(np.uint64)
+            return call(comparison.negative, words).result().tobytes()
         if command == b"send":
-            self._comparison.send(payload)
+            call(comparison.send, payload).result()
             return b""
         if command == b"recv":
-            return self._comparison.receive()
+            return call(comparison.receive).result()
         raise ProtocolError("A command is not known", got=repr(command))
 
     def _open(self, payload: bytes) -> None:
@@ -58,8 +62,9 @@ class _Worker:
             name=wanted["name"],
             timeout_s=wanted["timeout_s"],
             connect_timeout_s=wanted["connect_timeout_s"],
+            thread=self._thread,
         )
-        self._comparison = Comparison(link, transfer=wanted["transfer"])
+        self._comparison = self._thread.start(partial(Comparison, link, transfer=wanted["transfer"])).result()
 
 
 def main() -> int:

@@ -184,7 +184,7 @@ class Answers:
     def _put(self, account: str, name: str, record: Record) -> None:
         self._drop(name)
         value = msgspec.msgpack.encode(record)
-        entry = f"{account}/{record.expires:017.3f}/{name}"
+        entry = f"{account}/{record.expires:020.6f}/{name}"
         self._records.put(name, value)
         self._order.put(entry, b"")
         self._places.put(name, f"{len(value)} {entry}".encode())

@@ -9,7 +9,7 @@ import msgspec
 
 from blindsight.errors import FormatError, ParameterError
 from blindsight.keys import Sealer, create_key_file
-from blindsight.store import MAX_VALUE_BYTES, Store, open_store
+from blindsight.store import Store, open_store
 
 __all__ = ["ENVIRONMENT", "Settings", "open_service_store"]
 
@@ -109,14 +109,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         for name in ("max_keys", "body_bytes", "registration_bytes", "other_bytes", "memory_bytes", "header_seconds",
-                     "idle_seconds", "connections", "threads", "answer_seconds", "answer_bytes", "longest_answer_bytes", "attempts",
-                     "key_check_memory_bytes", "key_check_seconds", "store_seconds", "drain_seconds"):  # fmt: skip
+                     "idle_seconds", "connections", "threads", "answer_seconds", "answer_bytes",
+                     "longest_answer_bytes", "attempts", "key_check_memory_bytes", "key_check_seconds",
+                     "store_seconds", "drain_seconds"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ParameterError(f"{name} is out of its domain", got=repr(getattr(self, name)), rule="above 0")
         if self._longest_body > self.memory_bytes:
             rule = f"at least the longest body, {self._longest_body}"
             raise ParameterError("memory_bytes is out of its domain", rule=rule)
-        most = min(self.answer_bytes, MAX_VALUE_BYTES) - RECORD_BYTES
+        most = min(self.answer_bytes, Store.max_value_bytes) - RECORD_BYTES
         if self.longest_answer_bytes > most:
             raise ParameterError(
                 "longest_answer_bytes is out of its domain",

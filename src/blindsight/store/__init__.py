@@ -5,7 +5,7 @@ what was not committed was never there. One SQLite file by default, or a Postgre
 """
 
 from ._sealing import Sealing
-from ._store import MAX_VALUE_BYTES, Log, Store, Table
+from ._store import Log, Store, Table
 from ._url import open_store
 
-__all__ = ["MAX_VALUE_BYTES", "Log", "Sealing", "Store", "Table", "open_store"]
+__all__ = ["Log", "Sealing", "Store", "Table", "open_store"]

@@ -10,18 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from blindsight.errors import BlindsightError, FormatError, ParameterError, ReleaseError, StoreError
 
 from ._sealing import Sealing
 
-__all__ = ["MAX_VALUE_BYTES", "Log", "Store", "Table"]
+__all__ = ["Log", "Store", "Table"]
 
 APPLICATION_ID = 0x42534954  # "BSIT"
 FORMAT_VERSION = 1
 MAX_VALUE_BYTES = 1 << 28
-"""Longest value, before it is sealed."""
 MAX_KEY_CHARS = 512
 CANARY = b"blindsight store"
 CANARY_CONTEXT = b"blindsight store|sealed"
@@ -70,6 +69,9 @@ class Store:
     returned is on disk. One ``Store`` may be used from several threads; writes take turns. It must not be
     carried across a fork.
     """
+
+    max_value_bytes: ClassVar[int] = MAX_VALUE_BYTES
+    """Longest value, before it is sealed."""
 
     def __init__(
         self,

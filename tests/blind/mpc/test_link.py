@@ -11,7 +11,9 @@ import pytest
 pytest.importorskip("spu", reason="the extra 'mpc' is not installed")
 
 from blindsight.blind.mpc import TlsFiles, make_certificate, open_link
-from blindsight.errors import ParameterError, StoreError
+from blindsight.blind.mpc._certificates import read_certificate
+from blindsight.errors import FormatError, ParameterError, StoreError
+from blindsight.service import make_certificate as make_authority
 
 from ._nodes import free_ports
 
@@ -95,3 +97,14 @@ def test_nonsense_is_refused_before_anything_is_opened(folder: Path) -> None:
     absent = TlsFiles(certificate=folder / "no.crt", private_key=folder / "a.key", trusted=folder / "ab")
     with pytest.raises((ParameterError, StoreError)):
         open_link(here, 0, tls=absent, name="x")
+
+
+def test_an_authority_is_not_pinned(folder: Path, tmp_path: Path) -> None:
+    """TLS would take its word for any other key; nor is a bundle with one in it."""
+    make_authority(tmp_path / "ca.crt", tmp_path / "ca.key", ["x"])
+    with pytest.raises(FormatError, match="CA:FALSE"):
+        read_certificate(tmp_path / "ca.crt")
+    (tmp_path / "both").write_bytes((folder / "a.crt").read_bytes() + (tmp_path / "ca.crt").read_bytes())
+    tls = TlsFiles(certificate=folder / "a.crt", private_key=folder / "a.key", trusted=tmp_path / "both")
+    with pytest.raises(FormatError, match="CA:FALSE"):
+        open_link(["127.0.0.1:1", "127.0.0.1:2"], 0, tls=tls, name="x", connect_timeout_s=1)

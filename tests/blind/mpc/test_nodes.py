@@ -18,6 +18,7 @@ import pytest
 
 from blindsight.blind.mpc import MpcOwner, NodeConfig, TlsFiles, make_certificate
 from blindsight.blind.mpc._certificates import pinned_context
+from blindsight.blind.mpc._operator import MAX_PENDING
 from blindsight.blind.mpc._program import Program
 from blindsight.blind.mpc._wire import RunHeader, pack
 from blindsight.errors import (
@@ -131,6 +132,63 @@ def test_a_run_id_is_used_once(nodes: Nodes, detectors: Any) -> None:
         assert [result.status_code for result in results] == [expected] * 3
     assert {result.json()["kind"] for result in results} == {ReleaseError.__name__}
     assert isinstance(program, Program)
+
+
+def post_runs(nodes: Nodes, asked: list[tuple[int, str, str]], length: int, key: str) -> tuple[Any, list[Any]]:
+    """Threads that each post one run (rank, client, id) and hold it open, and where their answers will be."""
+    results: list[Any] = [None] * len(asked)
+
+    def post(place: int) -> None:
+        rank, name, run = asked[place]
+        with client(nodes, rank, name) as asking:
+            body = pack(RunHeader(id=run, model=key, rows=1), [bytes(length)])
+            results[place] = asking.post("/v1/runs", content=body, timeout=60)
+
+    threads = [threading.Thread(target=post, args=(place,)) for place in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    return threads, results
+
+
+def sessions(nodes: Nodes) -> int:
+    return sum(log.read_text().count('"event": "session"') for log in nodes.logs)
+
+
+def test_a_run_of_two_owners_is_refused(nodes: Nodes, detectors: Any, hospital: Any) -> None:
+    """Another owner under the same id at one operator: it would be answered about the first one's record."""
+    table, X, _ = hospital
+    key = nodes.holder().share(detectors["ecod"], "mixed")
+    length = nodes.owner("mixed").offer.program.inputs * 16
+    asked = [(0, "owner", "ac" * 16), (1, "owner", "ac" * 16), (2, "other", "ac" * 16)]
+    threads, results = post_runs(nodes, asked, length, key)
+    for thread in threads:
+        thread.join(60)
+    assert [result.status_code for result in results] == [503] * 3
+    assert np.array_equal(nodes.owner("mixed").score(X[:3]), detectors["ecod"].decision_function(table[:3]))
+
+
+def test_one_owner_does_not_block_the_others(nodes: Nodes, detectors: Any, hospital: Any) -> None:
+    """Runs that reach some operators only are held for their owner alone, for a short time, and end no link."""
+    table, X, _ = hospital
+    model = detectors["ecod"]
+    key = nodes.holder().share(model, "blocked")
+    other = nodes.owner("blocked", "other")
+    other.score(X[:2])
+    length, before, started = other.offer.program.inputs * 16, sessions(nodes), time.monotonic()
+    asked = [(0, "owner", "b0" * 16), (1, "owner", "b0" * 16)]  # never at operator 2
+    asked += [(1, "owner", f"b{i}" * 16) for i in range(1, 1 + MAX_PENDING)]  # one too many for one owner
+    threads, results = post_runs(nodes, asked, length, key)
+    time.sleep(1.0)
+    assert np.array_equal(other.score(X[:5]), model.decision_function(table[:5]))
+    assert time.monotonic() - started < 10.0  # while the others are still held: connect_timeout_s is 15
+    assert sum(thread.is_alive() for thread in threads) == len(asked) - 1
+    for thread in threads:
+        thread.join(40)
+    assert time.monotonic() - started < 30.0
+    assert [result.status_code for result in results] == [503] * len(asked)
+    assert sum("Too many runs of this owner" in result.json()["what"] for result in results) == 1
+    assert np.array_equal(other.score(X[:5]), model.decision_function(table[:5]))
+    assert sessions(nodes) == before
 
 
 def test_roles(nodes: Nodes, detectors: Any) -> None:

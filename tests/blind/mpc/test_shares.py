@@ -10,7 +10,7 @@ from blind._models import StandInModel, records, table_model
 from blindsight.blind.mpc import program_of
 from blindsight.blind.mpc._shares import join, share_bytes, split, spu_share
 from blindsight.circuits import evaluate
-from blindsight.errors import ParameterError, WireError
+from blindsight.errors import ParameterError, ProtocolError, WireError
 
 from ._threads import Threads
 
@@ -72,6 +72,18 @@ def test_a_lying_operator_changes_a_score_unnoticed(three: Threads, model: Stand
     honest = evaluate(model.encoder_, model.circuit_, X)
     assert scores[0] != honest[0]
     assert np.array_equal(scores[1:], honest[1:])
+
+
+def test_shares_of_two_owners_are_not_computed_on_together(three: Threads, model: StandInModel) -> None:
+    """Operators that name different owners of a run stop before anything is computed."""
+    program, secrets = program_of(model)
+    three.load("owned", program, secrets)
+    shares = split(program, program.records(1), model.encoder_.encode(records(model, 1)))
+    for owners, agreed in (("aaa", True), ("aab", False)):
+        answers = three.each(
+            lambda rank, owners=owners: three.engines[rank].run("r", "owned", 1, shares[rank], owner=owners[rank])
+        )
+        assert [isinstance(answer, ProtocolError) for answer in answers] == [not agreed] * 3
 
 
 def test_a_lie_in_the_opening_is_found_out_under_aby3(three: Threads, model: StandInModel) -> None:

@@ -21,7 +21,8 @@ def test_messages_survive() -> None:
     assert unpack(pack(RUN, [b"share"]), RunHeader, pieces="one") == (RUN, [b"share"])
     model = ModelHeader(name="fraud", id="1" * 32, bits_per_owner=5)
     assert unpack(pack(model, [b"offer", b"", b"s"]), ModelHeader, pieces="some") == (model, [b"offer", b"", b"s"])
-    assert unpack(pack(Prepare(RUN)), Prepare) == (Prepare(RUN), [])
+    asked = Prepare(RUN, "e" * 64)
+    assert unpack(pack(asked), Prepare) == (asked, [])
 
 
 def test_the_bytes_of_a_message() -> None:

@@ -10,10 +10,11 @@ need be one of them.
 from ._certificates import TlsFiles, make_certificate
 from ._client import MpcHolder, MpcOwner, OperatorAddress
 from ._config import NodeConfig
-from ._link import open_link, open_memory_link
+from ._link import LastingThread, open_link, open_memory_link
 from ._program import Program, program_of
 
 __all__ = [
+    "LastingThread",
     "MpcHolder",
     "MpcOwner",
     "NodeConfig",

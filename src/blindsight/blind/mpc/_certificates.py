@@ -18,7 +18,14 @@ from cryptography.x509.oid import NameOID
 from blindsight.errors import FormatError, ParameterError, StoreError
 from blindsight.keys import write_atomic
 
-__all__ = ["TlsFiles", "certificate_fingerprint", "make_certificate", "pinned_context", "read_certificate"]
+__all__ = [
+    "TlsFiles",
+    "certificate_fingerprint",
+    "make_certificate",
+    "pinned_context",
+    "read_certificate",
+    "read_certificates",
+]
 
 MAX_CERTIFICATE_BYTES = 16_384
 VALID_DAYS = 825
@@ -106,7 +113,23 @@ def read_certificate(path: str | os.PathLike[str]) -> x509.Certificate:
     StoreError
         The file cannot be read.
     FormatError
-        It does not hold one certificate, or not a self-signed one.
+        It does not hold one certificate, or one that cannot be pinned: see :func:`read_certificates`.
+    """
+    found = read_certificates(path)
+    if len(found) != 1:
+        raise FormatError(f"{Path(path).name!r} does not hold one certificate", got=f"{len(found)} certificates")
+    return found[0]
+
+
+def read_certificates(path: str | os.PathLike[str]) -> list[x509.Certificate]:
+    """Read the certificates of a PEM file, each of which stands for its own key alone.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be read.
+    FormatError
+        It holds none, or one that is not self-signed, or that may vouch for others.
     """
     name = Path(path).name
     try:
@@ -117,15 +140,19 @@ def read_certificate(path: str | os.PathLike[str]) -> x509.Certificate:
     try:
         if len(data) > MAX_CERTIFICATE_BYTES:
             raise ValueError
-        (certificate,) = x509.load_pem_x509_certificates(data)
-        certificate.verify_directly_issued_by(certificate)
+        found = x509.load_pem_x509_certificates(data)
+        for certificate in found:
+            certificate.verify_directly_issued_by(certificate)
+            # TLS takes a pinned authority's word for any other key
+            if certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+                raise ValueError
     except Exception as error:  # ValueError, TypeError, InvalidSignature: whatever a hostile file provokes
         raise FormatError(
             f"{name!r} is not a certificate that can be pinned",
-            rule="one self-signed X.509 certificate in PEM",
+            rule="self-signed X.509 in PEM, with basic constraints that say CA:FALSE",
             fix="make one with 'blindsight mpc-node certificate'",
         ) from error
-    return certificate
+    return found
 
 
 def certificate_fingerprint(certificate: x509.Certificate | bytes) -> str:

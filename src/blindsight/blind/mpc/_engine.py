@@ -51,7 +51,7 @@ class Engine:
         self._models[model] = program, list(shares)
         self._placed = {(key, name) for key, name in self._placed if name != model}
 
-    def run(self, run: str, model: str, rows: int, records: bytes) -> bytes:
+    def run(self, run: str, model: str, rows: int, records: bytes, *, owner: str = "") -> bytes:
         """Compute a model's answers for shared records.
 
         Parameters
@@ -62,6 +62,8 @@ class Engine:
         rows : int
         records : bytes
             This operator's share.
+        owner : str
+            Fingerprint of the certificate of whoever sent it: shares of two owners are never computed on together.
 
         Returns
         -------
@@ -76,8 +78,8 @@ class Engine:
         program, secrets = self._models[model]
         argument = program.records(rows)
         share = spu_share(program, argument, records)
-        name = f"{run}|{model}|".encode()
-        mine = hashlib.sha256(b"blindsight mpc run v1" + name + program.digest(rows)).hexdigest()
+        name = f"{owner}|{run}|{model}|".encode()
+        mine = hashlib.sha256(b"blindsight mpc run v2" + name + program.digest(rows)).hexdigest()
         try:
             theirs = self._link.all_gather(mine)
         except RuntimeError as error:
@@ -86,7 +88,7 @@ class Engine:
             raise ProtocolError(
                 "The operators do not agree on what to run",
                 got=", ".join(digest[:12] for digest in theirs),
-                rule="same run, model, program, shapes, parameters and versions of SPU and JAX",
+                rule="same owner, run, model, program, shapes, parameters and versions of SPU and JAX",
                 fix="install the same release everywhere, and let the model's holder share the model again",
             )
         libspu = import_spu()

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from ._certificates import certificate_fingerprint, pinned_context, read_certifi
 from ._config import NodeConfig
 from ._operator import Operator
 from ._peer import HttpPeer
-from ._wire import MAX_BODY_BYTES, Abort, Execute, ModelHeader, Prepare, RunHeader, SessionHeader, unpack
+from ._wire import MAX_BODY_BYTES, Abort, Execute, ModelHeader, Prepare, RunHeader, SessionHeader, Void, unpack
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -45,6 +46,7 @@ __all__ = ["application", "problem", "serve_node"]
 
 MAX_PEER_BYTES = 4096
 MAX_HELD_BYTES = 1 << 30
+MAX_HELD_OF_ONE = 1 << 29
 BODY_SECONDS = 60.0
 GRACE_SECONDS = 20
 PEER_KEY = "blindsight.peer"
@@ -70,28 +72,46 @@ def problem(error: BlindsightError) -> tuple[int, bytes]:
 
 
 class _Bodies:
-    """Bytes of bodies that are held, all together."""
+    """Bytes of clients' bodies that are held: of each client, and all together."""
 
     def __init__(self) -> None:
-        self._held = 0
+        self._held: Counter[str] = Counter()
 
-    async def read(self, request: Request, limit: int) -> bytes:
-        length = request.headers.get("content-length", "")
-        if not length.isdigit() or len(length) > 12 or int(length) > limit:
-            raise ProtocolError("A body's length is missing or too large", got=length[:20], rule=f"at most {limit}")
-        if self._held + int(length) > MAX_HELD_BYTES:
+    @asynccontextmanager
+    async def hold(self, request: Request) -> AsyncIterator[bytes]:
+        """A client's body; it counts until the block ends, since what is made of it lives as long."""
+        size, who = _length(request, MAX_BODY_BYTES), request.scope[PEER_KEY]
+        if self._held[who] + size > MAX_HELD_OF_ONE or self._held.total() + size > MAX_HELD_BYTES:
             raise UnavailableError("Too many bodies are held at the moment", fix="try again")
-        self._held += int(length)
+        self._held[who] += size
         try:
-            parts: list[bytes] = []
-            async with asyncio.timeout(BODY_SECONDS):
-                async for part in request.stream():  # the server cuts a body at its declared length
-                    parts.append(part)
-            return b"".join(parts)
-        except TimeoutError as error:
-            raise UnavailableError("A body came too slowly", rule=f"within {BODY_SECONDS:g} s") from error
+            yield await _read(request)
         finally:
-            self._held -= int(length)
+            self._held[who] -= size
+
+
+def _length(request: Request, limit: int) -> int:
+    length = request.headers.get("content-length", "")
+    if not length.isdigit() or len(length) > 12 or int(length) > limit:
+        raise ProtocolError("A body's length is missing or too large", got=length[:20], rule=f"at most {limit}")
+    return int(length)
+
+
+async def _read(request: Request) -> bytes:
+    try:
+        parts: list[bytes] = []
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():  # the server cuts a body at its declared length
+                parts.append(part)
+        return b"".join(parts)
+    except TimeoutError as error:
+        raise UnavailableError("A body came too slowly", rule=f"within {BODY_SECONDS:g} s") from error
+
+
+async def _control(request: Request) -> bytes:
+    """A body of the first operator's: small, and let through however much is held for clients."""
+    _length(request, MAX_PEER_BYTES)
+    return await _read(request)
 
 
 def application(config: NodeConfig, operator: Operator) -> Starlette:
@@ -124,43 +144,51 @@ def application(config: NodeConfig, operator: Operator) -> Starlette:
         return JSONResponse(operator.health())
 
     async def share_model(request: Request, who: str) -> Response:
-        header, pieces = unpack(await bodies.read(request, MAX_BODY_BYTES), ModelHeader, pieces="some")
-        operator.share_model(who, header, pieces)
+        async with bodies.hold(request) as body:
+            header, pieces = unpack(body, ModelHeader, pieces="some")
+            operator.share_model(who, header, pieces)
         return Response(status_code=204)
 
     async def offer(request: Request, _who: str) -> Response:
         key, data = operator.offer_of(request.path_params["name"])
         return Response(data, media_type="application/json", headers={"x-blindsight-model": key})
 
-    async def run(request: Request, who: str) -> Response:
-        header, pieces = unpack(await bodies.read(request, MAX_BODY_BYTES), RunHeader, pieces="one")
-        answering = asyncio.ensure_future(operator.answer(who, header, pieces[0]))
-        leaving = asyncio.ensure_future(_gone(request))
-        try:
-            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                raise UnavailableError("The owner has gone")
-            return Response(answering.result(), media_type="application/octet-stream")
-        finally:
-            leaving.cancel()
-            answering.cancel()
+    async def answer(request: Request, who: str) -> Response:
+        async with bodies.hold(request) as body:
+            header, pieces = unpack(body, RunHeader, pieces="one")
+            run = operator.answer(who, request.scope[PEER_KEY], header, pieces[0])
+            answering, leaving = asyncio.ensure_future(run), asyncio.ensure_future(_gone(request))
+            try:
+                await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                if not answering.done():
+                    raise UnavailableError("The owner has gone")
+                return Response(answering.result(), media_type="application/octet-stream")
+            finally:
+                leaving.cancel()
+                answering.cancel()
+                await asyncio.wait({answering})  # its shares are held until it has ended
 
     async def session(request: Request, _who: str) -> Response:
-        header, _ = unpack(await bodies.read(request, MAX_PEER_BYTES), SessionHeader)
+        header, _ = unpack(await _control(request), SessionHeader)
         await operator.open_session(header.name)
         return Response(status_code=204)
 
     async def prepare(request: Request, _who: str) -> Response:
-        header, _ = unpack(await bodies.read(request, MAX_PEER_BYTES), Prepare)
-        return Response((await operator.prepare(header.run)).encode(), media_type="text/plain")
+        header, _ = unpack(await _control(request), Prepare)
+        return Response((await operator.prepare(header.run, header.owner)).encode(), media_type="text/plain")
 
     async def execute(request: Request, _who: str) -> Response:
-        header, _ = unpack(await bodies.read(request, MAX_PEER_BYTES), Execute)
-        await operator.execute(header.run, header.session)
+        header, _ = unpack(await _control(request), Execute)
+        await operator.execute(header.run, header.owner, header.session)
+        return Response(status_code=204)
+
+    async def void(request: Request, _who: str) -> Response:
+        header, _ = unpack(await _control(request), Void)
+        await operator.void(header.run, header.owner)
         return Response(status_code=204)
 
     async def abort(request: Request, _who: str) -> Response:
-        header, _ = unpack(await bodies.read(request, MAX_PEER_BYTES), Abort)
+        header, _ = unpack(await _control(request), Abort)
         await operator.abort(header.session)
         return Response(status_code=204)
 
@@ -175,10 +203,11 @@ def application(config: NodeConfig, operator: Operator) -> Starlette:
             route("/v1/health", "GET", anyone, health),
             route("/v1/models", "PUT", holders, share_model),
             route("/v1/models/{name}", "GET", owners | holders, offer),
-            route("/v1/runs", "POST", owners, run),
+            route("/v1/runs", "POST", owners, answer),
             route("/v1/operators/session", "POST", leader, session),
             route("/v1/operators/prepare", "POST", leader, prepare),
             route("/v1/operators/execute", "POST", leader, execute),
+            route("/v1/operators/void", "POST", leader, void),
             route("/v1/operators/abort", "POST", leader, abort),
         ],
     )

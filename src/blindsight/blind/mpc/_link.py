@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import re
 import tempfile
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from blindsight.errors import MissingExtraError, ParameterError, UnavailableError
 
-from ._certificates import TlsFiles, read_certificate
+from ._certificates import TlsFiles, read_certificate, read_certificates
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Link", "import_spu", "open_link", "open_memory_link"]
+__all__ = ["LastingThread", "Link", "import_spu", "open_link", "open_memory_link"]
 
+T = TypeVar("T")
 Link = Any
 """``spu.libspu.link.Context``: rank, world_size, all_gather(text), barrier(), stop_link()."""
 
@@ -48,6 +50,34 @@ def import_spu() -> Any:
     return libspu
 
 
+class LastingThread:
+    """One thread, as long as the process, for all calls of one link.
+
+    SPU's library now and then ends the process when threads that have called it come and go.
+    """
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def start(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Call a function once all earlier calls have ended."""
+        future: Future[T] = Future()
+
+        def call() -> None:
+            try:
+                future.set_result(function(*arguments))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._calls.put(call)
+        return future
+
+    def _work(self) -> None:
+        while True:
+            self._calls.get()()
+
+
 def open_link(
     addresses: Sequence[str],
     rank: int,
@@ -56,6 +86,7 @@ def open_link(
     name: str,
     timeout_s: float = 30.0,
     connect_timeout_s: float = 30.0,
+    thread: LastingThread | None = None,
 ) -> Link:
     """Connect to the other parties and wait until all are there.
 
@@ -74,6 +105,8 @@ def open_link(
         the computation.
     connect_timeout_s : float
         Longest wait for the others to appear.
+    thread : LastingThread, optional
+        Where to connect, and from where the caller will use the link; a fresh one if None.
 
     Returns
     -------
@@ -101,6 +134,7 @@ def open_link(
     for path in (tls.certificate, tls.trusted):
         _readable(path)
     read_certificate(tls.certificate)
+    read_certificates(tls.trusted)
     libspu = import_spu()
     desc = libspu.link.Desc()
     desc.id = name
@@ -116,24 +150,16 @@ def open_link(
         options.cert.private_key_path = str(tls.private_key)
         options.verify.ca_file_path = str(tls.trusted)
         options.verify.verify_depth = 1
-    found: list[Link] = []
     # yacl gives a failed handshake up to 12 s an attempt, whatever it is told, so that only a clock of ours bounds it
-    connecting = threading.Thread(target=_connect, args=(libspu, desc, rank, found), daemon=True)
-    connecting.start()
-    connecting.join(connect_timeout_s)
-    if not found:
+    connecting = (thread or LastingThread()).start(libspu.link.create_brpc, desc, rank)
+    try:
+        return connecting.result(connect_timeout_s)
+    except (RuntimeError, TimeoutError):  # the binding's errors have C++ traces in them, which help nobody
         raise UnavailableError(
             "The other parties of a secure computation could not be reached",
             rule=f"all within {connect_timeout_s:g} s, each with its pinned certificate",
             fix="look whether every operator is up, then try again",
-        )
-    return found[0]
-
-
-def _connect(libspu: Any, desc: Any, rank: int, found: list[Link]) -> None:
-    # the binding raises plain RuntimeErrors with C++ traces in them, which help nobody
-    with contextlib.suppress(RuntimeError):
-        found.append(libspu.link.create_brpc(desc, rank))
+        ) from None
 
 
 def open_memory_link(name: str, size: int, rank: int) -> Link:

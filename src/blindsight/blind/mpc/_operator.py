@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,14 @@ from .worker import Load, Open, Run
 __all__ = ["Counts", "Operator", "Peer"]
 
 MAX_MODELS = 16
-MAX_PENDING = 8
+"""Of one holder; a further one replaces the oldest of the same holder."""
+
+MAX_PENDING = 4
+"""Runs of one owner that wait or run."""
+
+MAX_AHEAD = 8
+"""Runs of other owners, each of the longest time, for which a run waits once every operator has its shares."""
+
 MAX_SEEN = 100_000
 
 Log = Callable[[dict[str, Any]], None]
@@ -55,14 +62,17 @@ class Counts(Protocol):
 class Peer(Protocol):
     """Another operator, as the first one asks it."""
 
-    async def prepare(self, run: RunHeader) -> str:
+    async def prepare(self, run: RunHeader, owner: str) -> str:
         """Wait until the run's shares are there; return the name of the open link, or nothing."""
 
     async def session(self, name: str) -> None:
         """Open a link under that name."""
 
-    async def execute(self, run: RunHeader, session: str) -> None:
+    async def execute(self, run: RunHeader, owner: str, session: str) -> None:
         """Take part in a run until it is done."""
+
+    async def void(self, run: RunHeader, owner: str) -> None:
+        """Give up a run that has not started."""
 
     async def abort(self, session: str) -> None:
         """Give a link up."""
@@ -86,9 +96,16 @@ def _model_of(header: ModelHeader, pieces: list[bytes]) -> _Model:
 class _Run:
     header: RunHeader
     owner: str
+    certificate: str
     share: bytes
     answer: asyncio.Future[bytes] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    prepared: bool = False
     started: bool = False
+
+    def expire(self) -> None:
+        """Fail unless the first operator has asked for it."""
+        if not self.prepared:
+            self.fail(UnavailableError("A run did not start in time", fix="try again with fresh shares"))
 
     def fail(self, error: BlindsightError) -> None:
         if not self.answer.done():
@@ -128,6 +145,7 @@ class Operator:
         self._worker = WorkerProcess(config.threads)
         self._session = ""
         self._turn = asyncio.Lock()
+        self._turn_of: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         for key in self._index():
             header, pieces = unpack((kept.get(f"model/{key}") or b"") if kept else b"", ModelHeader, pieces="some")
             self._models[key] = _model_of(header, pieces)
@@ -169,8 +187,9 @@ class Operator:
             raise ReleaseError("A model's id was used before", rule="each sharing has a fresh one")
         self._counts.put(key, holder.encode())
         self._models[header.id] = _model_of(header, pieces)
-        while len(self._models) > MAX_MODELS:
-            gone, _ = self._models.popitem(last=False)
+        own = [k for k, model in self._models.items() if self._counts.get(f"holder/{model.name}") == holder.encode()]
+        for gone in own[:-MAX_MODELS]:
+            del self._models[gone]
             if self._kept:
                 self._kept.put(f"model/{gone}", b"")
         if self._kept:
@@ -191,8 +210,17 @@ class Operator:
 
     # -- runs
 
-    async def answer(self, owner: str, header: RunHeader, share: bytes) -> bytes:
+    async def answer(self, owner: str, certificate: str, header: RunHeader, share: bytes) -> bytes:
         """Take an owner's shares, run when all operators have theirs, and return this operator's share of the answers.
+
+        Parameters
+        ----------
+        owner : str
+            This operator's name for it.
+        certificate : str
+            Fingerprint of its certificate: what all operators know it by.
+        header : RunHeader
+        share : bytes
 
         Raises
         ------
@@ -203,7 +231,8 @@ class Operator:
         ParameterError, WireError
             Unknown model, too many records, or a share of the wrong length.
         UnavailableError
-            Too many runs wait, or another operator failed: the run is void; a new one with fresh shares may work.
+            Too many runs of this owner wait, its shares did not reach every operator, or another operator failed: the
+            run is void; a new one with fresh shares may work.
         """
         model = self._models.get(header.model)
         if model is None:
@@ -213,28 +242,30 @@ class Operator:
             raise WireError("A share has the wrong length", got=f"{len(share)} bytes", rule=f"{expected} bytes")
         if header.id in self._seen:
             raise ReleaseError("A run's id was used before", rule="each run has a fresh one, and fresh shares")
-        if len(self._runs) >= MAX_PENDING:
-            raise UnavailableError("Too many runs wait at this operator", rule=f"at most {MAX_PENDING}")
+        if sum(run.certificate == certificate for run in self._runs.values()) >= MAX_PENDING:
+            raise UnavailableError("Too many runs of this owner wait", rule=f"at most {MAX_PENDING}")
         self._charge(owner, model, header.rows)
         self._seen[header.id] = None
         while len(self._seen) > MAX_SEEN:
             self._seen.popitem(last=False)
-        run = _Run(header, owner, share)
+        run = _Run(header, owner, certificate, share)
         self._runs[header.id] = run
         started = time.monotonic()
         outcome = "failed"
+        clock = asyncio.get_running_loop().call_later(self._config.connect_timeout_s, run.expire)
         try:
             async with self._arrived:
                 self._arrived.notify_all()
             if self._config.rank == 0:
                 await self._lead(run)
-            async with asyncio.timeout(MAX_PENDING * self._config.run_timeout_s):
+            async with asyncio.timeout(MAX_AHEAD * self._config.run_timeout_s):
                 result = await run.answer
             outcome = "done"
             return result
         except TimeoutError as error:
             raise UnavailableError("A run did not start in time", fix="try again with fresh shares") from error
         finally:
+            clock.cancel()
             del self._runs[header.id]
             run.fail(UnavailableError("The run was given up"))
             self._log(
@@ -264,21 +295,35 @@ class Operator:
         self._counts.put(key, str(spent + bits).encode())
 
     async def _lead(self, run: _Run) -> None:
-        async with self._turn:
-            try:
-                open_at = await _all([peer.prepare(run.header) for peer in self._peers])
-                if not self._linked or any(session != self._session for session in open_at):
-                    name = secrets.token_hex(16)
-                    await _all([self.open_session(name), *(peer.session(name) for peer in self._peers)])
-                session = self._session
-                others = [peer.execute(run.header, session) for peer in self._peers]
-                await _all([self.execute(run.header, session), *others])
-            except BlindsightError as error:
-                await self._give_up(run, error)
-                raise
-            except asyncio.CancelledError:  # the owner has gone in the middle of a computation
-                await self._give_up(run, UnavailableError("The run was given up"))
-                raise
+        run.prepared = True  # the first operator waits for the others, not they for it
+        try:
+            await self._everywhere(run)
+            async with self._turn_of[run.certificate], self._turn:  # one run of an owner in the queue at a time
+                open_at = await self._everywhere(run)  # at once: it only might have gone in the meantime
+                await self._compute(run, open_at)
+        except (BlindsightError, asyncio.CancelledError):
+            voids = (peer.void(run.header, run.certificate) for peer in self._peers)
+            await asyncio.gather(*voids, return_exceptions=True)
+            raise
+
+    async def _everywhere(self, run: _Run) -> list[str]:
+        """Wait until all operators have a run's shares; names of the links that they have open."""
+        return await _all([peer.prepare(run.header, run.certificate) for peer in self._peers])
+
+    async def _compute(self, run: _Run, open_at: list[str]) -> None:
+        try:
+            if not self._linked or any(session != self._session for session in open_at):
+                name = secrets.token_hex(16)
+                await _all([self.open_session(name), *(peer.session(name) for peer in self._peers)])
+            session = self._session
+            operators: list[Operator | Peer] = [self, *self._peers]
+            await _all([operator.execute(run.header, run.certificate, session) for operator in operators])
+        except BlindsightError as error:
+            await self._give_up(run, error)
+            raise
+        except asyncio.CancelledError:  # the owner has gone in the middle of a computation
+            await self._give_up(run, UnavailableError("The run was given up"))
+            raise
 
     async def _give_up(self, run: _Run, error: BlindsightError) -> None:
         """Close the link everywhere: one operator may be in the middle of a computation that will never end."""
@@ -290,22 +335,28 @@ class Operator:
 
     # -- what the first operator asks
 
-    async def prepare(self, header: RunHeader) -> str:
+    async def prepare(self, header: RunHeader, owner: str) -> str:
         """Wait until a run's shares are here; return the name of the open link, or nothing.
+
+        Parameters
+        ----------
+        header : RunHeader
+        owner : str
+            Fingerprint of the certificate of the owner who sent the first operator its shares.
 
         Raises
         ------
         UnavailableError
-            They did not come in time.
+            They did not come in time, are gone, or came from another owner.
         """
         try:
             async with asyncio.timeout(self._config.connect_timeout_s), self._arrived:
-                await self._arrived.wait_for(lambda: header.id in self._runs)
+                await self._arrived.wait_for(lambda: header.id in self._seen)
         except TimeoutError as error:
             raise UnavailableError(
                 "An owner's shares did not reach every operator", got=f"none at operator {self._config.rank}"
             ) from error
-        self._same(header)
+        self._same(header, owner).prepared = True
         return self._session if self._linked else ""
 
     async def open_session(self, name: str) -> None:
@@ -334,7 +385,7 @@ class Operator:
         self._session = name
         self._log({"event": "session", "outcome": "open"})
 
-    async def execute(self, header: RunHeader, session: str) -> None:
+    async def execute(self, header: RunHeader, owner: str, session: str) -> None:
         """Take part in a run; its answer goes to the owner's waiting request.
 
         Raises
@@ -344,7 +395,7 @@ class Operator:
         UnavailableError, ProtocolError
             The link is another, or the run failed.
         """
-        run = self._same(header)
+        run = self._same(header, owner)
         worker, model = self._worker, self._models.get(header.model)
         if not self._linked or session != self._session or model is None:
             raise UnavailableError("The operators' link is not open")
@@ -356,7 +407,7 @@ class Operator:
                 load = Load(model=header.model, program=model.program.encode(), shares=model.shares)
                 await worker.ask(load, self._config.run_timeout_s)
                 worker.loaded.add(header.model)
-            request = Run(run=header.id, model=header.model, rows=header.rows, records=run.share)
+            request = Run(run=header.id, owner=owner, model=header.model, rows=header.rows, records=run.share)
             answer = await worker.ask(request, self._config.run_timeout_s)
         except BlindsightError as error:
             worker.kill()
@@ -369,6 +420,12 @@ class Operator:
             raise failure from error
         if not run.answer.done():
             run.answer.set_result(answer)
+
+    async def void(self, header: RunHeader, owner: str) -> None:
+        """Give up a run that the first operator will not start, if it is here."""
+        run = self._runs.get(header.id)
+        if run is not None and (run.header, run.certificate) == (header, owner) and not run.started:
+            run.fail(UnavailableError("The run was given up", fix="try again with fresh shares"))
 
     async def abort(self, session: str) -> None:
         """Give the link of that name up."""
@@ -386,10 +443,11 @@ class Operator:
         old, self._worker = self._worker, WorkerProcess(self._config.threads)
         await old.close()
 
-    def _same(self, header: RunHeader) -> _Run:
+    def _same(self, header: RunHeader, owner: str) -> _Run:
+        """The run that is meant: operators that mixed two owners' shares would answer one about the other's."""
         run = self._runs.get(header.id)
-        if run is None or run.header != header:
-            raise UnavailableError("A run's shares are not here, or are for another run")
+        if run is None or run.header != header or run.certificate != owner:
+            raise UnavailableError("A run's shares are not here, or are for another run or of another owner")
         return run
 
     def _trusted(self) -> Path:

@@ -11,7 +11,7 @@ from blindsight.errors import AuthenticationError, BlindsightError, MissingExtra
 
 from ._certificates import TlsFiles, pinned_context
 from ._config import NodeConfig
-from ._wire import Abort, Execute, Header, Prepare, RunHeader, SessionHeader, pack
+from ._wire import Abort, Execute, Header, Prepare, RunHeader, SessionHeader, Void, pack
 
 if TYPE_CHECKING:
     import httpx
@@ -106,17 +106,21 @@ class HttpPeer:
         self._client = client_of(address, tls, certificate)
         self._connect_s, self._run_s = config.connect_timeout_s, config.run_timeout_s
 
-    async def prepare(self, run: RunHeader) -> str:
+    async def prepare(self, run: RunHeader, owner: str) -> str:
         """Wait until the run's shares are there; return the name of the open link, or nothing."""
-        return (await self._post("prepare", Prepare(run), self._connect_s + 5.0)).decode(errors="replace")[:64]
+        return (await self._post("prepare", Prepare(run, owner), self._connect_s + 5.0)).decode(errors="replace")[:64]
 
     async def session(self, name: str) -> None:
         """Open a link under that name."""
         await self._post("session", SessionHeader(name), self._connect_s + 20.0)
 
-    async def execute(self, run: RunHeader, session: str) -> None:
+    async def execute(self, run: RunHeader, owner: str, session: str) -> None:
         """Take part in a run until it is done."""
-        await self._post("execute", Execute(run, session), 2 * self._run_s + 5.0)
+        await self._post("execute", Execute(run, owner, session), 2 * self._run_s + 5.0)
+
+    async def void(self, run: RunHeader, owner: str) -> None:
+        """Give up a run that has not started."""
+        await self._post("void", Void(run, owner), CONNECT_SECONDS)
 
     async def abort(self, session: str) -> None:
         """Give a link up."""

@@ -18,6 +18,7 @@ __all__ = [
     "Prepare",
     "RunHeader",
     "SessionHeader",
+    "Void",
     "pack",
     "unpack",
 ]
@@ -31,6 +32,7 @@ MAX_BODY_BYTES = 1 << 29
 
 Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
 Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+Fingerprint = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Rows = Annotated[int, msgspec.Meta(ge=1, le=1 << 14)]
 
 
@@ -82,21 +84,30 @@ class Abort(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="abort"
 
 
 class Prepare(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="prepare"):
-    """The first operator asks whether a run's shares are there."""
+    """The first operator asks whether a run's shares are there, from the owner of that certificate."""
 
     run: RunHeader
+    owner: Fingerprint
 
 
 class Execute(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="execute"):
-    """The first operator starts a run over the link of that name."""
+    """The first operator starts a run of the owner of that certificate over the link of that name."""
 
     run: RunHeader
+    owner: Fingerprint
     session: Hex16
 
 
-Header = ModelHeader | RunHeader | SessionHeader | Prepare | Execute | Abort
+class Void(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="void"):
+    """The first operator gives up a run that has not started."""
+
+    run: RunHeader
+    owner: Fingerprint
+
+
+Header = ModelHeader | RunHeader | SessionHeader | Prepare | Execute | Void | Abort
 _encoder = msgspec.msgpack.Encoder()
-H = TypeVar("H", ModelHeader, RunHeader, SessionHeader, Prepare, Execute, Abort)
+H = TypeVar("H", ModelHeader, RunHeader, SessionHeader, Prepare, Execute, Void, Abort)
 
 
 def pack(header: Header, pieces: Sequence[bytes] = ()) -> bytes:

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from blindsight.channels import serve_frames
 from blindsight.errors import BlindsightError, ProtocolError
 
 from ._certificates import TlsFiles
+from ._link import LastingThread, import_spu, open_link
 from ._program import Program
 
 __all__ = ["Load", "Open", "Request", "Run", "main"]
@@ -52,6 +54,7 @@ class Run(msgspec.Struct, frozen=True, tag="run"):
     """Run a model on shares of records."""
 
     run: str
+    owner: str
     model: str
     rows: Annotated[int, msgspec.Meta(ge=1)]
     records: bytes
@@ -64,6 +67,7 @@ _decoder = msgspec.msgpack.Decoder(Request)
 class _Worker:
     def __init__(self) -> None:
         self._engine: object | None = None
+        self._thread = LastingThread()
 
     def handle(self, request: bytes) -> bytes:
         try:
@@ -73,7 +77,6 @@ class _Worker:
 
     def _answer(self, request: Request) -> bytes:
         from ._engine import Engine
-        from ._link import open_link
 
         if isinstance(request, Open):
             tls = TlsFiles(
@@ -88,6 +91,7 @@ class _Worker:
                 name=request.name,
                 timeout_s=request.timeout_s,
                 connect_timeout_s=request.connect_timeout_s,
+                thread=self._thread,
             )
             self._engine = Engine(link)
             return b""
@@ -95,9 +99,11 @@ class _Worker:
         if not isinstance(engine, Engine):
             raise ProtocolError("The link is not open")
         if isinstance(request, Load):
-            engine.load(request.model, Program.decode(request.program), request.shares)
+            program = Program.decode(request.program)
+            self._thread.start(engine.load, request.model, program, request.shares).result()
             return b""
-        return engine.run(request.run, request.model, request.rows, request.records)
+        run = partial(engine.run, owner=request.owner)
+        return self._thread.start(run, request.run, request.model, request.rows, request.records).result()
 
 
 def main() -> None:
@@ -118,8 +124,6 @@ def main() -> None:
 
 def _import_ahead() -> None:
     """Import what takes seconds before anything is asked."""
-    from ._link import import_spu
-
     import_spu()
     from spu.utils import frontend  # noqa: F401 - brings JAX
 
