@@ -94,10 +94,12 @@ def _charged(service: Running, token: str) -> bool:
         return client.account()["spent"][0]["rows"] > 0
 
 
-def load_and_kill(service: Running, X, expected, *, clients: int, each: int, kills: int) -> None:
-    """Clients that score single records while workers are killed: every answer right, every request charged once."""
+def load_and_kill(service: Running, X, expected, *, clients: int, kills: int) -> None:
+    """Clients that score single records until workers were killed: every answer right, every request charged once."""
     token = service.token("load")
     wrong: list[object] = []
+    asked = [0] * clients
+    enough = threading.Event()
     with service.client(token) as client:
         owner = RecordOwner(client.offer("model"))
         client.register("model", owner)
@@ -105,8 +107,9 @@ def load_and_kill(service: Running, X, expected, *, clients: int, each: int, kil
 
     def work(number: int) -> None:
         with service.client(token, retries=40) as client:
-            for i in range(each):
-                row = (number * each + i) % len(X)
+            while not enough.is_set():
+                row = (number + clients * asked[number]) % len(X)
+                asked[number] += 1
                 with lock:
                     sealed = owner.seal(X[row : row + 1], register=False)
                 try:
@@ -121,29 +124,31 @@ def load_and_kill(service: Running, X, expected, *, clients: int, each: int, kil
     threads = [threading.Thread(target=work, args=(number,)) for number in range(clients)]
     for thread in threads:
         thread.start()
-    under_load = 0
+    killed = 0
     for _ in range(kills):
         time.sleep(1.0)
         pids = service.worker_pids()
         if pids:
-            under_load += any(thread.is_alive() for thread in threads)
+            killed += 1
             os.kill(pids[0], signal.SIGKILL)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and (len(service.worker_pids()) < service.workers):
             time.sleep(0.1)
+    enough.set()
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert under_load >= 1
+    assert killed >= 1
+    assert min(asked) > 0
     with service.client(token) as client:
-        assert client.account()["spent"][0]["rows"] == clients * each
+        assert client.account()["spent"][0]["rows"] == sum(asked)
 
 
 def test_killed_workers_lose_no_request_and_charge_none_twice(tmp_path, fitted):
     service = Running(tmp_path / "s", workers=2)
     service.publish(fitted[0])
     with service:
-        load_and_kill(service, fitted[1], fitted[0].decision_function(fitted[1]), clients=6, each=12, kills=2)
+        load_and_kill(service, fitted[1], fitted[0].decision_function(fitted[1]), clients=6, kills=2)
 
 
 def test_two_services_share_one_postgresql(tmp_path, fitted):
