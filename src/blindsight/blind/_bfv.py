@@ -15,12 +15,12 @@ from blindsight.he import (
     SecretKey,
     add_mod,
     check_residues,
-    pack_residues,
     scale_up,
     unpack_residues,
 )
 
 from ._columns import Columns
+from ._engine import material_of
 from ._plan import BlindParameters
 from ._protect import Mask, Protections, Rerandomiser, finish
 from ._rows import Rows
@@ -112,11 +112,7 @@ class BfvOwner:
     def generate(self) -> bytes:
         """Draw a new key; returns the encryptions of zero to register."""
         self.key = SecretKey.generate(self.context)
-        pieces = []
-        for _ in range(self.parameters.zeros):
-            seed, c0 = self.key.encrypt_zero_seeded()
-            pieces += [seed, pack_residues(c0, self.parameters.residue_bytes)]
-        return b"".join(pieces)
+        return material_of(self.key, self.parameters.zeros, self.parameters.residue_bytes)
 
     def key_bytes(self) -> bytes:
         """The key, to be stored."""

@@ -22,6 +22,7 @@ from blindsight.he import (
 from ._ckks_circuit import IntegerNetwork
 from ._ckks_plan import RESIDUE_BYTES, CkksParameters
 from ._ckks_protect import CkksRerandomiser, finish, functionals
+from ._engine import material_of
 from ._protect import Protections
 
 __all__ = ["CkksOwner", "CkksScorer"]
@@ -86,11 +87,7 @@ class CkksOwner:
     def generate(self) -> bytes:
         """Draw a new key; returns the encryptions of zero to register."""
         self.key = CkksKey.generate(self.context)
-        pieces = []
-        for _ in range(self.parameters.zeros):
-            seed, b = self.key.encrypt_zero_seeded()
-            pieces += [seed, pack_residues(b, RESIDUE_BYTES)]
-        return b"".join(pieces)
+        return material_of(self.key, self.parameters.zeros, RESIDUE_BYTES)
 
     def key_bytes(self) -> bytes:
         """The key, to be stored."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AnyParameters", "Masks", "OwnerEngine", "Priced", "PublicInputs", "ScorerEngine"]
+from blindsight.he import pack_residues
+
+__all__ = ["AnyParameters", "ByRecord", "Masks", "OwnerEngine", "Priced", "PublicInputs", "ScorerEngine", "material_of"]
 
 Floats = npt.NDArray[np.float64]
 Residues = npt.NDArray[np.uint64]
@@ -28,6 +32,27 @@ class Priced(Protocol):
 
     def rows_for(self, bits: int) -> int:
         """Largest number of records that this many bits answer."""
+
+
+class ByRecord(ABC):
+    """A price at which every record counts the same."""
+
+    @property
+    @abstractmethod
+    def answer_bits(self) -> float:
+        """Most bits that the answer to one record can carry, whatever the owner encrypted."""
+
+    def charge_bits(self, rows: int) -> int:
+        """Bits released by answering this many records."""
+        return math.ceil(rows * self.answer_bits)
+
+    def charge_rows(self, rows: int) -> int:
+        """Records that answering this many counts as: as many, each is owed numbers of its own."""
+        return rows
+
+    def rows_for(self, bits: int) -> int:
+        """Largest number of records that this many bits answer."""
+        return int(bits / self.answer_bits)
 
 
 class AnyParameters(Protocol):
@@ -129,3 +154,19 @@ class OwnerEngine(Protocol):
 
     def open(self, piece: memoryview, rows: int) -> Floats:
         """Scores of one answered group, from untrusted bytes of the right length."""
+
+
+class SecretOwnerKey(Protocol):
+    """What an owner's secret key does in every scheme."""
+
+    def encrypt_zero_seeded(self) -> tuple[bytes, Residues]:
+        """Fresh encryption of zero: the seed of its second part, and its first."""
+
+    def to_bytes(self) -> bytes:
+        """The key, to be stored."""
+
+
+def material_of(key: SecretOwnerKey, zeros: int, residue_bytes: int) -> bytes:
+    """Encryptions of zero to register: for each its seed and its first part."""
+    pieces = (key.encrypt_zero_seeded() for _ in range(zeros))
+    return b"".join(seed + pack_residues(first, residue_bytes) for seed, first in pieces)

@@ -23,7 +23,6 @@ tell them all. A scorer gives none unless it was made with ``explanations=True``
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 
@@ -34,6 +33,7 @@ from blindsight.he import NttPlain, add_mod, pack_residues
 from ._bfv import BfvScorer
 from ._ckks import CkksScorer
 from ._ckks_plan import CkksParameters
+from ._engine import ByRecord
 from ._envelope import MAX_MESSAGE_BYTES
 from ._plan import BlindParameters
 from ._protect import Mask, Rerandomiser, finish
@@ -76,7 +76,7 @@ def rows_of_one_answer(p: BlindParameters, blocks: int, most_bytes: int = MAX_ME
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Price:
+class Price(ByRecord):
     """What explained records cost, for a ledger; one record releases a number for each block.
 
     Parameters
@@ -92,18 +92,6 @@ class Price:
     def answer_bits(self) -> float:
         """Bits of one record's contributions."""
         return self.blocks * self.parameters.answer_bits
-
-    def charge_bits(self, rows: int) -> int:
-        """Bits released by explaining this many records."""
-        return math.ceil(rows * self.answer_bits)
-
-    def charge_rows(self, rows: int) -> int:
-        """Records that explaining this many counts as."""
-        return rows
-
-    def rows_for(self, bits: int) -> int:
-        """Largest number of records that this many bits explain."""
-        return int(bits / self.answer_bits)
 
 
 class Explainer:

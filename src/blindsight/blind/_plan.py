@@ -13,6 +13,8 @@ from blindsight.circuits import Encoder, InnerProduct
 from blindsight.errors import CapacityError, ParameterError
 from blindsight.he import SEED_BYTES, WORD_BITS, HeParameters
 
+from ._engine import ByRecord
+
 __all__ = ["BlindParameters", "Packing", "Upload", "plan"]
 
 Packing = Literal["rows", "columns"]
@@ -50,7 +52,7 @@ MODULUS_LOSS_BITS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlindParameters:
+class BlindParameters(ByRecord):
     """Everything public about how one circuit is scored blind.
 
     Parameters
@@ -246,18 +248,6 @@ class BlindParameters:
     def capacity_bits(self) -> float:
         """log2(q / 2W); of a verdict, what an owner that *broke* the comparison could learn of a record at most."""
         return self.modulus_bits - self.flood_bits
-
-    def charge_bits(self, rows: int) -> int:
-        """Bits released by answering this many records."""
-        return math.ceil(rows * self.answer_bits)
-
-    def charge_rows(self, rows: int) -> int:
-        """Records that answering this many counts as: as many, each is owed a number of its own."""
-        return rows
-
-    def rows_for(self, bits: int) -> int:
-        """Largest number of records that this many bits answer."""
-        return int(bits / self.answer_bits)
 
     def describe(self, *, answers: int = 1) -> str:
         """Summarise in one line for people: sizes, security, flood bits minus log2(answers)."""

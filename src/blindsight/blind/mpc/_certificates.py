@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import os
 import ssl
@@ -11,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
 
 from blindsight.errors import FormatError, ParameterError, StoreError
-from blindsight.keys import write_atomic
+from blindsight.keys import write_self_signed
 
 __all__ = [
     "TlsFiles",
@@ -82,26 +79,9 @@ def make_certificate(name: str, folder: str | os.PathLike[str], *, days: int = V
         )
     if not 1 <= days <= VALID_DAYS:
         raise ParameterError("A certificate's life is out of its domain", got=str(days), rule=f"1 to {VALID_DAYS} days")
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
-        .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)  # it may vouch for nobody else
-        .sign(key, hashes.SHA256())
-    )
     paths = Path(folder) / f"{name}.crt", Path(folder) / f"{name}.key"
-    encoded = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    write_atomic(paths[1], encoded, replace=False)
-    write_atomic(paths[0], certificate.public_bytes(serialization.Encoding.PEM), mode=0o644, replace=False)
+    nobody_else = x509.BasicConstraints(ca=False, path_length=None)
+    write_self_signed(*paths, name=name, days=days, extensions=[(nobody_else, True)])
     return paths
 
 

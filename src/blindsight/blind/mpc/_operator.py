@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from blindsight.blind._budget import BitBudget, BitLedger, KeyValue
+from blindsight.blind._engine import ByRecord
 from blindsight.errors import (
     BlindsightError,
-    BudgetError,
     ParameterError,
     PolicyError,
     ReleaseError,
@@ -33,7 +34,7 @@ from ._shares import share_bytes
 from ._wire import ModelHeader, RunHeader, pack, unpack
 from .worker import Load, Open, Run
 
-__all__ = ["Counts", "Operator", "Peer"]
+__all__ = ["Operator", "Peer"]
 
 MAX_MODELS = 16
 """Of one holder; a further one replaces the oldest of the same holder."""
@@ -47,16 +48,6 @@ MAX_AHEAD = 8
 MAX_SEEN = 100_000
 
 Log = Callable[[dict[str, Any]], None]
-
-
-class Counts(Protocol):
-    """Where counts of released bits are kept: a store's table."""
-
-    def get(self, key: str) -> bytes | None:
-        """Value of a key, or None."""
-
-    def put(self, key: str, value: bytes) -> None:
-        """Set a value; durable when this returns."""
 
 
 class Peer(Protocol):
@@ -92,6 +83,16 @@ def _model_of(header: ModelHeader, pieces: list[bytes]) -> _Model:
     return _Model(header.name, offer, MpcOffer.decode(offer).program, shares, header.bits_per_owner)
 
 
+@dataclass(frozen=True)
+class _Price(ByRecord):
+    program: Program
+
+    @property
+    def answer_bits(self) -> float:
+        """As many bits as the program opens."""
+        return self.program.bits_per_row
+
+
 @dataclass
 class _Run:
     header: RunHeader
@@ -119,13 +120,13 @@ class Operator:
     Parameters
     ----------
     config : NodeConfig
-    counts : Counts
-        Bits released by owner and model's name.
+    counts : KeyValue
+        Bits and records released by owner and model's name.
     peers : list of Peer
         The other operators, for the first one; empty at the others.
     log : callable
         Takes one event; never gets a value, a share or a key.
-    kept : Counts, optional
+    kept : KeyValue, optional
         Where shares of models outlast a restart: a table that is sealed at rest. None: they are kept in memory.
 
     Security
@@ -135,7 +136,7 @@ class Operator:
     """
 
     def __init__(
-        self, config: NodeConfig, counts: Counts, peers: list[Peer], log: Log, *, kept: Counts | None = None
+        self, config: NodeConfig, counts: KeyValue, peers: list[Peer], log: Log, *, kept: KeyValue | None = None
     ) -> None:
         self._config, self._counts, self._peers, self._log, self._kept = config, counts, peers, log, kept
         self._models: OrderedDict[str, _Model] = OrderedDict()
@@ -281,18 +282,8 @@ class Operator:
             )
 
     def _charge(self, owner: str, model: _Model, rows: int) -> None:
-        key = f"bits/{model.name}/{owner}"
-        spent = int(self._counts.get(key) or b"0")
-        bits = rows * model.program.bits_per_row
-        if model.bits_per_owner is not None and spent + bits > model.bits_per_owner:
-            left = max(0, model.bits_per_owner - spent)
-            raise BudgetError(
-                f"The bit budget does not carry {rows} more records",
-                got=f"{bits} bits asked, {left} of {model.bits_per_owner} left",
-                rule="charged before anything is computed, never given back",
-                fix=f"ask for at most {left // model.program.bits_per_row} records",
-            )
-        self._counts.put(key, str(spent + bits).encode())
+        budget = BitBudget(bits_per_owner=model.bits_per_owner)
+        BitLedger(budget, self._counts, model.name).charge(owner, rows, _Price(model.program))
 
     async def _lead(self, run: _Run) -> None:
         run.prepared = True  # the first operator waits for the others, not they for it
