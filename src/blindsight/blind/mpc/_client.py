@@ -37,7 +37,6 @@ RUN_BYTES = 1 << 26
 """Most bytes that a run sends to one operator, where the caller does not say how many records."""
 
 CONTROL_SECONDS = 60.0
-SETTLE_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +101,6 @@ class _Client:
                     ]
                 return [task.result() for task in tasks]
             except BaseExceptionGroup as several:
-                await asyncio.sleep(SETTLE_SECONDS)  # broken handshakes close their sockets before the loop ends
                 raise several.exceptions[0] from None
             finally:
                 await _close(clients)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,9 @@ async def ask(
 ) -> tuple[bytes, dict[str, str]]:
     """Ask and return body and headers.
 
+    A caller that is cancelled waits until the connection stands, at most twice ``CONNECT_SECONDS``: httpcore leaves
+    the socket of a handshake open that is cancelled in the middle.
+
     Raises
     ------
     UnavailableError
@@ -50,11 +54,32 @@ async def ask(
     WireError
         An answer is too long.
     """
+    connected = asyncio.Event()
+    asking = asyncio.ensure_future(_ask(client, method, path, body, timeout_s, connected))
+    try:
+        return await asyncio.shield(asking)
+    except asyncio.CancelledError:
+        standing = asyncio.ensure_future(connected.wait())
+        await asyncio.wait({asking, standing}, return_when=asyncio.FIRST_COMPLETED)
+        standing.cancel()
+        asking.cancel()
+        await asyncio.wait({asking})
+        raise
+
+
+async def _ask(
+    client: httpx.AsyncClient, method: str, path: str, body: bytes | None, timeout_s: float, connected: asyncio.Event
+) -> tuple[bytes, dict[str, str]]:
     import httpx
+
+    async def trace(event: str, _info: dict[str, Any]) -> None:
+        if event.startswith("http11."):  # what comes before is "connection."
+            connected.set()
 
     timeout = httpx.Timeout(timeout_s, connect=CONNECT_SECONDS)
     try:
-        async with client.stream(method, path, content=body, timeout=timeout) as response:
+        stream = client.stream(method, path, content=body, timeout=timeout, extensions={"trace": trace})
+        async with stream as response:
             data = b""
             parts: list[bytes] = []
             length = 0
