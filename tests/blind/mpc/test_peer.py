@@ -1,0 +1,65 @@
+"""Asking operators that fail in the middle of a handshake."""
+
+import gc
+import socket
+import ssl
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blindsight.blind.mpc import MpcHolder, OperatorAddress, make_certificate
+from blindsight.errors import UnavailableError
+
+ASKED = 12
+
+
+def test_a_refusal_leaves_no_socket_of_another_handshake_open(tmp_path: Path, monkeypatch: Any) -> None:
+    """One operator breaks off while the handshakes of the two others are under way: all sockets are closed, not left
+    to the collector."""
+    for name in ("operator", "holder"):
+        make_certificate(name, tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "operator.crt", tmp_path / "operator.key")
+    left: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", left.append)
+
+    def shake(connection: socket.socket) -> None:
+        with connection:
+            time.sleep(0.06)
+            try:
+                with context.wrap_socket(connection, server_side=True) as tls:
+                    tls.recv(1000)
+            except OSError:
+                return
+
+    def break_off(connection: socket.socket) -> None:
+        with connection:
+            time.sleep(0.03)
+
+    def serve(server: socket.socket, answer: Any) -> None:
+        for _ in range(ASKED):
+            try:
+                answering = threading.Thread(target=answer, args=(server.accept()[0],), daemon=True)
+            except OSError:
+                return
+            answering.start()
+
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    for server, answer in zip(servers, (shake, shake, break_off), strict=True):
+        threading.Thread(target=serve, args=(server, answer), daemon=True).start()
+    operators = [
+        OperatorAddress(address=f"127.0.0.1:{server.getsockname()[1]}", certificate=tmp_path / "operator.crt")
+        for server in servers
+    ]
+    holder = MpcHolder(operators, certificate=tmp_path / "holder.crt", private_key=tmp_path / "holder.key")
+    for _ in range(ASKED):
+        with pytest.raises(UnavailableError):
+            holder.health()
+    for server in servers:
+        server.close()
+    gc.collect()
+    assert not [str(one.exc_value) for one in left]
