@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.circuits import Activation, Dense, Network, Standardised
+from blindsight.circuits import Activation, Dense, Inputs, Network
 from blindsight.errors import CapacityError, WireError
 from blindsight.he import CkksHeParameters
 
@@ -117,22 +117,25 @@ def _bits(value: float) -> int:
 
 
 def plan_network(
-    inputs: Standardised,
+    inputs: Inputs,
     network: Network,
     tolerance: float,
     *,
+    offset: float = 0.0,
     upload: Literal["seeded", "unseeded"] | None = None,
 ) -> tuple[CkksParameters, IntegerNetwork]:
     """Choose scales and primes such that scores are within the tolerance, whatever the record.
 
     Parameters
     ----------
-    inputs : Standardised
+    inputs : Inputs
         Public; bounds every input.
     network : Network
         Secret; of its weights only sizes enter the parameters.
     tolerance : float
         Largest error of scores up to 1,000 tolerances; rounded down to a power of two.
+    offset : float
+        Secret; added to every score.
     upload : {"seeded", "unseeded"}, optional
         Default: unseeded, which spares the server the expansion.
 
@@ -145,7 +148,7 @@ def plan_network(
     folded = _fold(network)
     tolerance_bits = -math.floor(math.log2(tolerance))
     for degree in (8192, 16384):
-        sizes = _scales(folded, inputs, degree, 2.0**-tolerance_bits)
+        sizes = _scales(folded, inputs, degree, 2.0**-tolerance_bits, offset)
         if sizes is None:
             continue
         input_bits, weight_bits, second_bits, largest = sizes
@@ -177,7 +180,7 @@ def plan_network(
                     )
                 except CapacityError:
                     continue
-                return parameters, IntegerNetwork.of(folded, parameters, weight_bits, second_bits)
+                return parameters, IntegerNetwork.of(folded, parameters, weight_bits, second_bits, offset)
     square = next((i for i, layer in enumerate(network.layers) if isinstance(layer, Activation)), None)
     raise CapacityError(
         f"Layer {len(network.layers) if square is None else square + 1} of the network does not fit CKKS at 128 bits",
@@ -187,15 +190,19 @@ def plan_network(
     )
 
 
-def _scales(folded: _Folded, inputs: Standardised, degree: int, tolerance: float) -> tuple[int, int, int, float] | None:
+def _scales(
+    folded: _Folded, inputs: Inputs, degree: int, tolerance: float, offset: float
+) -> tuple[int, int, int, float] | None:
     """Bits of inputs and of both layers' weights, and the largest score; None where float64 cannot hold the weights.
 
     With outputs r and their error d, the score is off by at most ``2 |r| |d| + 2 |d|**2`` (the last term twice for
     imaginary parts), which shall be half the tolerance at the reference score. Each source of d gets an equal part:
-    noise of the inputs, rounding of the first weights, rounding of the second. Worst case over the box of inputs.
+    noise of the inputs, rounding of the first weights, rounding of the second. Worst case over the box of inputs. With
+    a negative offset r is longer than the score tells.
     """
     x, m, o = inputs.max_abs, inputs.width, len(folded.linear)
-    goal = (math.sqrt(REFERENCE_SCORE * tolerance + tolerance) - math.sqrt(REFERENCE_SCORE * tolerance)) / 2
+    squared = REFERENCE_SCORE * tolerance + max(0.0, -offset)
+    goal = tolerance / (math.sqrt(squared + tolerance) + math.sqrt(squared)) / 2  # |d| of the docstring
     noise, reach = TAIL * slot_deviation(degree), np.abs(folded.linear).sum(axis=1) * x + np.abs(folded.bias)
     if folded.second is None:
         input_bits = _bits(2 * noise * float(np.linalg.norm(folded.linear)) / goal)
@@ -216,7 +223,7 @@ def _scales(folded: _Folded, inputs: Standardised, degree: int, tolerance: float
     if float(largest) * 2.0**weight_bits >= 2**MAX_WEIGHT_BITS or input_bits > 60:
         return None
     # rounding may move every output a little beyond its reach
-    return input_bits, weight_bits, second_bits, float(((reach + goal) ** 2).sum())
+    return input_bits, weight_bits, second_bits, float(((reach + goal) ** 2).sum()) + abs(offset)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -235,9 +242,13 @@ class IntegerNetwork:
     bias: list[int]
     lift: int
     """What the linear map's products are multiplied by to have the scale of the squares."""
+    offset: int
+    """Added to every score, at its scale."""
 
     @classmethod
-    def of(cls, folded: _Folded, parameters: CkksParameters, weight_bits: int, second_bits: int) -> IntegerNetwork:
+    def of(
+        cls, folded: _Folded, parameters: CkksParameters, weight_bits: int, second_bits: int, offset: float
+    ) -> IntegerNetwork:
         """Round the weights at their scales."""
         z_bits = parameters.input_bits + weight_bits
         out_bits = z_bits if folded.second is None else 2 * z_bits + second_bits
@@ -248,6 +259,7 @@ class IntegerNetwork:
             linear=_digits(folded.linear, weight_bits),
             bias=_scaled(folded.bias, out_bits),
             lift=1 << out_bits - z_bits,
+            offset=_scaled(np.array([offset]), parameters.scale_bits)[0],
         )
 
     def evaluate(
@@ -279,6 +291,8 @@ class IntegerNetwork:
                 raise WireError("A residue is not reduced", rule=f"below {p}")
             x = part.astype(np.float64).reshape(len(part), -1)
             out[:, i, start:stop] = self._scores(x, p)
+            if self.offset:  # a constant is itself at every point of the transform
+                out[0, i, start:stop] = _mod(out[0, i, start:stop] + np.uint64(self.offset % p), p)
 
         pieces: Iterator[tuple[int, int]] = ((i, s) for i in range(len(primes)) for s in range(0, degree, CHUNK))
         if threads == 1:

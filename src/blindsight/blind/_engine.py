@@ -106,7 +106,7 @@ class AnyParameters(Protocol):
 
 
 class PublicInputs(Protocol):
-    """What the owner does to a record in the clear: ``circuits.Encoder`` or ``circuits.Standardised``."""
+    """What the owner does to a record in the clear: ``circuits.Encoder`` or ``circuits.Inputs``."""
 
     @property
     def n_features(self) -> int:

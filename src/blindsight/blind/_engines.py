@@ -6,17 +6,18 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from blindsight.circuits import (
     Encoder,
     InnerProduct,
+    Inputs,
+    Monomials,
     Network,
-    Standardised,
     encoder_to_json,
-    standardised_to_json,
+    inputs_to_json,
 )
 from blindsight.errors import CapacityError, NotFittedError, ParameterError
 from blindsight.he import CkksContext, HeContext
@@ -29,11 +30,14 @@ from ._ckks_protect import CkksRerandomiser
 from ._engine import Masks
 from ._offer import Offer
 from ._plan import BlindParameters, Packing, Upload, plan
+from ._quadratic import squared_distance
 
-__all__ = ["Model", "Served", "mask_reader", "owner_engine", "serve"]
+__all__ = ["Model", "Scheme", "Served", "mask_reader", "owner_engine", "serve"]
+
+Scheme = Literal["bfv", "ckks"]
 
 DEFAULT_TOLERANCE = 1e-3
-"""Of a network's threshold."""
+"""Of the threshold, where scores are approximate."""
 
 
 class Model(Protocol):
@@ -57,7 +61,7 @@ class Served:
     ----------
     parameters : BlindParameters or CkksParameters
     engine : BfvScorer or CkksScorer
-    encoder : Encoder or Standardised
+    encoder : Encoder or Inputs
         Public.
     score_scale : float
         ``decision_function`` is the engine's score times this.
@@ -69,7 +73,7 @@ class Served:
 
     parameters: BlindParameters | CkksParameters
     engine: BfvScorer | CkksScorer
-    encoder: Encoder | Standardised
+    encoder: Encoder | Inputs
     score_scale: float
     fingerprint: str
     freedom: int
@@ -78,6 +82,7 @@ class Served:
 def serve(
     model: Model,
     *,
+    scheme: Scheme | None,
     packing: Packing,
     upload: Upload | None,
     thresholds: int,
@@ -87,11 +92,15 @@ def serve(
     """Plan and prepare an engine for a fitted model; see :class:`Scorer`."""
     if type(threads) is not int or not 1 <= threads <= 256:
         raise ParameterError("threads is out of its domain", got=repr(threads), rule="an integer from 1 to 256")
+    if scheme not in (None, "bfv", "ckks"):
+        raise ParameterError("The scheme is not known", got=repr(scheme)[:40], rule="'bfv' or 'ckks'")
     if hasattr(model, "circuit_"):
+        if scheme == "ckks":
+            return _quadratic(model, packing, upload, thresholds, tolerance, threads)
         if tolerance is not None:
-            raise ParameterError("Scores of this model are exact", fix="leave tolerance out: it is for networks")
+            raise ParameterError("Scores of this model are exact", fix="leave tolerance out: it is for scheme='ckks'")
         return _inner_product(model, packing, upload, thresholds, threads)
-    if packing == "columns" and not thresholds and hasattr(model, "network_"):
+    if scheme != "bfv" and packing == "columns" and not thresholds and hasattr(model, "network_"):
         return _network(model, upload, tolerance, threads)
     if hasattr(model, "score_histogram_") or hasattr(model, "network_"):
         raise CapacityError(
@@ -109,21 +118,49 @@ def _inner_product(model: Model, packing: Packing, upload: Upload | None, thresh
     encoder, circuit = model.encoder_, model.circuit_
     circuit.check(encoder)
     parameters = plan(encoder, circuit, packing=packing, upload=upload, thresholds=thresholds)
-    state = hashlib.sha256(json.dumps(encoder_to_json(encoder), sort_keys=True).encode())
-    state.update(np.asarray(circuit.weights).astype("<i8").tobytes() + str(circuit.bias).encode())
     return Served(
         parameters=parameters,
         engine=BfvScorer(parameters, circuit, threads=threads),
         encoder=encoder,
         score_scale=float(model.score_scale_),
-        fingerprint=state.hexdigest()[:16],
+        fingerprint=_fingerprint(encoder, circuit),
         freedom=encoder.freedom(),
     )
 
 
-def _network(model: Any, upload: Upload | None, tolerance: float | None, threads: int) -> Served:
-    network: Network = model.network_
-    inputs: Standardised = model.inputs_
+def _fingerprint(encoder: Encoder, circuit: InnerProduct) -> str:
+    state = hashlib.sha256(json.dumps(encoder_to_json(encoder), sort_keys=True).encode())
+    state.update(np.asarray(circuit.weights).astype("<i8").tobytes() + str(circuit.bias).encode())
+    return state.hexdigest()[:16]
+
+
+def _quadratic(
+    model: Model, packing: Packing, upload: Upload | None, thresholds: int, tolerance: float | None, threads: int
+) -> Served:
+    encoder, circuit = model.encoder_, model.circuit_
+    if packing != "columns" or thresholds or not isinstance(encoder, Monomials):
+        raise CapacityError(
+            f"{type(model).__name__} cannot be scored under CKKS in this way",
+            got=f"{encoder.kind} in {packing}, {'verdicts' if thresholds else 'scores'}",
+            rule="scores of quadratic forms and of networks, in columns",
+            fix="leave scheme out: under BFV its scores are exact",
+        )
+    circuit.check(encoder)
+    allowed = _tolerance(model, tolerance)
+    inputs, network, offset = squared_distance(encoder, circuit, float(model.score_scale_), allowed)
+    parameters, integers = plan_network(inputs, network, allowed, offset=offset, upload=upload)
+    return Served(
+        parameters=parameters,
+        engine=CkksScorer(parameters, integers, threads=threads),
+        encoder=inputs,
+        score_scale=1.0,
+        fingerprint=_fingerprint(encoder, circuit),
+        freedom=encoder.freedom(),
+    )
+
+
+def _tolerance(model: Any, tolerance: float | None) -> float:
+    """Largest error of scores up to 1,000 times as large: as given, or by the model's threshold."""
     if tolerance is None:
         threshold = getattr(model, "threshold_", None)
         if threshold is None or not threshold > 0:
@@ -132,11 +169,17 @@ def _network(model: Any, upload: Upload | None, tolerance: float | None, threads
                 got=repr(threshold),
                 fix="give tolerance, the largest error of scores up to 1,000 tolerances",
             )
-        tolerance = DEFAULT_TOLERANCE * float(threshold)
-    elif not (isinstance(tolerance, int | float) and 0 < tolerance < float("inf")):
+        return DEFAULT_TOLERANCE * float(threshold)
+    if not (isinstance(tolerance, int | float) and 0 < tolerance < float("inf")):
         raise ParameterError("tolerance is out of its domain", got=repr(tolerance), rule="a positive number")
-    parameters, integers = plan_network(inputs, network, float(tolerance), upload=upload)
-    state = hashlib.sha256(json.dumps(standardised_to_json(inputs), sort_keys=True).encode())
+    return float(tolerance)
+
+
+def _network(model: Any, upload: Upload | None, tolerance: float | None, threads: int) -> Served:
+    network: Network = model.network_
+    inputs: Inputs = model.inputs_
+    parameters, integers = plan_network(inputs, network, _tolerance(model, tolerance), upload=upload)
+    state = hashlib.sha256(json.dumps(inputs_to_json(inputs), sort_keys=True).encode())
     numbers = 0
     for layer in network.layers:
         for array in (getattr(layer, name) for name in ("weights", "bias") if hasattr(layer, name)):

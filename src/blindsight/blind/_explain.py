@@ -26,7 +26,7 @@ import dataclasses
 
 import numpy as np
 
-from blindsight.circuits import Encoder, InnerProduct, OneHot, Standardised
+from blindsight.circuits import Encoder, InnerProduct, Inputs, OneHot
 from blindsight.errors import CapacityError
 from blindsight.he import NttPlain, add_mod, pack_residues
 
@@ -46,7 +46,7 @@ ENVELOPE_BYTES = 1024
 
 
 def one_hot_rows(
-    parameters: BlindParameters | CkksParameters, encoder: Encoder | Standardised
+    parameters: BlindParameters | CkksParameters, encoder: Encoder | Inputs
 ) -> tuple[BlindParameters, OneHot]:
     """Return both where contributions can be told apart; CapacityError, naming what is in the way, where not."""
     rule = "contributions are told apart for one-hot encodings, in packing='rows', where scores are revealed"
@@ -111,9 +111,7 @@ class Explainer:
         The encoding is not one-hot, or records do not lie in rows.
     """
 
-    def __init__(
-        self, engine: BfvScorer | CkksScorer, encoder: Encoder | Standardised, circuit: InnerProduct | None
-    ) -> None:
+    def __init__(self, engine: BfvScorer | CkksScorer, encoder: Encoder | Inputs, circuit: InnerProduct | None) -> None:
         parameters, one_hot = one_hot_rows(engine.parameters, encoder)
         assert isinstance(engine, BfvScorer)
         assert isinstance(engine.packing, Rows)

@@ -12,11 +12,11 @@ import numpy as np
 
 from blindsight.circuits import (
     Encoder,
-    Standardised,
+    Inputs,
     encoder_from_json,
     encoder_to_json,
-    standardised_from_json,
-    standardised_to_json,
+    inputs_from_json,
+    inputs_to_json,
 )
 from blindsight.errors import BlindsightError, WireError
 
@@ -88,8 +88,8 @@ class Offer:
     Parameters
     ----------
     parameters : BlindParameters or CkksParameters
-    encoder : Encoder or Standardised
-        Public; ``Standardised`` goes with CKKS.
+    encoder : Encoder or Inputs
+        Public; ``Inputs`` go with CKKS.
     schema : dict
         JSON form of the schema, carried as it is.
     score_scale : float
@@ -106,7 +106,7 @@ class Offer:
     """
 
     parameters: BlindParameters | CkksParameters
-    encoder: Encoder | Standardised
+    encoder: Encoder | Inputs
     schema: dict[str, Any]
     score_scale: float
     secret: bool
@@ -127,17 +127,17 @@ class Offer:
 
     def _body(self) -> _Offer | _CkksOffer:
         p, encoder = self.parameters, self.encoder
-        if isinstance(p, CkksParameters) and isinstance(encoder, Standardised):
+        if isinstance(p, CkksParameters) and isinstance(encoder, Inputs):
             fields = {name: getattr(p, name) for name in _CkksParameters.__struct_fields__}
             return _CkksOffer(
                 parameters=_CkksParameters(**fields),
-                inputs=standardised_to_json(encoder),
+                inputs=inputs_to_json(encoder),
                 schema=self.schema,
                 secret=self.secret,
                 scorer=self.scorer,
             )
-        if isinstance(p, CkksParameters) or isinstance(encoder, Standardised):
-            raise WireError("The offer contradicts itself", rule="CKKS parameters go with Standardised inputs")
+        if isinstance(p, CkksParameters) or isinstance(encoder, Inputs):
+            raise WireError("The offer contradicts itself", rule="CKKS parameters go with real inputs")
         return _Offer(
             parameters=_Parameters(**{name: getattr(p, name) for name in _Parameters.__struct_fields__}),
             encoder=encoder_to_json(encoder),
@@ -168,7 +168,7 @@ class Offer:
                 rule="docs/wire-blind.md, 'Offer'",
                 fix="fetch it again from the model's holder",
             ) from error
-        entries = offer.encoder.width if isinstance(offer.encoder, Standardised) else offer.encoder.length
+        entries = offer.encoder.width if isinstance(offer.encoder, Inputs) else offer.encoder.length
         if entries != offer.parameters.entries:
             raise WireError(
                 "The offer contradicts itself",
@@ -185,7 +185,7 @@ def _read(body: _Offer | _CkksOffer) -> Offer:
     if isinstance(body, _CkksOffer):
         return Offer(
             parameters=CkksParameters(**fields),
-            encoder=standardised_from_json(body.inputs),
+            encoder=inputs_from_json(body.inputs),
             schema=body.schema,
             score_scale=1.0,
             secret=body.secret,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from blindsight.circuits import Encoder, Standardised
+from blindsight.circuits import Encoder, Inputs
 from blindsight.data import Schema, records
 from blindsight.errors import AuthenticationError, DataError, FormatError, ParameterError, StoreError, WireError
 from blindsight.he import CkksContext, CkksKey, HeContext, SecretKey
@@ -107,7 +107,7 @@ class RecordOwner:
         return self._engine.key
 
     @property
-    def encoder(self) -> Encoder | Standardised:
+    def encoder(self) -> Encoder | Inputs:
         """The public encoder."""
         return self._offer.encoder
 

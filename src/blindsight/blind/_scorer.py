@@ -25,7 +25,7 @@ from ._bfv import BfvScorer
 from ._budget import BitBudget, BitLedger, KeyValue, MemoryTable
 from ._ckks_plan import CkksParameters
 from ._engine import Masks, Priced
-from ._engines import Model, serve
+from ._engines import Model, Scheme, serve
 from ._envelope import (
     KEY_BYTES,
     MAX_MESSAGE_BYTES,
@@ -65,6 +65,9 @@ class Scorer:
         three; its scores are approximate.
     packing : {"rows", "columns"}
         See :func:`plan`.
+    scheme : {"bfv", "ckks"}, optional
+        Default: BFV for integer circuits, whose scores are then exact, CKKS for networks. "ckks" for a quadratic form
+        (Mahalanobis, PCA) in columns: approximate, and an input a feature in place of one for every pair of them.
     upload : {"seeded", "unseeded"}, optional
     reveal : {"score", "verdict"}
         What the owner learns. "verdict": whether the score exceeds a threshold that stays secret, and nothing else; see
@@ -84,7 +87,7 @@ class Scorer:
     max_owners : int
         Registrations kept.
     tolerance : float, optional
-        Of a network: the largest error of scores up to 1,000 tolerances. Default: a thousandth of ``threshold_``.
+        Under CKKS: the largest error of scores up to 1,000 tolerances. Default: a thousandth of ``threshold_``.
     threads : int
         For products of residues in columns.
     longest_answer_bytes : int
@@ -113,6 +116,7 @@ class Scorer:
         model: Model,
         *,
         packing: Packing = "rows",
+        scheme: Scheme | None = None,
         upload: Upload | None = None,
         reveal: Literal["score", "verdict"] = "score",
         thresholds: Sequence[float] | None = None,
@@ -128,7 +132,13 @@ class Scorer:
     ) -> None:
         taus = _thresholds(model, reveal, thresholds)
         served = serve(
-            model, packing=packing, upload=upload, thresholds=len(taus), tolerance=tolerance, threads=threads
+            model,
+            scheme=scheme,
+            packing=packing,
+            upload=upload,
+            thresholds=len(taus),
+            tolerance=tolerance,
+            threads=threads,
         )
         if not bool(model.is_secret_):
             warnings.warn(

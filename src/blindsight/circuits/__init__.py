@@ -14,6 +14,7 @@ from ._layers import InnerProduct
 from ._monomials import Monomials
 from ._network import Activation, Dense, Network
 from ._projections import ProjectedBins
+from ._quantised import Inputs, Quantised, inputs_from_json, inputs_to_json
 from ._spread import even_edges, spread, unspread
 from ._standardised import Standardised, standardised_from_json, standardised_to_json
 from ._trees import MAX_DEPTH, TreeLeaves, Trees
@@ -25,11 +26,13 @@ __all__ = [
     "Dense",
     "Encoder",
     "InnerProduct",
+    "Inputs",
     "Monomials",
     "Network",
     "OneHot",
     "OneHotBins",
     "ProjectedBins",
+    "Quantised",
     "RandomFourier",
     "Standardised",
     "TreeLeaves",
@@ -39,6 +42,8 @@ __all__ = [
     "encoder_to_json",
     "evaluate",
     "even_edges",
+    "inputs_from_json",
+    "inputs_to_json",
     "spread",
     "standardised_from_json",
     "standardised_to_json",
