@@ -7,6 +7,7 @@ from ._evaluation import Evaluation, known
 from ._federation import Federation
 from ._home import check_parties, open_party, provision
 from ._interrupts import interrupts_held
+from ._journal import Journal, RunHeader
 from ._party import Party
 from ._policy import Policy
 from ._run import RunRecord, StepRecord
@@ -20,8 +21,10 @@ __all__ = [
     "Evaluation",
     "FeatureSelection",
     "Federation",
+    "Journal",
     "Party",
     "Policy",
+    "RunHeader",
     "RunRecord",
     "StepRecord",
     "certificate_of",

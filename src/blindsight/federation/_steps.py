@@ -29,6 +29,7 @@ __all__ = [
     "query_of",
     "run_event_of",
     "spec_of",
+    "step_digest",
     "terms_of",
     "trains_in_the_clear",
     "trust_of",
