@@ -13,7 +13,7 @@ from ._policy import Policy
 from ._run import RunRecord, StepRecord
 from ._selection import FeatureSelection
 from ._statistics import ColumnDescription
-from ._steps import check_suits
+from ._steps import as_asked, check_suits
 
 __all__ = [
     "Breakdown",
@@ -27,6 +27,7 @@ __all__ = [
     "RunHeader",
     "RunRecord",
     "StepRecord",
+    "as_asked",
     "certificate_of",
     "check_parties",
     "check_suits",

@@ -44,7 +44,7 @@ from ._requests import Run, in_step
 from ._run import RunRecord, StepRecord
 from ._selection import FeatureSelection, check_count, select
 from ._statistics import ColumnDescription, describe_column_totals, describe_query
-from ._steps import check_ahead
+from ._steps import as_asked, check_ahead
 from ._wire import Greeting, Hello, decode_reply, encode
 
 __all__ = ["Federation"]
@@ -307,12 +307,7 @@ class Federation:
         on_step: Callable[[StepRecord], None] | None,
         again: str | None = None,
     ) -> D:
-        model: D = detector.unfitted_copy()
-        model.schema = self.schema
-        model._validate()
-        if privacy is not None:
-            model._under_privacy()
-            model.check_privacy(privacy.unit)
+        model = as_asked(detector, self.schema, privacy)
         description = detector_to_json(model)
         with Run(self, "fit", description, privacy, again=again) as run:
             model.begin(self.schema)
