@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
+import subprocess
+import sys
 
 import polars as pl
 import pytest
@@ -247,3 +250,41 @@ def test_ledger_shows_dp_sgd_by_its_own_terms(tmp_path):
     shown = "".join(invoke("ledger", "show", "--home", tmp_path / "run").out.split())
     assert "DP-SGD" in shown
     assert "0.00000" not in shown
+
+
+KILLED = """
+import os, signal, sys
+from blindsight.cli import main
+from blindsight.federation._journal import SumJournal
+
+left, original = [int(sys.argv.pop(1))], SumJournal.keep
+
+def keep(self, state):
+    original(self, state)
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+SumJournal.keep = keep
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("phase", [4, 13], ids=["in the fit", "in the evaluation"])
+def test_the_same_command_goes_on_where_it_was_killed(fitted, tmp_path, phase):
+    """SIGKILL after so many closed phases: of the fit's sum, of the third one."""
+    command = list(fitted.command)
+    for option, value in (("--home", tmp_path / "run"), ("--output", tmp_path / "m.blindsight")):
+        command[command.index(option) + 1] = str(value)
+    command += ["--epsilon", "1", "--contamination", "0.05", "--json"]
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(phase), *command], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    done = invoke(*command)
+    assert done.code == 0, done.err
+    assert "was interrupted: it goes on" in done.err
+    run = read_run(tmp_path / "run")
+    assert [s.purpose for s in run.stages] == ["fit", "threshold", "evaluation"]
+    assert 0 < run.privacy.epsilon_spent <= 1.0
+    assert [b.spent for b in run.budgets] == pytest.approx([run.privacy.epsilon_spent] * 3)
+    assert len(run.ledger) == 9  # each of three sums charged once to each of three parties
+    assert done.value["auroc"] is not None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 import numpy as np
 import pytest
 
-from blindsight.errors import AuthenticationError, ProtocolError, SurvivorsError, WireError
-from blindsight.securesum import Phase
+from blindsight.errors import AuthenticationError, FormatError, ProtocolError, SurvivorsError, WireError
+from blindsight.securesum import Phase, SumServer
 from blindsight.securesum import _client as client_module
 from blindsight.securesum import _dealing as dealing_module
 from blindsight.securesum import _envelopes as envelopes_module
@@ -234,3 +236,59 @@ def test_client_of_a_slow_party_sees_a_request_of_the_right_sum_only() -> None:
     this, other = make_sum(3), make_sum(3, run="run-9")
     with pytest.raises(WireError, match="belongs to another sum"):
         this.clients[A].handle(other.server.requests()[A])
+
+
+@pytest.mark.parametrize("phase", [*PHASES, Phase.DONE])
+def test_killed_between_two_phases_it_asks_the_same_and_opens_the_same_total(phase: Phase) -> None:
+    """Answers to the open phase are lost with it; the parties, asked again, repeat them."""
+    this = make_sum(8, threshold=6)
+    gone = {Phase.SHARE: {"party-001"}, Phase.MASK: {"party-002"}}
+    while this.server.phase < phase:
+        this.exchange(silent=gone.get(this.server.phase, set()))
+    kept = this.server.dump()
+    asked = this.server.requests()
+    for name, request in asked.items():  # answered, and then the coordinator dies
+        this.server.receive(name, this.clients[name].handle(request, lambda name=name: this.vectors[name]))
+    assert this.server.dump() == kept
+    again = SumServer.load(kept, spec=this.spec)
+    assert (again.phase, again.requests(), dict(again.dropped)) == (phase, asked, dict(this.server.dropped))
+    this.server = again
+    while this.server.phase is not Phase.DONE:
+        this.exchange(silent=gone.get(this.server.phase, set()))
+    np.testing.assert_array_equal(this.server.result(), this.expected())
+    assert len(this.server.survivors) == 6
+    np.testing.assert_array_equal(SumServer.load(this.server.dump(), spec=this.spec).result(), this.server.result())
+
+
+def test_a_stored_state_that_was_altered_or_is_anothers_is_refused() -> None:
+    this, other = make_sum(4), make_sum(4, run="run-0")
+    states = []
+    while True:
+        states.append(this.server.dump())
+        if this.server.phase is Phase.DONE:
+            break
+        this.exchange()
+    rng = np.random.default_rng(0)
+    for state in states:
+        with pytest.raises(FormatError):
+            SumServer.load(state, spec=other.spec)
+        for end in rng.integers(0, len(state), 20):
+            with pytest.raises(FormatError):
+                SumServer.load(state[:end], spec=this.spec)
+        fields = msgspec.msgpack.decode(state)
+        for place, value in ((2, 9), (3, ["eve"]), (3, fields[3][::-1]), (4, {"eve": [0, "", False]}), (11, b"x")):
+            with pytest.raises(FormatError):
+                SumServer.load(msgspec.msgpack.encode([*fields[:place], value, *fields[place + 1 :]]), spec=this.spec)
+        for position in rng.integers(0, len(state), 40):  # a byte turned: refused, or a state of the right form
+            altered = bytearray(state)
+            altered[position] ^= 1 << int(rng.integers(8))
+            with contextlib.suppress(FormatError):
+                SumServer.load(bytes(altered), spec=this.spec)
+
+
+def test_a_sum_that_failed_has_no_state() -> None:
+    this = make_sum(3)
+    with pytest.raises(SurvivorsError):
+        this.exchange(silent={A})
+    with pytest.raises(SurvivorsError):
+        this.server.dump()

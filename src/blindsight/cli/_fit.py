@@ -25,6 +25,7 @@ from blindsight.report import Budget, Charge, Histogram, MeasuredEvaluation, Mod
 
 from ._exits import DISK_FULL
 from ._parties import accounts
+from ._resume import evaluate_or_resume, fit_or_resume
 
 if TYPE_CHECKING:
     from blindsight.data import Schema
@@ -118,8 +119,8 @@ def fit_parties(
     ):
         if history is not None:
             federation.history = history
-        model = federation.fit(detector, privacy=privacy)
-        measured = federation.evaluate(model, privacy=privacy) if evaluate else None
+        model = fit_or_resume(federation, detector, privacy, evaluates=evaluate)
+        measured = evaluate_or_resume(federation, model, privacy) if evaluate else None
     return Fitting(
         model=model,
         evaluation=measured,

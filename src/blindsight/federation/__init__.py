@@ -7,12 +7,13 @@ from ._evaluation import Evaluation, known
 from ._federation import Federation
 from ._home import check_parties, open_party, provision
 from ._interrupts import interrupts_held
+from ._journal import Journal, RunHeader
 from ._party import Party
 from ._policy import Policy
 from ._run import RunRecord, StepRecord
 from ._selection import FeatureSelection
 from ._statistics import ColumnDescription
-from ._steps import check_suits
+from ._steps import as_asked, check_suits
 
 __all__ = [
     "Breakdown",
@@ -20,10 +21,13 @@ __all__ = [
     "Evaluation",
     "FeatureSelection",
     "Federation",
+    "Journal",
     "Party",
     "Policy",
+    "RunHeader",
     "RunRecord",
     "StepRecord",
+    "as_asked",
     "certificate_of",
     "check_parties",
     "check_suits",

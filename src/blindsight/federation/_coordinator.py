@@ -25,6 +25,7 @@ from blindsight.errors import (
 from blindsight.privacy import Event, noise_max_abs
 from blindsight.securesum import Phase, SumServer
 
+from ._journal import SumJournal
 from ._run import StepRecord
 from ._steps import event_of, is_masked, spec_of
 from ._wire import Begin, Continue, Refusal, Reply, Step, decode_reply, encode
@@ -44,6 +45,7 @@ def private_total(
     timeout_s: float,
     only: frozenset[str] | None = None,
     progress: Callable[[str, str], None] | None = None,
+    journal: SumJournal | None = None,
 ) -> tuple[Total, StepRecord]:
     """Open the total of ``query`` over the parties that survive.
 
@@ -59,6 +61,8 @@ def private_total(
     only : frozenset of str, optional
         Parties to ask; the others count as dropped out. For exact sums, which must all be over the same survivors.
     progress : callable (step id, phase), optional
+    journal : SumJournal, optional
+        Where this sum is written down phase by phase, and from where it goes on if it was begun before.
 
     Returns
     -------
@@ -80,7 +84,7 @@ def private_total(
     started = time.monotonic()
     sent, received = channel.traffic.sent_bytes, channel.traffic.received_bytes
     event = event_of(step, query)
-    run = _Exchanges(channel, step, query, timeout_s, progress)
+    run = _Exchanges(channel, step, query, timeout_s, progress, journal)
     if is_masked(query):
         values, survivors, dropped = _masked(run, only)
     else:
@@ -114,9 +118,11 @@ class _Exchanges:
         query: Query,
         timeout_s: float,
         progress: Callable[[str, str], None] | None,
+        journal: SumJournal | None,
     ) -> None:
         self.channel, self.step, self.query, self.timeout_s, self.progress = channel, step, query, timeout_s, progress
-        self.asked: set[str] = set()
+        self.journal = journal
+        self.asked: set[str] = set(journal.asked) if journal is not None else set()
         self.reasons: dict[str, str] = {}
         self.notices: dict[str, str] = {}
 
@@ -130,6 +136,8 @@ class _Exchanges:
         if self.progress is not None:
             self.progress(self.step.step, phase)
         self.asked |= set(requests)
+        if self.journal is not None:
+            self.journal.ask(self.asked)
         bodies: dict[str, bytes] = {}
         for name, data in self.channel.exchange(requests, self.timeout_s).items():
             if name not in requests:
@@ -165,22 +173,18 @@ class _Exchanges:
 
 
 def _masked(run: _Exchanges, only: frozenset[str] | None) -> tuple[Ints, list[str], dict[str, str]]:
-    step, query = run.step, run.query
+    step, query, journal = run.step, run.query, run.journal
     spec = spec_of(step, query)
-    server = SumServer(spec)
-    chosen, reserve = run.sample(spec.min_survivors)
-    if only is not None:
-        chosen = [name for name in chosen if name in only]
-    begin = encode(Begin(step))
-    # nothing is computed or charged in the first exchange: whoever refuses stops the run
-    for name, body in run.ask(dict.fromkeys(chosen, begin), Phase.ADVERTISE.label, stop_at=BlindsightError).items():
-        server.receive(name, body)
-    while reserve and (missing := len(set(chosen) & set(server.waiting))):
-        more, reserve = reserve[:missing], reserve[missing:]
-        for name, body in run.ask(dict.fromkeys(more, begin), Phase.ADVERTISE.label, stop_at=BlindsightError).items():
-            server.receive(name, body)
-        chosen = more
-    while True:
+    server = SumServer.load(journal.state, spec=spec) if journal is not None and journal.state else SumServer(spec)
+    while server.phase is not Phase.DONE:
+        if server.phase is Phase.ADVERTISE:
+            _advertise(run, server, only)
+        else:
+            requests = {name: encode(Continue(step.release_id, body)) for name, body in server.requests().items()}
+            if only is not None:
+                requests = {name: request for name, request in requests.items() if name in only}
+            for name, body in run.ask(requests, server.phase.label, stop_at=None).items():
+                server.receive(name, body)
         absent = sorted((only or frozenset()) & set(server.waiting)) if server.phase <= Phase.MASK else []
         if absent:
             raise _with_reasons(
@@ -196,19 +200,27 @@ def _masked(run: _Exchanges, only: frozenset[str] | None) -> tuple[Ints, list[st
             server.close_phase()
         except BlindsightError as error:
             raise _with_reasons(error, run.reasons) from error
-        if server.phase is Phase.DONE:
-            break
-        requests = {name: encode(Continue(step.release_id, body)) for name, body in server.requests().items()}
-        if only is not None:
-            requests = {name: request for name, request in requests.items() if name in only}
-        for name, body in run.ask(requests, server.phase.label, stop_at=None).items():
-            server.receive(name, body)
+        if journal is not None:
+            journal.keep(server.dump())
     dropped = {
         name: f"{gone.phase.label}: {run.reasons.get(name, gone.reason)}"
         for name, gone in server.dropped.items()
         if name in run.asked or _asks_all(query)
     }
     return server.result(), list(server.survivors), dropped
+
+
+def _advertise(run: _Exchanges, server: SumServer, only: frozenset[str] | None) -> None:
+    """The first exchange: nothing is computed or charged in it, and whoever refuses stops the run."""
+    chosen, reserve = run.sample(server.spec.min_survivors)
+    if only is not None:
+        chosen = [name for name in chosen if name in only]
+    begin = encode(Begin(run.step))
+    while chosen:
+        for name, body in run.ask(dict.fromkeys(chosen, begin), Phase.ADVERTISE.label, stop_at=BlindsightError).items():
+            server.receive(name, body)
+        missing = len(set(chosen) & set(server.waiting))
+        chosen, reserve = reserve[:missing], reserve[missing:]
 
 
 def _asks_all(query: Query) -> bool:

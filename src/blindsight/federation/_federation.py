@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -11,26 +12,31 @@ from pathlib import Path
 from types import EllipsisType, TracebackType
 from typing import Any, Self, TypeVar
 
+import msgspec
+
 from blindsight import modelfile
 from blindsight._version import __version__
 from blindsight.channels import Channel, MemoryChannel, ProcessChannel
 from blindsight.data import Schema
-from blindsight.detectors import Detector, Total, detector_to_json
+from blindsight.detectors import Detector, Total, detector_from_json, detector_to_json
 from blindsight.errors import (
     AuthenticationError,
     BlindsightError,
+    FormatError,
     ParameterError,
     SchemaError,
 )
 from blindsight.keys import PublicIdentity, Sealer
 from blindsight.privacy import DifferentialPrivacy
 from blindsight.securesum import default_threshold
+from blindsight.store import Store
 
 from ._breakdown import evaluate_locally, kept_breakdown
 from ._caveats import warn_of_few
 from ._evaluation import Evaluation, evaluation_from_total, evaluation_query
 from ._home import check_enough, lent, parties_in_memory, provision
 from ._interrupts import interrupts_held
+from ._journal import Journal, RunHeader
 from ._party import Party
 from ._plot import federation_html
 from ._policy import Policy
@@ -38,7 +44,7 @@ from ._requests import Run, in_step
 from ._run import RunRecord, StepRecord
 from ._selection import FeatureSelection, check_count, select
 from ._statistics import ColumnDescription, describe_column_totals, describe_query
-from ._steps import check_ahead
+from ._steps import as_asked, check_ahead
 from ._wire import Greeting, Hello, decode_reply, encode
 
 __all__ = ["Federation"]
@@ -65,6 +71,8 @@ class Federation:
     timeout_s : float
         For each exchange; a party that takes longer has dropped out of that sum.
     progress : callable (step, phase), optional
+    journal : Journal, optional
+        Where runs are written down, so that a coordinator that was killed goes on with them: see :meth:`resume`.
 
     Attributes
     ----------
@@ -82,6 +90,7 @@ class Federation:
         threshold: int | None = None,
         timeout_s: float = 600.0,
         progress: Callable[[str, str], None] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         check_enough(len(participants))
         self.schema = schema
@@ -93,8 +102,27 @@ class Federation:
         self._participants = sorted((name, bytes(key)) for name, key in participants)
         self._threshold = default_threshold(len(participants)) if threshold is None else threshold
         self._timeout_s = timeout_s
-        self._exact_survivors: frozenset[str] | None = None
+        self.journal = journal
+        self._store: Store | None = None
+        self._exact_survivors = journal.exact_survivors(self.digest) if journal is not None else None
         self._warned: dict[Any, Any] = {}
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of name, participants, threshold and schema: what a run is bound to."""
+        terms = (self.name, self._participants, self._threshold, self.schema.digest())
+        return hashlib.sha256(msgspec.msgpack.encode(terms)).digest()
+
+    @property
+    def exact_survivors(self) -> frozenset[str] | None:
+        """Parties that every exact total is over; None while there is none."""
+        return self._exact_survivors
+
+    @exact_survivors.setter
+    def exact_survivors(self, names: frozenset[str]) -> None:
+        if self.journal is not None and names != self._exact_survivors:
+            self.journal.keep_exact_survivors(self.digest, names)
+        self._exact_survivors = names
 
     # -- making one -----------------------------------------------------------------------------------------------
 
@@ -155,7 +183,8 @@ class Federation:
         data, evaluation : mapping of party name to path
         schema : Schema
         home : path
-            Folder with one sub-folder a party: identity, policy, ledger. Reused when it exists.
+            Folder with one sub-folder a party: identity, policy, ledger. Reused when it exists. Beside them the
+            coordinator's journal, ``coordinator.db``, so that a run that was killed can be resumed.
         policy : Policy or mapping of name to Policy, optional
         key_file : path, optional
             Seals what is kept in ``home``.
@@ -175,11 +204,19 @@ class Federation:
         extra = ["--key-file", str(key_file)] if key_file is not None else []
         with interrupts_held():
             channel = ProcessChannel({name: [*command, str(Path(home) / name), *extra] for name in sorted(data)})
+        store: Store | None = None
         try:
+            if "journal" not in options:
+                sealer = Sealer.from_key_file(Path(key_file)) if key_file is not None else None
+                store = Store(Path(home) / "coordinator.db", sealer)
+                options["journal"] = Journal(store)
             federation = cls(channel, participants=participants, schema=schema, **options)
+            federation._store = store
             federation.greet()
         except BaseException:
             channel.close()
+            if store is not None:
+                store.close()
             raise
         return federation
 
@@ -259,42 +296,47 @@ class Federation:
             raise SchemaError(
                 "The detector has another schema than the federation", fix="leave the detector's schema out"
             )
-        model: D = detector.unfitted_copy()
-        model.schema = self.schema
-        model._validate()
-        if privacy is not None:
-            model._under_privacy()
-            model.check_privacy(privacy.unit)
-        description = detector_to_json(model)
-        run = Run(self, "fit", description, privacy)
-        model.begin(self.schema)
-        check_ahead(model, privacy)
-        while (query := model.next_query()) is not None:
-            total = run.total(
-                query,
-                purpose="threshold" if query.name == "threshold" else "fit",
-                detector=description,
-                model=None if model.is_blank else modelfile.dumps(model),
-            )
-            try:
-                model.advance(query, total)
-            except BlindsightError as error:
-                raise in_step(error, query.name) from error
-            step = run.record.steps[-1]
-            if query.name.startswith("loss/"):
-                step.loss = float(total.values[0]) / max(float(total.values[1]), 1.0)
-            if on_step is not None:
-                on_step(step)
+        model = self._fit(detector, privacy, on_step)
         warn_of_few(model)
-        model.certificate_ = run.certificate()
-        model.provenance_ = {
-            "federation": self.name,
-            "run": run.record.run,
-            "parties": [name for name, _ in self._participants],
-            "survivors": {step.step: step.survivors for step in run.record.steps},
-            "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-            "blindsight": __version__,
-        }
+        return model
+
+    def _fit(
+        self,
+        detector: D,
+        privacy: DifferentialPrivacy | None,
+        on_step: Callable[[StepRecord], None] | None,
+        again: str | None = None,
+    ) -> D:
+        model = as_asked(detector, self.schema, privacy)
+        description = detector_to_json(model)
+        with Run(self, "fit", description, privacy, again=again) as run:
+            model.begin(self.schema)
+            check_ahead(model, privacy)
+            while (query := model.next_query()) is not None:
+                total = run.total(
+                    query,
+                    purpose="threshold" if query.name == "threshold" else "fit",
+                    detector=description,
+                    model=None if model.is_blank else modelfile.dumps(model),
+                )
+                try:
+                    model.advance(query, total)
+                except BlindsightError as error:
+                    raise in_step(error, query.name) from error
+                step = run.record.steps[-1]
+                if query.name.startswith("loss/"):
+                    step.loss = float(total.values[0]) / max(float(total.values[1]), 1.0)
+                if on_step is not None:
+                    on_step(step)
+            model.certificate_ = run.certificate()
+            model.provenance_ = {
+                "federation": self.name,
+                "run": run.record.run,
+                "parties": [name for name, _ in self._participants],
+                "survivors": {step.step: step.survivors for step in run.record.steps},
+                "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+                "blindsight": __version__,
+            }
         return model
 
     def evaluate(
@@ -336,18 +378,21 @@ class Federation:
         if data is not None:
             with lent(self.parties, data):
                 return self.evaluate(model, privacy=privacy)
+        return self._evaluate(model, privacy)
+
+    def _evaluate(self, model: Detector, privacy: DifferentialPrivacy | None, again: str | None = None) -> Evaluation:
         if privacy is not None:
             model.check_privacy(privacy.unit)
-        description = detector_to_json(model)
-        run = Run(self, "evaluate", description, privacy)
-        query = evaluation_query(model, private=privacy is not None)
-        total = run.total(query, purpose="evaluation", detector=description, model=modelfile.dumps(model))
-        breakdown = {
-            name: own
-            for name, party in self.parties.items()
-            if (own := kept_breakdown(party._store, run.record.run)) is not None
-        }
-        return evaluation_from_total(model, total, run.certificate(), breakdown=breakdown)
+        description, file = detector_to_json(model), modelfile.dumps(model)
+        with Run(self, "evaluate", description, privacy, again=again, model=file) as run:
+            query = evaluation_query(model, private=privacy is not None)
+            total = run.total(query, purpose="evaluation", detector=description, model=file)
+            breakdown = {
+                name: own
+                for name, party in self.parties.items()
+                if (own := kept_breakdown(party._store, run.record.run)) is not None
+            }
+            return evaluation_from_total(model, total, run.certificate(), breakdown=breakdown)
 
     def describe(self, *, privacy: DifferentialPrivacy | None) -> list[ColumnDescription]:
         """Private count, mean, variance, histogram and quantiles of every feature.
@@ -363,11 +408,14 @@ class Federation:
         list of ColumnDescription
             One per feature, in the schema's order.
         """
-        run = Run(self, "describe", None, _for_describing(_asked(privacy, "description")))
+        return self._describe(_for_describing(_asked(privacy, "description")))
+
+    def _describe(self, privacy: DifferentialPrivacy | None, again: str | None = None) -> list[ColumnDescription]:
         totals: dict[str, Total] = {}
         numbers = any(column.type != "category" for column in self.schema.features)
-        for part in ("histogram", "moments") if numbers else ("histogram",):
-            totals[part] = run.total(describe_query(self.schema, part), purpose="describe")
+        with Run(self, "describe", None, privacy, again=again) as run:
+            for part in ("histogram", "moments") if numbers else ("histogram",):
+                totals[part] = run.total(describe_query(self.schema, part), purpose="describe")
         return describe_column_totals(self.schema, totals["histogram"], totals.get("moments"))
 
     def select_features(self, k: int, *, privacy: DifferentialPrivacy | None) -> FeatureSelection:
@@ -393,15 +441,75 @@ class Federation:
             As for :meth:`fit`; every party's policy must allow the purpose "describe".
         """
         check_count(self.schema, k)
-        run = Run(self, "select", None, _for_describing(_asked(privacy, "selection")))
-        selection = select(self.schema, k, lambda query: run.total(query, purpose="describe"))
-        return replace(selection, certificate=run.certificate())
+        return self._select(k, _for_describing(_asked(privacy, "selection")))
+
+    def _select(self, k: int, privacy: DifferentialPrivacy | None, again: str | None = None) -> FeatureSelection:
+        with Run(self, "select", None, privacy, again=again, count=k) as run:
+            selection = select(self.schema, k, lambda query: run.total(query, purpose="describe"))
+            return replace(selection, certificate=run.certificate())
+
+    # -- after a coordinator was killed -----------------------------------------------------------------------------
+
+    def unfinished(self) -> list[RunHeader]:
+        """Runs in the journal that were begun in this federation and have not ended, the oldest first."""
+        headers = [] if self.journal is None else self.journal.headers()
+        return [h for h in headers if h.outcome == "open" and h.federation == self.digest]
+
+    def resume(
+        self, run: str, *, on_step: Callable[[StepRecord], None] | None = None
+    ) -> Detector | Evaluation | FeatureSelection | list[ColumnDescription]:
+        """Go on with a run whose coordinator was killed, and return what its call would have returned.
+
+        Totals that were open are taken from the journal. A sum under way goes on after the last phase that was closed:
+        with the same survivors, under the same release id. No party is charged a second time.
+
+        Parameters
+        ----------
+        run : str
+            Its id; see :meth:`unfinished`.
+        on_step : callable (StepRecord), optional
+            As for :meth:`fit`.
+
+        Raises
+        ------
+        ParameterError
+            There is no journal, no such run, it has ended, or it belongs to another federation.
+        ReleaseError
+            The next request would be another one than the parties have seen.
+        BlindsightError
+            As for the call that began it.
+        """
+        if self.journal is None:
+            raise ParameterError("This federation has no journal", fix="give it one: Federation(..., journal=...)")
+        header = self.journal.header(run)
+        if header.outcome != "open" or header.federation != self.digest:
+            raise ParameterError(
+                f"Run {run[:64]} cannot be resumed here",
+                got=header.error or header.outcome if header.outcome != "open" else "begun in another federation",
+                rule="a run that has not ended, with the same participants, threshold and schema",
+                fix="start a new run",
+            )
+        privacy = None if header.privacy is None else DifferentialPrivacy.from_json(header.privacy)
+        match header.kind:
+            case "fit":
+                model = self._fit(detector_from_json(header.detector), privacy, on_step, again=run)
+                warn_of_few(model)
+                return model
+            case "evaluate" if header.model is not None:
+                return self._evaluate(modelfile.loads(header.model), privacy, again=run)
+            case "describe":
+                return self._describe(privacy, again=run)
+            case "select" if header.count is not None:
+                return self._select(header.count, privacy, again=run)
+        raise FormatError("The journal's run is of a kind that this version does not know", got=header.kind[:40])
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End what the channel started."""
+        """End what the channel started, and close the journal that was opened for it."""
         self._channel.close()
+        if self._store is not None:
+            self._store.close()
 
     def __enter__(self) -> Self:
         return self

@@ -7,16 +7,18 @@ import json
 import secrets
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from blindsight.detectors import Query, Total
-from blindsight.errors import BlindsightError, BlindsightWarning, DataError, ReleaseError
+from blindsight.errors import BlindsightError, BlindsightWarning, DataError, ReleaseError, StoreError
 from blindsight.privacy import DifferentialPrivacy
 
 from ._certificate import UNMASKED, certificate_of
 from ._coordinator import private_total
+from ._journal import RunHeader
 from ._run import RunRecord
-from ._steps import check_query, is_masked, terms_of, trust_of
+from ._steps import check_query, is_masked, step_digest, terms_of, trust_of
 from ._wire import Step
 
 if TYPE_CHECKING:
@@ -38,6 +40,12 @@ class Run:
         As ``detector_to_json`` describes it.
     privacy : DifferentialPrivacy or None
         Of every sum of this run.
+    again : str, optional
+        Id of a run in the federation's journal that this one is; what it opened before is taken from there.
+    model : bytes, optional
+        The model that the run is about, for the journal.
+    count : int, optional
+        How many features it selects, for the journal.
 
     Attributes
     ----------
@@ -51,11 +59,15 @@ class Run:
         kind: str,
         detector: dict[str, Any] | None,
         privacy: DifferentialPrivacy | None,
+        *,
+        again: str | None = None,
+        model: bytes | None = None,
+        count: int | None = None,
     ) -> None:
         self._federation = federation
         self._privacy = privacy
         self.record = RunRecord(
-            run=secrets.token_hex(8),
+            run=again or secrets.token_hex(8),
             kind=kind,
             federation=federation.name,
             detector=detector,
@@ -63,6 +75,31 @@ class Run:
             trust="",
         )
         federation.history.append(self.record)
+        journal = federation.journal
+        if journal is not None and again is None:
+            journal.begin(
+                RunHeader(
+                    run=self.record.run,
+                    kind=kind,
+                    federation=federation.digest,
+                    detector=detector if model is None else None,
+                    privacy=None if privacy is None else privacy.to_json(),
+                    model=model,
+                    count=count,
+                )
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write down how the run ended. What is no error of ours (Ctrl-C, a full disk here) leaves it unfinished."""
+        journal = self._federation.journal
+        if journal is None or (error is not None and not _final(error)):
+            return
+        journal.end(self.record.run, self.record.to_json(), error="" if error is None else str(error))
 
     def total(
         self,
@@ -96,6 +133,12 @@ class Run:
         elif UNMASKED not in record.trust:
             record.trust = trust_of(step)
         exact = self._privacy is None and is_masked(query)
+        journal = federation.journal
+        kept = None if journal is None else journal.sum(record.run, step.step, step_digest(step).encode())
+        if kept is not None and (before := kept.done) is not None:
+            record.steps.append(before[1])
+            return before[0]
+        told = {name for step in record.steps for name in step.notices}
         try:
             with _parties_warn_afterwards(federation):
                 total, done = private_total(
@@ -103,14 +146,16 @@ class Run:
                     step,
                     query,
                     timeout_s=federation._timeout_s,
-                    only=federation._exact_survivors if exact else None,
+                    only=federation.exact_survivors if exact else None,
                     progress=federation.progress,
+                    journal=kept,
                 )
-                told = {name for step in record.steps for name in step.notices}
                 record.steps.append(done)
                 if exact:
                     # parties sign exact totals over one survivor set only: whoever was absent stays out of the next
-                    federation._exact_survivors = frozenset(done.survivors)
+                    federation.exact_survivors = frozenset(done.survivors)
+                if kept is not None:
+                    kept.finish(total, done)
         except BlindsightError as error:
             # parties in this process have nothing to hide from their caller: say what is wrong with the records
             for party in federation.parties.values():
@@ -120,7 +165,7 @@ class Run:
         for name, notice in done.notices.items():
             if name not in told:
                 where = done.step.replace("/", " ", 1)
-                warnings.warn(f"{name} added nothing in {where}: {notice}", BlindsightWarning, stacklevel=3)
+                warnings.warn(f"{name} added nothing in {where}: {notice}", BlindsightWarning, stacklevel=4)
         return total
 
     def certificate(self) -> dict[str, Any]:
@@ -162,6 +207,11 @@ def _parties_warn_afterwards(federation: Federation) -> Iterator[None]:
         warnings.warn_explicit(
             warning.message, warning.category, warning.filename, warning.lineno, registry=federation._warned
         )
+
+
+def _final(error: BaseException) -> bool:
+    """Whether an error ends a run for good: a refusal, or a sum that cannot be opened any more."""
+    return isinstance(error, BlindsightError) and not isinstance(error, StoreError)
 
 
 def in_step(error: BlindsightError, step: str) -> BlindsightError:

@@ -75,3 +75,8 @@ class RunRecord:
         """Plain values."""
         value: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return value
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> RunRecord:
+        """Rebuild what :meth:`to_json` gave."""
+        return cls(**{**value, "steps": [StepRecord(**step) for step in value["steps"]]})

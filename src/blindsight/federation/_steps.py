@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ from ._statistics import describe_query
 from ._wire import Step, Terms
 
 __all__ = [
+    "as_asked",
     "check_ahead",
     "check_query",
     "check_suits",
@@ -29,10 +30,13 @@ __all__ = [
     "query_of",
     "run_event_of",
     "spec_of",
+    "step_digest",
     "terms_of",
     "trains_in_the_clear",
     "trust_of",
 ]
+
+D = TypeVar("D", bound=Detector)
 
 BITS: Literal[64] = 64
 """Width of every sum here: the coordinator does not know how many rows a party has, so it cannot promise 32."""
@@ -143,14 +147,25 @@ def check_suits(detector: Detector, schema: Schema, privacy: DifferentialPrivacy
     ParameterError, SchemaError, MissingExtraError
         With what does not suit, and what to do about it.
     """
+    model = as_asked(detector, schema, privacy)
+    model.begin(schema)
+    check_ahead(model, privacy)
+
+
+def as_asked(detector: D, schema: Schema, privacy: DifferentialPrivacy | None) -> D:
+    """The detector as a federation fits it under this schema and privacy: a copy whose parameters are settled.
+
+    Raises
+    ------
+    ParameterError, SchemaError, MissingExtraError
+    """
     model = detector.unfitted_copy()
     model.schema = schema
     model._validate()
     if privacy is not None:
         model._under_privacy()
         model.check_privacy(privacy.unit)
-    model.begin(schema)
-    check_ahead(model, privacy)
+    return model
 
 
 def spec_of(step: Step, query: Query) -> SumSpec:

@@ -9,18 +9,34 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.errors import AuthenticationError, BlindsightError, ProtocolError, SurvivorsError, WireError
+from blindsight.errors import (
+    AuthenticationError,
+    BlindsightError,
+    FormatError,
+    ProtocolError,
+    SurvivorsError,
+    WireError,
+)
 
 from ._advertisements import Advertisement, check_distinct
 from ._agreement import KEY_BYTES, KeyPair
 from ._digests import sharers_digest, survivors_digest, transcript_of
-from ._hashing import HASH_BYTES
+from ._hashing import HASH_BYTES, PROTOCOL
 from ._masking import take_off_masks
 from ._opening import check_released, reconstruct
 from ._phases import Phase
 from ._ring import RingVector
+from ._server_state import Gone, ServerState, decode_server_state, encode_server_state
 from ._spec import SumSpec
-from ._wire import SharesBody, UnmaskBody, encode_request, open_message, open_shares_body, open_unmask_body
+from ._wire import (
+    SharesBody,
+    UnmaskBody,
+    encode_body,
+    encode_request,
+    open_message,
+    open_shares_body,
+    open_unmask_body,
+)
 
 __all__ = ["Dropout", "SumServer"]
 
@@ -52,8 +68,9 @@ class SumServer:
     For each of the five phases: send :meth:`requests`, hand every reply to :meth:`receive`, and call
     :meth:`close_phase` when all have answered or time is up. Then :meth:`result`.
 
-    The machine draws no randomness and reads no clock. Replaying the accepted messages and closings of a
-    journal gives the same requests and the same total: that is how a coordinator that was killed resumes.
+    The machine draws no randomness and reads no clock. :meth:`dump` after each closing, written *before* the next
+    requests leave, is all that a coordinator needs to be killed and resume: :meth:`load` makes the same requests
+    again, and parties answer the same request with the same bytes.
 
     Parameters
     ----------
@@ -156,6 +173,84 @@ class SumServer:
         self._accepted[name] = message if self._phase in (Phase.ADVERTISE, Phase.CONFIRM) else b""
         self._rejected.pop(name, None)
         return True
+
+    def dump(self) -> bytes:
+        """What the closed phases have left, for :meth:`load`. Answers to the open phase are not in it: ask again.
+
+        Raises
+        ------
+        ProtocolError
+            The sum has failed: there is nothing to go on with.
+        """
+        if self._failure is not None:
+            raise self._failure
+        phase = self._phase
+        under_way = phase is not Phase.DONE
+        state = ServerState(
+            version=PROTOCOL,
+            spec=self._spec.digest,
+            phase=phase,
+            members=self._members,
+            dropped={name: Gone(gone.phase, gone.reason, gone.at_fault) for name, gone in self._dropped.items()},
+            forwarded=self._forwarded if phase in (Phase.SHARE, Phase.UNMASK) else {},
+            advertised=(
+                {name: value.to_bytes() for name, value in self._advertised.items()}
+                if phase > Phase.ADVERTISE and under_way
+                else {}
+            ),
+            transcript=self._transcript if under_way else b"",
+            sharers=self._sharers if under_way else (),
+            survivors=self._survivors,
+            dealt=(
+                {name: encode_body(self._dealt[name]) for name in self._sharers}
+                if phase > Phase.SHARE and under_way
+                else {}
+            ),
+            total=(
+                b""
+                if phase <= Phase.MASK
+                else self._total.to_bytes()
+                if self._result is None
+                else self._result.astype("<i8").tobytes()
+            ),
+        )
+        return encode_server_state(state)
+
+    @classmethod
+    def load(cls, raw: bytes, *, spec: SumSpec) -> SumServer:
+        """Continue from a dumped state.
+
+        Raises
+        ------
+        FormatError
+            The state is malformed or belongs to another sum.
+        """
+        state = decode_server_state(raw, spec)
+        server = cls(spec)
+        server._phase = state.phase
+        server._members = state.members
+        server._dropped = {
+            name: Dropout(phase=gone.phase, reason=gone.reason, at_fault=gone.at_fault)
+            for name, gone in state.dropped.items()
+        }
+        server._forwarded = dict(state.forwarded)
+        server._transcript, server._sharers, server._survivors = state.transcript, state.sharers, state.survivors
+        try:
+            server._advertised = {
+                name: Advertisement.from_bytes(body, owner=name) for name, body in state.advertised.items()
+            }
+            dealt_to = spec.ordered(set(state.advertised))
+            server._dealt = {
+                name: open_shares_body(spec, body, dealer=name, dealt_to=dealt_to) for name, body in state.dealt.items()
+            }
+        except ProtocolError as error:
+            raise FormatError("The stored state of a sum is malformed", got=str(error)[:200]) from error
+        if server._phase is Phase.DONE:
+            server._result = np.frombuffer(state.total, dtype="<i8").astype(np.int64)
+            server._result.setflags(write=False)
+        elif state.total:
+            server._total.add_bytes(state.total)
+        return server
 
     def _take(self, name: str, body: bytes) -> None:
         spec = self._spec
