@@ -87,6 +87,8 @@ class Scorer:
         Of a network: the largest error of scores up to 1,000 tolerances. Default: a thousandth of ``threshold_``.
     threads : int
         For products of residues in columns.
+    device : {"cpu", "cuda", "cuda:0", ..}, optional
+        Where torch computes these products instead: the same integers; see docs/blind.md. Default: NumPy, here.
     longest_answer_bytes : int
         Of an answer with contributions: a request for more records is refused, before it is charged.
     explanations : bool
@@ -122,13 +124,20 @@ class Scorer:
         max_owners: int = 10_000,
         tolerance: float | None = None,
         threads: int = 1,
+        device: str | None = None,
         explanations: bool = False,
         longest_answer_bytes: int = MAX_MESSAGE_BYTES,
         inline_registration: bool = True,
     ) -> None:
         taus = _thresholds(model, reveal, thresholds)
         served = serve(
-            model, packing=packing, upload=upload, thresholds=len(taus), tolerance=tolerance, threads=threads
+            model,
+            packing=packing,
+            upload=upload,
+            thresholds=len(taus),
+            tolerance=tolerance,
+            threads=threads,
+            device=device,
         )
         if not bool(model.is_secret_):
             warnings.warn(

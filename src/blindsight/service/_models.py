@@ -341,6 +341,7 @@ class Models:
             return Scorer(
                 cast(Model, model),
                 packing=packing,
+                device=s.device if packing == "columns" else None,
                 budget=budget,
                 table=table,
                 inline_registration=False,
