@@ -1,6 +1,7 @@
 """The planner: what each engine would cost for a model, what it gives away, and which to take.
 
-Sizes and bits follow from the parameters and are exact. Times are estimates, see ``_planner_times``.
+Sizes and bits follow from the parameters and are exact. Times and round trips are estimates, see ``_planner_times`` and
+``_planner_rounds``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ._engines import DEFAULT_TOLERANCE
 from ._envelope import KEY_BYTES, MAX_MESSAGE_BYTES, MAX_ROWS, PREFIX, TAG_BYTES, Header, Kind
 from ._explain import ENVELOPE_BYTES
 from ._plan import BlindParameters, plan
+from ._planner_rounds import Connection, Rounds, he_rounds, mpc_rounds
 from ._planner_times import Times, bfv_times, ckks_times, mpc_times
 from ._planner_trust import Engine, Reveal, Trust, trust_of
 from ._verdict import NUMBER_BYTES, verdict_bytes
@@ -36,10 +38,10 @@ from .mpc._wire import RunHeader, pack
 __all__ = ["ENGINES", "Cost", "Option", "Survey", "survey"]
 
 ENGINES: tuple[Engine, ...] = ("rows", "columns", "aby3", "cheetah")
-NAMES: dict[Engine, str] = {"rows": "HE rows", "columns": "HE columns", "aby3": "MPC 3PC", "cheetah": "MPC 2PC"}
+LOOSE = 0.01
+"""Of the threshold: above it a bound on errors says little."""
 
-LINK_BYTES_PER_S = 12.5e6
-"""For recommendations: a link of 100 Mbit/s."""
+NAMES: dict[Engine, str] = {"rows": "HE rows", "columns": "HE columns", "aby3": "MPC 3PC", "cheetah": "MPC 2PC"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,10 @@ class Cost:
     registration_bytes : int
         From the owner, once.
     times : Times
+        Without the network.
+    rounds : Rounds
+    connection : Connection
+        Between any two machines.
     """
 
     rows: int
@@ -64,12 +70,25 @@ class Cost:
     bytes_down: int
     registration_bytes: int
     times: Times
+    rounds: Rounds
+    connection: Connection
+
+    @property
+    def set_up_s(self) -> float:
+        """Estimate of what is done once, before the first batch, the network included."""
+        return self.times.set_up_s + self.connection.seconds(self.rounds.set_up, self.registration_bytes)
+
+    @property
+    def batch_s(self) -> float:
+        """Estimate of the batch, the network included, one thing after the other."""
+        sent = self.bytes_up + self.bytes_down + self.times.link_bytes
+        here = (self.times.owner_ms + self.times.server_ms) / 1e3
+        return here + self.connection.seconds(self.rounds.batch, sent)
 
     @property
     def seconds(self) -> float:
-        """Estimate of the whole batch over a link of 100 Mbit/s, set-up included, one thing after the other."""
-        sent = self.bytes_up + self.bytes_down + self.times.link_bytes + self.registration_bytes
-        return self.times.set_up_s + (self.times.owner_ms + self.times.server_ms) / 1e3 + sent / LINK_BYTES_PER_S
+        """Both together: of a first batch."""
+        return self.set_up_s + self.batch_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +103,11 @@ class Option:
         Why not, naming the layer; empty where it can.
     parameters : BlindParameters, CkksParameters or Program, optional
     error : float
-        Largest error of a score at the threshold; 0 where scores are exact, NaN where the model has no threshold. Of
-        CKKS, but with probability ``2**-30`` a batch.
+        Largest error of a score at the threshold, for every record inside the public bounds; 0 where scores are exact,
+        NaN where the model has no threshold. Of CKKS, but with probability ``2**-30`` a batch; under MPC a worst case
+        over every layer, far above what records show.
+    threshold : float
+        What it is to be compared with; NaN where the model has none.
     bits : float
         Most that one answer tells the owner, whatever it asked.
     rows_to_extract : int
@@ -99,6 +121,7 @@ class Option:
     refusal: str
     parameters: BlindParameters | CkksParameters | Program | None
     error: float
+    threshold: float
     bits: float
     rows_to_extract: int
     cost: Cost | None
@@ -122,7 +145,9 @@ class Option:
         if p is None:
             return self.refusal
         if not isinstance(p, Program):
-            return p.describe()
+            scales = f"; scales 2^{p.input_bits} to 2^{p.scale_bits}" if isinstance(p, CkksParameters) else ""
+            primes = ", ".join(f"{self.prime_bits.count(b)} primes of {b} bits" for b in sorted(set(self.prime_bits)))
+            return f"{p.describe()}{scales}; {primes}"
         numbers = "whole numbers" if p.whole else f"{p.fraction_bits} fraction bits"
         return (
             f"{p.protocol.upper()}: {p.operators} operators, ring of {p.ring_bits} bits, {numbers}, {p.inputs} inputs"
@@ -139,6 +164,8 @@ class Survey:
         Name of the model's class.
     rows : int
         Of a batch.
+    connection : Connection
+        Between any two machines.
     secret : bool
         Whether the public encoding tells nothing learned from data. Otherwise no engine hides all of the model.
     options : tuple of Option
@@ -147,6 +174,7 @@ class Survey:
 
     model: str
     rows: int
+    connection: Connection
     secret: bool
     options: tuple[Option, ...]
 
@@ -158,7 +186,7 @@ class Survey:
         """The option to take; None where none can carry the model.
 
         Encryption before MPC, since no operators must be found that do not collude; then the shorter time for the batch
-        over a link of 100 Mbit/s, set-up included.
+        over the connection, set-up included.
         """
         able = [option for option in self.revealing(reveal) if not option.refusal]
         encrypted = [option for option in able if option.engine in ("rows", "columns")]
@@ -174,11 +202,15 @@ class Survey:
             reason = "no operators have to be trusted not to collude"
         else:
             reason = "encryption cannot carry it"
-        text = f"{best.name}: {reason}; about {_seconds(best):.3g} s for {self.rows:,} records at 100 Mbit/s"
+        text = f"{best.name}: {reason}; about {_seconds(best):.3g} s for {self.rows:,} records at {self.connection}"
         if others:
             text += " (" + ", ".join(f"{o.name} {_seconds(o):.3g} s" for o in others) + ")"
         if best.error > 0:
-            text += f"; scores are off by at most {best.error:.2g} at the threshold"
+            text += f"; scores are off by at most {best.error:.2g} at the threshold of {best.threshold:.2g}"
+            if reveal == "verdict":
+                text += ", and a verdict may differ where the score is that close to it"
+            if best.error > LOOSE * best.threshold:
+                text += " (a worst case over all records inside the bounds: try it on your own)"
         return text + "."
 
 
@@ -186,7 +218,13 @@ def _seconds(option: Option) -> float:
     return math.inf if option.cost is None else option.cost.seconds
 
 
-def survey(model: Any, *, rows: int = 1000, reveal: Iterable[Reveal] = ("score", "verdict")) -> Survey:
+def survey(
+    model: Any,
+    *,
+    rows: int = 1000,
+    reveal: Iterable[Reveal] = ("score", "verdict"),
+    connection: Connection | None = None,
+) -> Survey:
     """Plan every engine for a fitted model.
 
     Parameters
@@ -197,6 +235,8 @@ def survey(model: Any, *, rows: int = 1000, reveal: Iterable[Reveal] = ("score",
         Records of a batch, 1 to a million.
     reveal : iterable of {"score", "verdict"}
         What the owner shall learn. Verdicts are on one threshold.
+    connection : Connection, optional
+        Between any two machines. Default: 10 ms of round trip, 100 Mbit/s.
 
     Raises
     ------
@@ -212,12 +252,13 @@ def survey(model: Any, *, rows: int = 1000, reveal: Iterable[Reveal] = ("score",
     """
     if type(rows) is not int or not 1 <= rows <= MAX_ROWS:
         raise ParameterError("rows is out of its domain", got=repr(rows)[:40], rule=f"1 to {MAX_ROWS}")
-    options = tuple(_option(model, engine, revealed, rows) for revealed in reveal for engine in ENGINES)
+    line = connection or Connection()
+    options = tuple(_option(model, engine, revealed, rows, line) for revealed in reveal for engine in ENGINES)
     secret = bool(getattr(model, "is_secret_", False))
-    return Survey(model=type(model).__name__, rows=rows, secret=secret, options=options)
+    return Survey(model=type(model).__name__, rows=rows, connection=line, secret=secret, options=options)
 
 
-def _option(model: Any, engine: Engine, reveal: Reveal, rows: int) -> Option:
+def _option(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connection) -> Option:
     whole = hasattr(model, "circuit_")
     if not whole and not _has_network(model) and not hasattr(model, "score_histogram_"):
         raise NotFittedError("The model to plan for is not fitted", fix="fit it, or load a saved one")
@@ -226,8 +267,10 @@ def _option(model: Any, engine: Engine, reveal: Reveal, rows: int) -> Option:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if engine == "aby3" or engine == "cheetah":
-                return _mpc(model, engine, reveal, rows, trust)
-            return _bfv(model, engine, reveal, rows, trust) if whole else _ckks(model, engine, reveal, rows, trust)
+                return _mpc(model, engine, reveal, rows, line, trust)
+            if whole:
+                return _bfv(model, engine, reveal, rows, line, trust)
+            return _ckks(model, engine, reveal, rows, line, trust)
     except NotFittedError:
         raise
     except (CapacityError, ParameterError) as error:
@@ -235,15 +278,15 @@ def _option(model: Any, engine: Engine, reveal: Reveal, rows: int) -> Option:
     except ValueError as error:  # a program that its own description refuses
         refusal = f"The circuit does not fit a program: {error}"
     return Option(
-        engine=engine, reveal=reveal, refusal=refusal, parameters=None, error=math.nan, bits=math.nan,
-        rows_to_extract=0, cost=None, trust=trust,
+        engine=engine, reveal=reveal, refusal=refusal, parameters=None, error=math.nan, threshold=math.nan,
+        bits=math.nan, rows_to_extract=0, cost=None, trust=trust,
     )  # fmt: skip
 
 
 # -- encryption
 
 
-def _bfv(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) -> Option:
+def _bfv(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connection, trust: Trust) -> Option:
     encoder, circuit = model.encoder_, model.circuit_
     layer = f"the inner product with {encoder.length:,} weights"
     try:
@@ -255,7 +298,7 @@ def _bfv(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) ->
         )
     except (CapacityError, ParameterError) as error:
         raise CapacityError(f"Layer 1, {layer}: {error.what}", got=error.got, rule=error.rule) from error
-    cost = _he_cost(p, rows, bfv_times(p, rows), layer)
+    cost = _he_cost(p, rows, line, bfv_times(p, rows), layer)
     freedom = encoder.freedom()
     return Option(
         engine=engine,
@@ -263,6 +306,7 @@ def _bfv(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) ->
         refusal="",
         parameters=p,
         error=0.0,
+        threshold=_threshold(model),
         bits=p.answer_bits,
         # so many verdicts, on records whose threshold the owner shifts, make a score
         rows_to_extract=freedom * p.plain_bits if p.thresholds else freedom,
@@ -271,7 +315,7 @@ def _bfv(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) ->
     )
 
 
-def _ckks(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) -> Option:
+def _ckks(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connection, trust: Trust) -> Option:
     network = _network_of(model)
     if engine == "rows":
         raise CapacityError(
@@ -283,7 +327,7 @@ def _ckks(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) -
             f"Layer {len(network.layers) + 1}, the squared distance, is not exact under encryption",
             rule="verdicts on encrypted scores compare shares of an exact score",
         )
-    threshold = float(getattr(model, "threshold_", math.nan))
+    threshold = _threshold(model)
     if not threshold > 0:
         raise CapacityError("The model has no threshold to measure errors by", got=repr(threshold))
     p, integers = plan_network(model.inputs_, network, DEFAULT_TOLERANCE * threshold)
@@ -294,14 +338,15 @@ def _ckks(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) -
         refusal="",
         parameters=p,
         error=p.error(threshold),
+        threshold=threshold,
         bits=p.answer_bits,
         rows_to_extract=(m + 1) * (m + 2) // 2 if p.squares == 1 else _numbers(network),
-        cost=_he_cost(p, rows, ckks_times(p, integers, rows), f"layer 1, dense {m} to {_outputs(network)}"),
+        cost=_he_cost(p, rows, line, ckks_times(p, integers, rows), f"layer 1, dense {m} to {_outputs(network)}"),
         trust=trust,
     )
 
 
-def _he_cost(p: BlindParameters | CkksParameters, rows: int, times: Times, layer: str) -> Cost:
+def _he_cost(p: BlindParameters | CkksParameters, rows: int, line: Connection, times: Times, layer: str) -> Cost:
     room = MAX_MESSAGE_BYTES - ENVELOPE_BYTES - KEY_BYTES - p.material_bytes
     most = min(MAX_ROWS, room // p.group_bytes * p.rows_per_ciphertext)
     if most < 1:
@@ -310,9 +355,9 @@ def _he_cost(p: BlindParameters | CkksParameters, rows: int, times: Times, layer
             got=f"{p.group_bytes:,} bytes for {p.rows_per_ciphertext:,} records",
             rule=f"at most {MAX_MESSAGE_BYTES:,}",
         )
-    up = down = messages = 0
-    for count in _pieces(rows, most):
-        messages += 1
+    messages = _pieces(rows, most)
+    up = down = 0
+    for count in messages:
         up += _envelope(_head("sealed", count), p.groups(count) * p.group_bytes)
         if isinstance(p, BlindParameters) and p.thresholds:
             down += _envelope(_head("answer", count), verdict_bytes(p, count))
@@ -322,11 +367,13 @@ def _he_cost(p: BlindParameters | CkksParameters, rows: int, times: Times, layer
             down += _envelope(_head("answer", count), _answer_bytes(p, count))
     return Cost(
         rows=rows,
-        messages=messages,
+        messages=len(messages),
         bytes_up=up,
         bytes_down=down,
         registration_bytes=KEY_BYTES + p.material_bytes,
         times=times,
+        rounds=he_rounds(p, messages),
+        connection=line,
     )
 
 
@@ -352,7 +399,7 @@ def _envelope(header_bytes: int, body_bytes: int) -> int:
 # -- MPC
 
 
-def _mpc(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) -> Option:
+def _mpc(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connection, trust: Trust) -> Option:
     whole = hasattr(model, "circuit_")
     if not whole:
         _network_of(model)
@@ -373,15 +420,14 @@ def _mpc(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) ->
         freedom, score_bits, error = model.encoder_.freedom(), max(-low, high, 1).bit_length() + 1, 0.0
     else:
         freedom, score_bits = _numbers(model.network_), program.ring_bits
-        error = _fixed_point_error(
-            model.network_, program, model.inputs_.max_abs, getattr(model, "threshold_", math.nan)
-        )
+        error = _fixed_point_error(model.network_, program, model.inputs_.max_abs, _threshold(model))
     return Option(
         engine=engine,
         reveal=reveal,
         refusal="",
         parameters=program,
         error=error,
+        threshold=_threshold(model),
         bits=float(program.bits_per_row),
         rows_to_extract=freedom * score_bits if reveal == "verdict" else freedom,
         cost=Cost(
@@ -391,6 +437,8 @@ def _mpc(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) ->
             bytes_down=down,
             registration_bytes=0,
             times=mpc_times(program, rows, len(runs)),
+            rounds=mpc_rounds(program, len(runs)),
+            connection=line,
         ),
         trust=trust,
     )
@@ -447,6 +495,10 @@ def _network_of(model: Any) -> Network:
     except BlindsightError as error:
         raise CapacityError(error.what, got=error.got, rule=error.rule) from error
     return network
+
+
+def _threshold(model: Any) -> float:
+    return float(getattr(model, "threshold_", math.nan))
 
 
 def _has_network(model: Any) -> bool:

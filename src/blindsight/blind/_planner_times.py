@@ -108,7 +108,7 @@ def ckks_times(p: CkksParameters, network: IntegerNetwork, rows: int) -> Times:
 
 
 def mpc_times(program: Program, rows: int, runs: int) -> Times:
-    """Estimate a batch under MPC, for each operator; the network between them aside."""
+    """Estimate a batch under MPC, for each operator; the network between them is in ``_planner_rounds``."""
     set_up_s, run_ms, weight_us, product_us, compare_us = MPC_COSTS[program.protocol]
     whole_bytes, fixed_bytes, compare_bytes = MPC_LINK_BYTES[program.protocol]
     weights, sums, products, comparisons = _work(program)

@@ -126,10 +126,9 @@ def run(
     if insecure_loopback and (certificate is not None or client_authority is not None):
         raise ParameterError("--insecure-loopback excludes certificates", fix="leave one of them out")
     settings = Settings(
-        home=str(home), database=database, key_file=None if key_file is None else str(key_file),
+        home=str(home), database=database, device=device, key_file=None if key_file is None else str(key_file),
         bits_per_account=bits_per_account, bits_total=bits_total, rows_per_account=rows_per_account,
-        rows_total=rows_total, body_bytes=body_mib << 20, threads=threads, device=device,
-        insecure=insecure_loopback,
+        rows_total=rows_total, body_bytes=body_mib << 20, threads=threads, insecure=insecure_loopback,
         explanations=explanations,
     )  # fmt: skip
     with open_service_store(settings) as store:

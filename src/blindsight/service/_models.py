@@ -341,13 +341,13 @@ class Models:
             return Scorer(
                 cast(Model, model),
                 packing=packing,
-                device=s.device if packing == "columns" else None,
                 budget=budget,
                 table=table,
                 inline_registration=False,
                 explanations=s.explanations,
                 longest_answer_bytes=s.longest_answer_bytes,
                 max_owners=1_000_000,
+                device=s.device if packing == "columns" else None,
             )
 
     def _entry(self, name: str) -> _Entry | None:
