@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from blindsight.circuits import Dense, Network
+from blindsight.circuits import Activation, Dense, Network
 from blindsight.errors import BlindsightError, CapacityError, NotFittedError, ParameterError
 
 from ._ckks_circuit import plan_network
@@ -76,7 +76,8 @@ class Cost:
     @property
     def set_up_s(self) -> float:
         """Estimate of what is done once, before the first batch, the network included."""
-        return self.times.set_up_s + self.connection.seconds(self.rounds.set_up, self.registration_bytes)
+        sent = self.registration_bytes + self.times.set_up_bytes
+        return self.times.set_up_s + self.connection.seconds(self.rounds.set_up, sent)
 
     @property
     def batch_s(self) -> float:
@@ -319,7 +320,7 @@ def _ckks(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connectio
     network = _network_of(model)
     if engine == "rows":
         raise CapacityError(
-            f"Layer 1, dense {network.n_inputs} to {_outputs(network)}, is not the only one",
+            f"L{_first(network)[1:]}, is not the only one",
             rule="rows carry one integer inner product",
         )
     if reveal == "verdict":
@@ -341,7 +342,7 @@ def _ckks(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connectio
         threshold=threshold,
         bits=p.answer_bits,
         rows_to_extract=(m + 1) * (m + 2) // 2 if p.squares == 1 else _numbers(network),
-        cost=_he_cost(p, rows, line, ckks_times(p, integers, rows), f"layer 1, dense {m} to {_outputs(network)}"),
+        cost=_he_cost(p, rows, line, ckks_times(p, integers, rows), _first(network)),
         trust=trust,
     )
 
@@ -448,9 +449,9 @@ def _fixed_point_error(network: Network, program: Program, bound: float, score: 
     """Largest error of a score of this size in fixed point, whatever the record: interval arithmetic, worst case.
 
     A number is rounded to one step of ``2**-fraction_bits`` when it is shared, and every product, or sum of products,
-    is off by another when it is cut; tanh by 1e-4 besides, see ``mpc._program``.
+    is off by another when it is cut; tanh by 1e-4 besides, see ``mpc._program``. NaN where a layer is of another kind.
     """
-    if not score > 0:
+    if not score > 0 or not all(isinstance(layer, Dense | Activation) for layer in network.layers):
         return math.nan
     step = 2.0**-program.fraction_bits
     low, high = np.full(network.n_inputs, -bound), np.full(network.n_inputs, bound)
@@ -506,12 +507,15 @@ def _has_network(model: Any) -> bool:
     return hasattr(type(model), "network_") or "network_" in getattr(model, "__dict__", {})
 
 
-def _outputs(network: Network) -> int:
+def _first(network: Network) -> str:
+    """The first layer, for people."""
     first = network.layers[0]
-    assert isinstance(first, Dense)
-    return len(first.weights)
+    if isinstance(first, Dense):
+        return f"layer 1, dense {first.weights.shape[1]} to {len(first.weights)}"
+    return f"layer 1, {type(first).__name__.lower()}"
 
 
 def _numbers(network: Network) -> int:
     """Weights and biases."""
-    return sum(layer.weights.size + layer.bias.size for layer in network.layers if isinstance(layer, Dense))
+    arrays = (value for layer in network.layers for value in vars(layer).values())
+    return sum(value.size for value in arrays if isinstance(value, np.ndarray))

@@ -25,25 +25,25 @@ MAX_MBIT = 1e6
 SESSION_ROUNDS, ASK_ROUNDS = 2, 1
 """A connection: TCP, then TLS 1.3. A request and its answer."""
 
-COMPARISON_SET_UP_ROUNDS, COMPARISON_ROUNDS, AROUND_COMPARISON_ROUNDS = 20.0, 9.0, 1.5
+COMPARISON_SET_UP_ROUNDS, COMPARISON_ROUNDS, AROUND_COMPARISON_ROUNDS = 16.5, 9.5, 1.5
 """Of verdicts on encrypted scores: links and oblivious transfers; one run of the comparison; asking for it, being let,
 and the scorer's half."""
 
-MPC_SET_UP_ROUNDS = {"aby3": 20.0, "cheetah": 35.0}
-"""Before the first answer: the offer, links, the protocol."""
+MPC_SET_UP_ROUNDS = {"aby3": 12.0, "cheetah": 24.0}
+"""Before the first answer: the offer, the operators' links, the protocol."""
 
-MPC_RUN_ROUNDS = {"aby3": 6.5, "cheetah": 6.5}
+MPC_RUN_ROUNDS = 6.4
 """A run without its program: the owner's connection and request, the operators' agreement on what to run."""
 
 MPC_FORM_ROUNDS = {
-    "aby3": {"inner_product": 0.5, "quadratic": 1.5, "network": 2.5},
-    "cheetah": {"inner_product": 0.5, "quadratic": 1.5, "network": 2.5},
+    "aby3": {"inner_product": 0.5, "quadratic": 1.5, "network": 2.3},
+    "cheetah": {"inner_product": 0.5, "quadratic": 1.5, "network": 1.5},
 }
 """Products of whole numbers; of a network the squared distance."""
 
 MPC_STEP_ROUNDS = {
-    "aby3": {"dense": 1.5, "relu": 5.6, "leaky": 6.6, "square": 3.4, "tanh": 60.0},
-    "cheetah": {"dense": 1.5, "relu": 10.0, "leaky": 11.0, "square": 3.4, "tanh": 60.0},
+    "aby3": {"dense": 1.6, "relu": 5.6, "leaky": 6.6, "square": 3.4, "tanh": 60.0},
+    "cheetah": {"dense": 2.0, "relu": 10.0, "leaky": 11.0, "square": 3.0, "tanh": 76.0},
 }
 
 MPC_VERDICT_ROUNDS = {"aby3": 4.5, "cheetah": 9.0}
@@ -118,7 +118,7 @@ def mpc_rounds(program: Program, runs: int) -> Rounds:
     """Round trips under MPC: of a program they do not depend on its sizes."""
     protocol = program.protocol
     steps = MPC_STEP_ROUNDS[protocol]
-    each = MPC_RUN_ROUNDS[protocol] + MPC_FORM_ROUNDS[protocol][program.form]
+    each = MPC_RUN_ROUNDS + MPC_FORM_ROUNDS[protocol][program.form]
     # a step that is not listed takes as long as the longest that is
     each += math.fsum(steps.get(step.kind, max(steps.values())) for step in program.steps)
     if program.answer == "verdict":
