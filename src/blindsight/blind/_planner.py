@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from blindsight.circuits import Activation, Dense, Network
+from blindsight.circuits import Dense, Network
 from blindsight.errors import BlindsightError, CapacityError, NotFittedError, ParameterError
 
 from ._ckks_circuit import plan_network
@@ -71,7 +71,7 @@ class Cost:
     registration_bytes: int
     times: Times
     rounds: Rounds
-    connection: Connection
+    connection: Connection = field(default_factory=Connection)
 
     @property
     def set_up_s(self) -> float:
@@ -104,17 +104,16 @@ class Option:
         Why not, naming the layer; empty where it can.
     parameters : BlindParameters, CkksParameters or Program, optional
     error : float
-        Largest error of a score at the threshold, for every record inside the public bounds; 0 where scores are exact,
-        NaN where the model has no threshold. Of CKKS, but with probability ``2**-30`` a batch; under MPC a worst case
-        over every layer, far above what records show.
-    threshold : float
-        What it is to be compared with; NaN where the model has none.
+        Largest error of a score at the threshold; 0 where scores are exact, NaN where the model has no threshold. Of
+        CKKS, but with probability ``2**-30`` a batch.
     bits : float
         Most that one answer tells the owner, whatever it asked.
     rows_to_extract : int
         Well-chosen answers after which the owner can compute every answer itself.
     cost : Cost, optional
     trust : Trust
+    threshold : float
+        What the error is to be compared with; NaN where the model has none.
     """
 
     engine: Engine
@@ -122,11 +121,11 @@ class Option:
     refusal: str
     parameters: BlindParameters | CkksParameters | Program | None
     error: float
-    threshold: float
     bits: float
     rows_to_extract: int
     cost: Cost | None
     trust: Trust
+    threshold: float = math.nan
 
     @property
     def name(self) -> str:
@@ -253,13 +252,20 @@ def survey(
     """
     if type(rows) is not int or not 1 <= rows <= MAX_ROWS:
         raise ParameterError("rows is out of its domain", got=repr(rows)[:40], rule=f"1 to {MAX_ROWS}")
-    line = connection or Connection()
-    options = tuple(_option(model, engine, revealed, rows, line) for revealed in reveal for engine in ENGINES)
+    line, threshold = connection or Connection(), float(getattr(model, "threshold_", math.nan))
+    options = tuple(
+        _over(line, threshold, _option(model, engine, revealed, rows)) for revealed in reveal for engine in ENGINES
+    )
     secret = bool(getattr(model, "is_secret_", False))
     return Survey(model=type(model).__name__, rows=rows, connection=line, secret=secret, options=options)
 
 
-def _option(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connection) -> Option:
+def _over(line: Connection, threshold: float, option: Option) -> Option:
+    cost = option.cost and replace(option.cost, connection=line)
+    return replace(option, cost=cost, threshold=threshold)
+
+
+def _option(model: Any, engine: Engine, reveal: Reveal, rows: int) -> Option:
     whole = hasattr(model, "circuit_")
     if not whole and not _has_network(model) and not hasattr(model, "score_histogram_"):
         raise NotFittedError("The model to plan for is not fitted", fix="fit it, or load a saved one")
@@ -268,10 +274,8 @@ def _option(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connect
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if engine == "aby3" or engine == "cheetah":
-                return _mpc(model, engine, reveal, rows, line, trust)
-            if whole:
-                return _bfv(model, engine, reveal, rows, line, trust)
-            return _ckks(model, engine, reveal, rows, line, trust)
+                return _mpc(model, engine, reveal, rows, trust)
+            return _bfv(model, engine, reveal, rows, trust) if whole else _ckks(model, engine, reveal, rows, trust)
     except NotFittedError:
         raise
     except (CapacityError, ParameterError) as error:
@@ -279,15 +283,15 @@ def _option(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connect
     except ValueError as error:  # a program that its own description refuses
         refusal = f"The circuit does not fit a program: {error}"
     return Option(
-        engine=engine, reveal=reveal, refusal=refusal, parameters=None, error=math.nan, threshold=math.nan,
-        bits=math.nan, rows_to_extract=0, cost=None, trust=trust,
+        engine=engine, reveal=reveal, refusal=refusal, parameters=None, error=math.nan, bits=math.nan,
+        rows_to_extract=0, cost=None, trust=trust,
     )  # fmt: skip
 
 
 # -- encryption
 
 
-def _bfv(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connection, trust: Trust) -> Option:
+def _bfv(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) -> Option:
     encoder, circuit = model.encoder_, model.circuit_
     layer = f"the inner product with {encoder.length:,} weights"
     try:
@@ -299,7 +303,7 @@ def _bfv(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connection
         )
     except (CapacityError, ParameterError) as error:
         raise CapacityError(f"Layer 1, {layer}: {error.what}", got=error.got, rule=error.rule) from error
-    cost = _he_cost(p, rows, line, bfv_times(p, rows), layer)
+    cost = _he_cost(p, rows, bfv_times(p, rows), layer)
     freedom = encoder.freedom()
     return Option(
         engine=engine,
@@ -307,7 +311,6 @@ def _bfv(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connection
         refusal="",
         parameters=p,
         error=0.0,
-        threshold=_threshold(model),
         bits=p.answer_bits,
         # so many verdicts, on records whose threshold the owner shifts, make a score
         rows_to_extract=freedom * p.plain_bits if p.thresholds else freedom,
@@ -316,11 +319,11 @@ def _bfv(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connection
     )
 
 
-def _ckks(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connection, trust: Trust) -> Option:
+def _ckks(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) -> Option:
     network = _network_of(model)
     if engine == "rows":
         raise CapacityError(
-            f"L{_first(network)[1:]}, is not the only one",
+            f"Layer 1, dense {network.n_inputs} to {_outputs(network)}, is not the only one",
             rule="rows carry one integer inner product",
         )
     if reveal == "verdict":
@@ -328,7 +331,7 @@ def _ckks(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connectio
             f"Layer {len(network.layers) + 1}, the squared distance, is not exact under encryption",
             rule="verdicts on encrypted scores compare shares of an exact score",
         )
-    threshold = _threshold(model)
+    threshold = float(getattr(model, "threshold_", math.nan))
     if not threshold > 0:
         raise CapacityError("The model has no threshold to measure errors by", got=repr(threshold))
     p, integers = plan_network(model.inputs_, network, DEFAULT_TOLERANCE * threshold)
@@ -339,15 +342,14 @@ def _ckks(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connectio
         refusal="",
         parameters=p,
         error=p.error(threshold),
-        threshold=threshold,
         bits=p.answer_bits,
         rows_to_extract=(m + 1) * (m + 2) // 2 if p.squares == 1 else _numbers(network),
-        cost=_he_cost(p, rows, line, ckks_times(p, integers, rows), _first(network)),
+        cost=_he_cost(p, rows, ckks_times(p, integers, rows), f"layer 1, dense {m} to {_outputs(network)}"),
         trust=trust,
     )
 
 
-def _he_cost(p: BlindParameters | CkksParameters, rows: int, line: Connection, times: Times, layer: str) -> Cost:
+def _he_cost(p: BlindParameters | CkksParameters, rows: int, times: Times, layer: str) -> Cost:
     room = MAX_MESSAGE_BYTES - ENVELOPE_BYTES - KEY_BYTES - p.material_bytes
     most = min(MAX_ROWS, room // p.group_bytes * p.rows_per_ciphertext)
     if most < 1:
@@ -374,7 +376,6 @@ def _he_cost(p: BlindParameters | CkksParameters, rows: int, line: Connection, t
         registration_bytes=KEY_BYTES + p.material_bytes,
         times=times,
         rounds=he_rounds(p, messages),
-        connection=line,
     )
 
 
@@ -400,7 +401,7 @@ def _envelope(header_bytes: int, body_bytes: int) -> int:
 # -- MPC
 
 
-def _mpc(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connection, trust: Trust) -> Option:
+def _mpc(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) -> Option:
     whole = hasattr(model, "circuit_")
     if not whole:
         _network_of(model)
@@ -421,14 +422,15 @@ def _mpc(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connection
         freedom, score_bits, error = model.encoder_.freedom(), max(-low, high, 1).bit_length() + 1, 0.0
     else:
         freedom, score_bits = _numbers(model.network_), program.ring_bits
-        error = _fixed_point_error(model.network_, program, model.inputs_.max_abs, _threshold(model))
+        error = _fixed_point_error(
+            model.network_, program, model.inputs_.max_abs, getattr(model, "threshold_", math.nan)
+        )
     return Option(
         engine=engine,
         reveal=reveal,
         refusal="",
         parameters=program,
         error=error,
-        threshold=_threshold(model),
         bits=float(program.bits_per_row),
         rows_to_extract=freedom * score_bits if reveal == "verdict" else freedom,
         cost=Cost(
@@ -439,7 +441,6 @@ def _mpc(model: Any, engine: Engine, reveal: Reveal, rows: int, line: Connection
             registration_bytes=0,
             times=mpc_times(program, rows, len(runs)),
             rounds=mpc_rounds(program, len(runs)),
-            connection=line,
         ),
         trust=trust,
     )
@@ -449,9 +450,9 @@ def _fixed_point_error(network: Network, program: Program, bound: float, score: 
     """Largest error of a score of this size in fixed point, whatever the record: interval arithmetic, worst case.
 
     A number is rounded to one step of ``2**-fraction_bits`` when it is shared, and every product, or sum of products,
-    is off by another when it is cut; tanh by 1e-4 besides, see ``mpc._program``. NaN where a layer is of another kind.
+    is off by another when it is cut; tanh by 1e-4 besides, see ``mpc._program``.
     """
-    if not score > 0 or not all(isinstance(layer, Dense | Activation) for layer in network.layers):
+    if not score > 0:
         return math.nan
     step = 2.0**-program.fraction_bits
     low, high = np.full(network.n_inputs, -bound), np.full(network.n_inputs, bound)
@@ -498,24 +499,17 @@ def _network_of(model: Any) -> Network:
     return network
 
 
-def _threshold(model: Any) -> float:
-    return float(getattr(model, "threshold_", math.nan))
-
-
 def _has_network(model: Any) -> bool:
     """Whether there is such an attribute, without asking for it: it may be computed, and raise."""
     return hasattr(type(model), "network_") or "network_" in getattr(model, "__dict__", {})
 
 
-def _first(network: Network) -> str:
-    """The first layer, for people."""
+def _outputs(network: Network) -> int:
     first = network.layers[0]
-    if isinstance(first, Dense):
-        return f"layer 1, dense {first.weights.shape[1]} to {len(first.weights)}"
-    return f"layer 1, {type(first).__name__.lower()}"
+    assert isinstance(first, Dense)
+    return len(first.weights)
 
 
 def _numbers(network: Network) -> int:
     """Weights and biases."""
-    arrays = (value for layer in network.layers for value in vars(layer).values())
-    return sum(value.size for value in arrays if isinstance(value, np.ndarray))
+    return sum(layer.weights.size + layer.bias.size for layer in network.layers if isinstance(layer, Dense))

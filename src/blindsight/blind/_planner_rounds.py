@@ -36,17 +36,17 @@ MPC_RUN_ROUNDS = 6.4
 """A run without its program: the owner's connection and request, the operators' agreement on what to run."""
 
 MPC_FORM_ROUNDS = {
-    "aby3": {"inner_product": 0.5, "quadratic": 1.5, "network": 2.3},
+    "aby3": {"inner_product": 0.5, "quadratic": 1.5, "network": 2.8},
     "cheetah": {"inner_product": 0.5, "quadratic": 1.5, "network": 1.5},
 }
 """Products of whole numbers; of a network the squared distance."""
 
 MPC_STEP_ROUNDS = {
-    "aby3": {"dense": 1.6, "relu": 5.6, "leaky": 6.6, "square": 3.4, "tanh": 60.0},
+    "aby3": {"dense": 1.5, "relu": 5.2, "leaky": 6.2, "square": 3.2, "tanh": 60.0},
     "cheetah": {"dense": 2.0, "relu": 10.0, "leaky": 11.0, "square": 3.0, "tanh": 76.0},
 }
 
-MPC_VERDICT_ROUNDS = {"aby3": 4.5, "cheetah": 9.0}
+MPC_VERDICT_ROUNDS = {"aby3": 4.0, "cheetah": 9.0}
 """The comparison with the threshold."""
 
 

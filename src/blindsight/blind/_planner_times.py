@@ -126,11 +126,11 @@ def mpc_times(program: Program, rows: int, runs: int) -> Times:
     row_bytes = (sums + products) * (whole_bytes if program.whole else fixed_bytes) + comparisons * compare_bytes
     wide = program.ring_bits == 128
     return Times(
+        set_up_bytes=MPC_SET_UP_BYTES[program.protocol],
         owner_ms=rows * program.inputs * MPC_SHARE_NS[program.protocol] * (2 if wide else 1) / 1e6,
         server_ms=runs * run_ms + rows * row_us * (WIDE_RING if wide else 1) / 1e3,
         set_up_s=set_up_s,
         link_bytes=round(rows * row_bytes * (2 if wide else 1)),
-        set_up_bytes=MPC_SET_UP_BYTES[program.protocol],
     )
 
 

@@ -99,7 +99,7 @@ def _error(option: Option) -> str:
         return "refused"
     if option.error == 0:
         return "exact"
-    return "unknown" if math.isnan(option.error) else f"{option.error:.2g}"
+    return "no bound" if math.isnan(option.error) else f"{option.error:.2g}"
 
 
 COSTS: tuple[tuple[str, Callable[[Option], str]], ...] = (
