@@ -29,7 +29,7 @@ COMPARISON_SET_UP_ROUNDS, COMPARISON_ROUNDS, AROUND_COMPARISON_ROUNDS = 16.5, 9.
 """Of verdicts on encrypted scores: links and oblivious transfers; one run of the comparison; asking for it, being let,
 and the scorer's half."""
 
-MPC_SET_UP_ROUNDS = {"aby3": 12.0, "cheetah": 24.0}
+MPC_SET_UP_ROUNDS = {"aby3": 12.0, "cheetah": 28.0}
 """Before the first answer: the offer, the operators' links, the protocol."""
 
 MPC_RUN_ROUNDS = 6.4

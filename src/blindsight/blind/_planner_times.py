@@ -40,7 +40,7 @@ MPC_COSTS = {"aby3": (6.4, 70.0, 0.1, 0.8, 30.0), "cheetah": (12.0, 90.0, 2.2, 2
 (benchmarks/network_rounds.py); then microseconds: a product with a weight, a product of two shared numbers that is not
 one of many in a sum, a comparison."""
 
-MPC_SET_UP_BYTES = {"aby3": 10_000, "cheetah": 10_000}
+MPC_SET_UP_BYTES = {"aby3": 69_000, "cheetah": 24_000_000}
 """Between the operators, before the first answer (benchmarks/network_rounds.py)."""
 
 MPC_LINK_BYTES = {"aby3": (24.0, 48.0, 200.0), "cheetah": (166.0, 166.0, 170.0)}
