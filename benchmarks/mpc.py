@@ -41,6 +41,7 @@ from blindsight.circuits import Activation, Dense, Network, Standardised
 from blindsight.errors import BlindsightError
 
 FEATURES, HIDDEN = 29, 10
+REPEATS = 3
 
 
 def relay(pairs: list[tuple[int, int]], delay_s: Any, counted: Any) -> None:
@@ -196,8 +197,8 @@ def measure(
     rtt_ms: float,
     check: Any,
     *,
-    repeats: int,
-    planned: float,
+    repeats: int = REPEATS,
+    planned: float = float("nan"),
 ) -> None:
     times = []
     moved = operators.between()
@@ -219,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rows", default="1,1000,10000", help="Of a batch; CHEETAH takes no more than 1,000.")
-    parser.add_argument("--repeats", type=int, default=3, help="Of each measurement, where there is delay as well.")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="Of each measurement.")
     options = parser.parse_args()
     quick = options.quick
     warnings.simplefilter("ignore")
