@@ -297,6 +297,8 @@ def test_round_trips_and_bytes_add_up_to_the_time(engine, reveal):
     assert math.isclose(far.set_up_s - near.set_up_s, 0.05 * far.rounds.set_up)
     sent = near.bytes_up + near.bytes_down + near.times.link_bytes
     assert math.isclose(thin.batch_s - near.batch_s, sent * 8 * (1e-6 - 1e-8))
+    once = near.registration_bytes + near.rounds.set_up_bytes
+    assert math.isclose(thin.set_up_s - near.set_up_s, once * 8 * (1e-6 - 1e-8))
     assert math.isclose(near.seconds, near.set_up_s + near.batch_s)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
 import pty
@@ -100,7 +101,7 @@ def test_the_connection_is_an_option(saved):
     assert done.value["connection"] == {"round_trip_ms": 80, "mbit": 20}
     for told, option in zip(done.value["options"], found.options, strict=True):
         assert told["cost"]["batch_s"] == option.cost.batch_s
-        assert told["cost"]["rounds"] == {"set_up": option.cost.rounds.set_up, "batch": option.cost.rounds.batch}
+        assert told["cost"]["rounds"] == dataclasses.asdict(option.cost.rounds)
     wrong = invoke("plan", "blind", folder / "ecod.blindsight", "--mbit", 0)
     assert wrong.code == 2
     assert "mbit" in wrong.err

@@ -76,7 +76,7 @@ class Cost:
     @property
     def set_up_s(self) -> float:
         """Estimate of what is done once, before the first batch, the network included."""
-        sent = self.registration_bytes + self.times.set_up_bytes
+        sent = self.registration_bytes + self.rounds.set_up_bytes
         return self.times.set_up_s + self.connection.seconds(self.rounds.set_up, sent)
 
     @property

@@ -32,6 +32,9 @@ and the scorer's half."""
 MPC_SET_UP_ROUNDS = {"aby3": 12.0, "cheetah": 28.0}
 """Before the first answer: the offer, the operators' links, the protocol."""
 
+COMPARISON_SET_UP_BYTES, MPC_SET_UP_BYTES = 7_300_000, {"aby3": 69_000, "cheetah": 24_000_000}
+"""Before the first, both ways, over all links."""
+
 MPC_RUN_ROUNDS = 6.4
 """A run without its program: the owner's connection and request, the operators' agreement on what to run."""
 
@@ -91,10 +94,13 @@ class Rounds:
         Once, before the first.
     batch : float
         For all its messages or runs, one after the other.
+    set_up_bytes : int
+        What the comparison's two sides, or the operators, exchange once, before the first.
     """
 
     set_up: float
     batch: float
+    set_up_bytes: int
 
 
 def he_rounds(p: BlindParameters | CkksParameters, messages: Sequence[int]) -> Rounds:
@@ -111,7 +117,7 @@ def he_rounds(p: BlindParameters | CkksParameters, messages: Sequence[int]) -> R
         set_up += COMPARISON_SET_UP_ROUNDS
         for count in messages:
             batch += AROUND_COMPARISON_ROUNDS + len(runs_of(count * p.thresholds)) * COMPARISON_ROUNDS
-    return Rounds(set_up=set_up, batch=batch)
+    return Rounds(set_up=set_up, batch=batch, set_up_bytes=COMPARISON_SET_UP_BYTES if p.thresholds else 0)
 
 
 def mpc_rounds(program: Program, runs: int) -> Rounds:
@@ -123,4 +129,4 @@ def mpc_rounds(program: Program, runs: int) -> Rounds:
     each += math.fsum(steps.get(step.kind, max(steps.values())) for step in program.steps)
     if program.answer == "verdict":
         each += MPC_VERDICT_ROUNDS[protocol]
-    return Rounds(set_up=MPC_SET_UP_ROUNDS[protocol], batch=runs * each)
+    return Rounds(set_up=MPC_SET_UP_ROUNDS[protocol], batch=runs * each, set_up_bytes=MPC_SET_UP_BYTES[protocol])

@@ -28,9 +28,8 @@ CKKS_SEAL_NS, CKKS_PRODUCT_NS, CKKS_WORD_NS, CKKS_REST_NS, CKKS_OPEN_NS = 205.0,
 """An input's residue; a weight times a residue; a residue read, squared or summed; for each residue of one ciphertext,
 to mask and protect; an answer's residue."""
 
-COMPARISON_SET_UP_S, COMPARISON_US, COMPARISON_BYTES, COMPARISON_SET_UP_BYTES = 7.0, 25.0, 91.0, 7_300_000
-"""Of a verdict on encrypted scores: CHEETAH, oblivious transfers by Ferret. Bytes: benchmarks/verdicts.py; of the
-set-up: benchmarks/network_rounds.py."""
+COMPARISON_SET_UP_S, COMPARISON_US, COMPARISON_BYTES = 7.0, 25.0, 91.0
+"""Of a verdict on encrypted scores: CHEETAH, oblivious transfers by Ferret. Bytes: benchmarks/verdicts.py."""
 
 MPC_SHARE_NS = {"aby3": 270.0, "cheetah": 85.0}
 """To share one number of a record."""
@@ -39,9 +38,6 @@ MPC_COSTS = {"aby3": (6.4, 70.0, 0.1, 0.8, 30.0), "cheetah": (12.0, 90.0, 2.2, 2
 """Set-up in seconds, links included (benchmarks/mpc.py); a run in milliseconds, between processes with TLS
 (benchmarks/network_rounds.py); then microseconds: a product with a weight, a product of two shared numbers that is not
 one of many in a sum, a comparison."""
-
-MPC_SET_UP_BYTES = {"aby3": 69_000, "cheetah": 24_000_000}
-"""Between the operators, before the first answer (benchmarks/network_rounds.py)."""
 
 MPC_LINK_BYTES = {"aby3": (24.0, 48.0, 200.0), "cheetah": (166.0, 166.0, 170.0)}
 """Between the operators, all of them together (benchmarks/mpc.py): for each result of products, whole or fixed point;
@@ -68,15 +64,12 @@ class Times:
         Once, before the first.
     link_bytes : int
         What the comparisons of verdicts, or the operators, exchange besides the messages, all together.
-    set_up_bytes : int
-        Likewise, once, before the first.
     """
 
     owner_ms: float
     server_ms: float
     set_up_s: float
     link_bytes: int
-    set_up_bytes: int
 
 
 def bfv_times(p: BlindParameters, rows: int) -> Times:
@@ -90,7 +83,6 @@ def bfv_times(p: BlindParameters, rows: int) -> Times:
         server_ms=ciphertexts * answer + groups * protect + compare_ms,
         set_up_s=p.zeros * seal / 1e3 + (COMPARISON_SET_UP_S if p.thresholds else 0.0),
         link_bytes=round(rows * p.thresholds * COMPARISON_BYTES),
-        set_up_bytes=COMPARISON_SET_UP_BYTES if p.thresholds else 0,
     )
 
 
@@ -113,12 +105,11 @@ def ckks_times(p: CkksParameters, network: IntegerNetwork, rows: int) -> Times:
         server_ms=groups * answer_ns / 1e6,
         set_up_s=p.zeros * seal_ns / 1e9,
         link_bytes=0,
-        set_up_bytes=0,
     )
 
 
 def mpc_times(program: Program, rows: int, runs: int) -> Times:
-    """Estimate a batch under MPC, for each operator; the network between them is in ``_planner_rounds``."""
+    """Estimate a batch under MPC, for each operator; the network between them aside."""
     set_up_s, run_ms, weight_us, product_us, compare_us = MPC_COSTS[program.protocol]
     whole_bytes, fixed_bytes, compare_bytes = MPC_LINK_BYTES[program.protocol]
     weights, sums, products, comparisons = _work(program)
@@ -126,7 +117,6 @@ def mpc_times(program: Program, rows: int, runs: int) -> Times:
     row_bytes = (sums + products) * (whole_bytes if program.whole else fixed_bytes) + comparisons * compare_bytes
     wide = program.ring_bits == 128
     return Times(
-        set_up_bytes=MPC_SET_UP_BYTES[program.protocol],
         owner_ms=rows * program.inputs * MPC_SHARE_NS[program.protocol] * (2 if wide else 1) / 1e6,
         server_ms=runs * run_ms + rows * row_us * (WIDE_RING if wide else 1) / 1e3,
         set_up_s=set_up_s,
