@@ -2,11 +2,14 @@
 
     python benchmarks/mpc.py            # everything: about ten minutes
     python benchmarks/mpc.py --quick    # no delay only, 1,000 rows
+    python benchmarks/mpc.py --rows 1,1000 --repeats 5     # what the planner's estimates are held against
 
 A ReLU autoencoder 29-10-29 under ABY3 (three operators) and CHEETAH (two), a quadratic of 29 features beside BFV
 columns in the same run. Times are the owner's: from feature rows to answers, sharing, TLS and opening included. The
 round trip is emulated by a TCP relay in front of every operator that holds each way back for half of it (a network
 emulator in the kernel needs rights that a container has not), for operators' links and HTTPS alike; it counts bytes.
+Beside each time stands the planner's estimate of it, for the same round trip and a line that carries any number of
+bytes (of 10,000 records in three runs, as an owner sends them by default; here they are one).
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 import blindsight as bs
-from blindsight.blind import RecordOwner, Scorer
+from blindsight.blind import Connection, RecordOwner, Scorer, survey
 from blindsight.blind.mpc import MpcHolder, MpcOwner, OperatorAddress, make_certificate
 from blindsight.circuits import Activation, Dense, Network, Standardised
 from blindsight.errors import BlindsightError
@@ -178,10 +181,27 @@ def autoencoder() -> Any:
     )
 
 
-def measure(what: str, operators: Operators, owner: MpcOwner, X: np.ndarray, rtt_ms: float, check: Any) -> None:
+def planned_ms(model: Any, protocol: str, reveal: Any, rows: int, rtt_ms: float) -> float:
+    """The planner's estimate of a batch, without set-up; its connection is as wide as it takes."""
+    found = survey(model, rows=rows, reveal=[reveal], connection=Connection(round_trip_ms=rtt_ms, mbit=1e6))
+    cost = next(o for o in found.options if o.engine == protocol.lower()).cost
+    assert cost is not None
+    return cost.batch_s * 1e3
+
+
+def measure(
+    what: str,
+    operators: Operators,
+    owner: MpcOwner,
+    X: np.ndarray,
+    rtt_ms: float,
+    check: Any,
+    *,
+    repeats: int = REPEATS,
+    planned: float = float("nan"),
+) -> None:
     times = []
     moved = operators.between()
-    repeats = 1 if rtt_ms else REPEATS
     for _ in range(repeats):
         start = time.perf_counter()
         answers = owner.score(X, rows_per_run=len(X))
@@ -190,6 +210,7 @@ def measure(what: str, operators: Operators, owner: MpcOwner, X: np.ndarray, rtt
     best = float(np.median(times))
     print(
         f"{what:34s} rows {len(X):6d}  round trip {rtt_ms:3.0f} ms  {best * 1e3:9.1f} ms"
+        f" (planner {planned:9.1f})"
         f"  {best / len(X) * 1e3:8.3f} ms/row  links {moved / len(X):9.0f} B/row  {check(answers)}",
         flush=True,
     )
@@ -198,12 +219,15 @@ def measure(what: str, operators: Operators, owner: MpcOwner, X: np.ndarray, rtt
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
+    parser.add_argument("--rows", default="1,1000,10000", help="Of a batch; CHEETAH takes no more than 1,000.")
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="Of each measurement.")
+    options = parser.parse_args()
+    quick = options.quick
     warnings.simplefilter("ignore")
     rng = np.random.default_rng(1)
     X = rng.normal(size=(10_000, FEATURES)) * 1.5
     load = f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}"
-    print(f"{load}; median of {REPEATS}, one run where there is delay; set-up before the clock")
+    print(f"{load}; median of {options.repeats}; set-up before the clock")
     model = autoencoder()
     clear = model.decision_function(X)
     start = time.perf_counter()
@@ -223,7 +247,8 @@ def main() -> None:
         return "exact" if np.array_equal(answers, quadratic.decision_function(X[: len(answers)])) else "NOT EXACT"
 
     for protocol, count in (("ABY3", 3), ("CHEETAH", 2)):
-        sizes = [1, 1000] if quick or count == 2 else [1, 1000, 10_000]
+        sizes = [int(rows) for rows in options.rows.split(",")]
+        sizes = [rows for rows in sizes if rows <= 1000 or not (quick or count == 2)]
         with tempfile.TemporaryDirectory() as folder:
             operators = Operators(count, Path(folder) / "operators")
             try:
@@ -242,9 +267,18 @@ def main() -> None:
                     operators.delay_s.value = rtt_ms / 2e3
                     for rows in sizes:
                         part = X[:rows]
-                        measure(f"{protocol} autoencoder, score", operators, owners["scores"], part, rtt_ms, error)
-                        measure(f"{protocol} autoencoder, verdict", operators, owners["verdicts"], part, rtt_ms, wrong)
-                    measure(f"{protocol} quadratic, score", operators, owners["quadratic"], X[:1000], rtt_ms, exact)
+                        cases = [
+                            ("scores", "autoencoder, score", model, "score", error),
+                            ("verdicts", "autoencoder, verdict", model, "verdict", wrong),
+                            ("quadratic", "quadratic, score", quadratic, "score", exact),
+                        ]
+                        for name, what, fitted, reveal, check in cases:
+                            measure(
+                                f"{protocol} {what}", operators, owners[name], part, rtt_ms, check,
+                                repeats=options.repeats,
+                                planned=planned_ms(fitted, protocol, reveal, rows, rtt_ms),
+                            )  # fmt: skip
+                print(f"load {os.getloadavg()[0]:.1f}")
             finally:
                 operators.close()
     for rows in (1000, 4096):

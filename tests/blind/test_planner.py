@@ -1,4 +1,4 @@
-"""The planner's sizes and bits against real messages, its refusals, its bounds; never its times."""
+"""The planner: sizes and bits against real messages, refusals, bounds, what a network adds; never its times."""
 
 import math
 from types import SimpleNamespace
@@ -9,14 +9,15 @@ import pytest
 import blindsight as bs
 from blind._models import StandInModel, quadratic_model, records, table_model
 from blind._networks import NetworkModel, dense, network_model, rows_of
-from blindsight.blind import RecordOwner, Scorer, survey
+from blindsight.blind import Connection, RecordOwner, Scorer, survey
+from blindsight.blind._planner_rounds import he_rounds, mpc_rounds
 from blindsight.blind._planner_times import bfv_times
 from blindsight.circuits import Activation, InnerProduct, Network
 from blindsight.errors import NotFittedError, ParameterError
 
 
-def option(model, engine, reveal="score", rows=1000):
-    found = survey(model, rows=rows, reveal=[reveal])
+def option(model, engine, reveal="score", rows=1000, connection=None):
+    found = survey(model, rows=rows, reveal=[reveal], connection=connection)
     return next(o for o in found.options if o.engine == engine)
 
 
@@ -280,7 +281,107 @@ def test_what_is_not_fitted_and_impossible_batches():
             survey(table_model(2, 4), rows=rows)
 
 
+# -- the network
+
+
+@pytest.mark.parametrize("engine", ["rows", "columns", "aby3", "cheetah"])
+@pytest.mark.parametrize("reveal", ["score", "verdict"])
+def test_round_trips_and_bytes_add_up_to_the_time(engine, reveal):
+    model = table_model(4, 10)
+    near, far, thin = (
+        option(model, engine, reveal, connection=Connection(round_trip_ms=rtt, mbit=mbit)).cost
+        for rtt, mbit in ((0, 100), (50, 100), (0, 1))
+    )
+    assert near.rounds == far.rounds == thin.rounds
+    assert math.isclose(far.batch_s - near.batch_s, 0.05 * far.rounds.batch)
+    assert math.isclose(far.set_up_s - near.set_up_s, 0.05 * far.rounds.set_up)
+    sent = near.bytes_up + near.bytes_down + near.times.link_bytes
+    assert math.isclose(thin.batch_s - near.batch_s, sent * 8 * (1e-6 - 1e-8))
+    once = near.registration_bytes + near.rounds.set_up_bytes
+    assert math.isclose(thin.set_up_s - near.set_up_s, once * 8 * (1e-6 - 1e-8))
+    assert math.isclose(near.seconds, near.set_up_s + near.batch_s)
+
+
+def test_scores_under_encryption_take_a_round_trip_a_message():
+    few, many = (option(table_model(20, 60), "columns", rows=rows).cost for rows in (4096, 60_000))
+    assert few.rounds.batch == few.messages == 1
+    assert many.rounds.batch == many.messages == 2
+    assert few.rounds.set_up == many.rounds.set_up > 0
+
+
+def test_a_verdict_takes_a_comparison_for_every_sixteen_thousand_records():
+    p = option(table_model(4, 10), "columns", "verdict").parameters
+    one, two, apart = (he_rounds(p, messages).batch for messages in ([16_384], [32_768], [16_384, 16_384]))
+    assert he_rounds(p, [10]).batch == one
+    assert one < two < apart == 2 * one
+    scores = option(table_model(4, 10), "columns").parameters
+    assert he_rounds(scores, [16_384]).batch == 1 < one
+
+
+@pytest.mark.parametrize("engine", ["aby3", "cheetah"])
+def test_round_trips_of_a_network_grow_with_its_depth_alone(engine):
+    rng = np.random.default_rng(0)
+
+    def rounds(*kinds, width=4, reveal="score", rows=1000):
+        layers = [dense(rng, width, 4)]
+        for kind in kinds:
+            layers += [Activation(kind), dense(rng, width, width)]
+        layers.append(dense(rng, 4, width))
+        model = NetworkModel(network_model().inputs_, Network(layers=tuple(layers), target="inputs"), 0.5)
+        return option(model, engine, reveal, rows=rows).cost.rounds.batch
+
+    none, one, two = rounds(), rounds("relu"), rounds("relu", "relu")
+    assert math.isclose(two - one, one - none)
+    assert none < one < rounds("leaky") < rounds("tanh")
+    assert rounds("relu", width=30) == one
+    assert rounds("relu", rows=10) == one
+    assert rounds("relu", rows=4097) == 2 * one  # in two runs
+    assert rounds("relu", reveal="verdict") > one
+    p = option(table_model(4, 10), engine).parameters
+    assert mpc_rounds(p, 1).batch < none
+    assert mpc_rounds(p, 3).batch == 3 * mpc_rounds(p, 1).batch
+
+
+def test_the_connection_changes_what_is_recommended():
+    model = quadratic_model(29)
+
+    def best(**connection):
+        return survey(model, rows=3000, reveal=["score"], connection=Connection(**connection)).recommended().engine
+
+    assert best(round_trip_ms=0, mbit=1000) == "columns"  # fewer calculations
+    assert best(round_trip_ms=0, mbit=1) == "rows"  # fewer bytes
+    verdicts = [
+        {o.engine: o.cost.batch_s for o in survey(model, reveal=["verdict"], connection=line).options}
+        for line in (Connection(round_trip_ms=0, mbit=1000), Connection(round_trip_ms=1000, mbit=1000))
+    ]
+    assert verdicts[0]["cheetah"] > verdicts[0]["rows"] + 1
+    assert verdicts[1]["cheetah"] - verdicts[0]["cheetah"] > 10  # a comparison's round trips, a second each
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"round_trip_ms": -1}, {"round_trip_ms": math.nan}, {"round_trip_ms": 1e9}, {"mbit": 0},
+              {"mbit": math.inf}, {"mbit": "100"}, {"round_trip_ms": True}],
+)  # fmt: skip
+def test_impossible_connections(wrong):
+    with pytest.raises(ParameterError, match="is out of its domain"):
+        Connection(**wrong)
+
+
 # -- what it says
+
+
+def test_a_loose_bound_on_errors_is_called_so():
+    base = network_model("square")
+    said = survey(base).why("score")
+    assert f"at the threshold of {base.threshold_:.2g}" in said
+    assert "worst case" not in said
+    rng = np.random.default_rng(0)
+    layers = (dense(rng, 30, 4), Activation("relu"), dense(rng, 30, 30), Activation("relu"), dense(rng, 4, 30))
+    deep = NetworkModel(base.inputs_, Network(layers=layers, target="inputs"), 0.01)
+    found = survey(deep)
+    assert found.recommended("verdict").error > 0.01 * deep.threshold_ == 0.01 * found.recommended("verdict").threshold
+    assert "worst case over all records" in found.why("score")
+    assert "a verdict may differ" in found.why("verdict")
 
 
 def test_only_encrypted_scores_are_post_quantum():

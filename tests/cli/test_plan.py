@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
 import numpy as np
 import polars as pl
 import pytest
 
 import blindsight as bs
-from blindsight.blind import Scorer, survey
+from blindsight.blind import Connection, Scorer, survey
 
 from .conftest import invoke
 
@@ -37,6 +47,64 @@ def test_the_table_names_every_engine_and_the_recommendation(saved):
     assert "not secret" not in done.out
     assert found.why("score") in done.out
     assert f"{found.recommended().cost.bytes_up / 500:,.0f}" in done.out
+    for option in found.revealing("score"):
+        assert f"{option.name}: {option.describe()}." in done.out
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_nothing_is_cut_off_on_a_terminal(saved, width):
+    """A real one of that width, since what is printed elsewhere is wider."""
+    folder, model = saved
+    command = [sys.executable, "-m", "blindsight", "plan", "blind", str(folder / "ecod.blindsight")]
+    shown = on_a_terminal(command, width)
+    lines = shown.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    for option in survey(model).revealing("score"):
+        for value in (
+            f"{option.cost.bytes_up / 1000:,.0f}",
+            f"{option.rows_to_extract:,}",
+            f"{option.cost.batch_s:.3g}",
+        ):
+            assert value in shown.split()
+    head = next(line for line in lines if "MPC 3PC" in line)
+    assert head.split() == ["HE", "rows", "*", "HE", "columns", "MPC", "3PC", "MPC", "2PC"]
+    assert "128-bit security" in " ".join(shown.split())
+
+
+def on_a_terminal(command, width):
+    """What a command shows on a terminal of so many columns, without its colours."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
+    with subprocess.Popen(
+        command, stdout=follower, stderr=subprocess.STDOUT, stdin=follower, env=environment
+    ) as process:
+        os.close(follower)
+        found = b""
+        while True:
+            try:
+                data = os.read(leader, 1 << 16)
+            except OSError:  # its other end is closed
+                break
+            found += data
+            if not data:
+                break
+    os.close(leader)
+    assert process.returncode == 0, found
+    return re.sub(r"\x1b\[[0-9;]*m", "", found.decode()).replace("\r\n", "\n")
+
+
+def test_the_connection_is_an_option(saved):
+    folder, model = saved
+    done = invoke("plan", "blind", folder / "ecod.blindsight", "--round-trip-ms", 80, "--mbit", 20, "--json")
+    found = survey(model, reveal=["score"], connection=Connection(round_trip_ms=80, mbit=20))
+    assert done.value["connection"] == {"round_trip_ms": 80, "mbit": 20}
+    for told, option in zip(done.value["options"], found.options, strict=True):
+        assert told["cost"]["batch_s"] == option.cost.batch_s
+        assert told["cost"]["rounds"] == dataclasses.asdict(option.cost.rounds)
+    wrong = invoke("plan", "blind", folder / "ecod.blindsight", "--mbit", 0)
+    assert wrong.code == 2
+    assert "mbit" in wrong.err
 
 
 def test_json_holds_what_the_planner_says(saved):

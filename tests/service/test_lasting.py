@@ -13,7 +13,7 @@ import pytest
 
 from blindsight import modelfile
 from blindsight.blind import RecordOwner
-from blindsight.errors import BudgetError, PolicyError
+from blindsight.errors import BudgetError, ParameterError, PolicyError
 from blindsight.service import Client, Models, RequestError, new_key
 from blindsight.service._answers import Answers
 from store import _postgres
@@ -232,6 +232,26 @@ def test_versions_roll_back_and_a_second_model_is_computed_in_silence(tmp_path, 
             with pytest.raises(PolicyError, match="requests"):
                 Models(store, service.settings).set_shadow("model", modelfile.dumps(make_model(features=3)[0]))
             assert Models(store, service.settings).set_shadow("model", None) is None
+
+
+def test_a_device_serves_columns_and_leaves_rows_alone(tmp_path):
+    pytest.importorskip("torch", reason="needs torch")
+    model, X = make_model(features=2)
+    service = Running(tmp_path / "s", device="cpu")
+    with service.store() as store:
+        models = Models(store, service.settings)
+        for packing in ("columns", "rows"):
+            models.publish(packing, modelfile.dumps(model), packing=packing)
+            scorer = models.current(packing).scorer
+            device = getattr(scorer._engine.packing, "device", None)
+            assert (None if device is None else device.name) == ("cpu" if packing == "columns" else None)
+            owner = RecordOwner(scorer.offer())
+            scorer.register(owner.registration)
+            answer = scorer.score(owner.seal(X[:3], register=False))
+            assert np.array_equal(owner.open(answer), model.decision_function(X[:3]))
+    wrong = Running(tmp_path / "w", device="gpu")
+    with wrong.store() as store, pytest.raises(ParameterError, match="device is out of its domain"):
+        Models(store, wrong.settings).publish("m", modelfile.dumps(model), packing="columns")
 
 
 def test_stored_answers_expire_and_are_bounded(tmp_path):

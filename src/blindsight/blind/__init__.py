@@ -15,6 +15,7 @@ from ._envelope import Header, read_header
 from ._owner import RecordOwner
 from ._plan import BlindParameters, plan
 from ._planner import Cost, Option, Survey, survey
+from ._planner_rounds import Connection
 from ._registration import RegistrationCheck, key_id_of_registration
 from ._scorer import Scorer
 from ._verdict_comparison import Comparison
@@ -26,6 +27,7 @@ __all__ = [
     "CkksParameters",
     "Comparison",
     "ComparisonProcess",
+    "Connection",
     "Cost",
     "Header",
     "KeyValue",

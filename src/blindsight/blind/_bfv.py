@@ -20,6 +20,7 @@ from blindsight.he import (
 )
 
 from ._columns import Columns
+from ._device import ResidueDevice
 from ._engine import material_of
 from ._plan import BlindParameters
 from ._protect import Mask, Protections, Rerandomiser, finish
@@ -31,10 +32,12 @@ Residues = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 
 
-def packing_of(context: HeContext, parameters: BlindParameters, *, threads: int = 1) -> Rows | Columns:
+def packing_of(
+    context: HeContext, parameters: BlindParameters, *, threads: int = 1, device: ResidueDevice | None = None
+) -> Rows | Columns:
     """How records lie in ciphertexts."""
     if parameters.packing == "columns":
-        return Columns(context, parameters, threads=threads)
+        return Columns(context, parameters, threads=threads, device=device)
     return Rows(context, parameters)
 
 
@@ -58,13 +61,22 @@ class BfvScorer:
         Secret.
     threads : int
         For products of residues in columns.
+    device : ResidueDevice, optional
+        Likewise; None: NumPy.
     """
 
-    def __init__(self, parameters: BlindParameters, circuit: InnerProduct, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        parameters: BlindParameters,
+        circuit: InnerProduct,
+        *,
+        threads: int = 1,
+        device: ResidueDevice | None = None,
+    ) -> None:
         self.parameters, self.context = parameters, HeContext(parameters.he)
         if self.context.modulus < parameters.least_modulus:
             raise CapacityError("SEAL found smaller primes than planned")
-        self.packing = packing_of(self.context, parameters, threads=threads)
+        self.packing = packing_of(self.context, parameters, threads=threads, device=device)
         self.protections = Protections()
         self._evaluate = self.packing.prepare(np.asarray(circuit.weights))
         bias = np.array([circuit.bias], dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from blindsight.he import (
 from ._ckks_circuit import IntegerNetwork
 from ._ckks_plan import RESIDUE_BYTES, CkksParameters
 from ._ckks_protect import CkksRerandomiser, finish, functionals
+from ._device import ResidueDevice
 from ._engine import material_of
 from ._protect import Protections
 
@@ -41,12 +43,26 @@ class CkksScorer:
         Secret.
     threads : int
         For products of residues.
+    device : ResidueDevice, optional
+        Where residues are multiplied; None: here, with NumPy.
     """
 
-    def __init__(self, parameters: CkksParameters, network: IntegerNetwork, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        parameters: CkksParameters,
+        network: IntegerNetwork,
+        *,
+        threads: int = 1,
+        device: ResidueDevice | None = None,
+    ) -> None:
         self.parameters, self.context = parameters, CkksContext(parameters.he)
         self.protections = Protections()
-        self._network, self._threads = network, threads
+        self._network, primes = network, self.context.primes
+        self._evaluate: Callable[[npt.NDArray[np.unsignedinteger[Any]]], Residues]
+        if device is None:
+            self._evaluate = lambda inputs: network.evaluate(inputs, primes, threads)
+        else:
+            self._evaluate = device.scores(network, primes)
 
     def masks(self, material: memoryview) -> CkksRerandomiser:
         """Read an owner's encryptions of zero, strictly."""
@@ -55,7 +71,7 @@ class CkksScorer:
     def answer(self, body: memoryview, rows: int, masks: CkksRerandomiser) -> tuple[Residues, Residues]:
         """Evaluate one group, switch down, protect; see ``_ckks_protect``."""
         inputs = self._unpack(body)
-        parts = self.context.switch_down(self._network.evaluate(inputs, self.context.primes, self._threads))
+        parts = self.context.switch_down(self._evaluate(inputs))
         mask = masks.take() if self.protections.rerandomise else None
         return finish(self.context, self.parameters, parts, mask, rows=rows, protections=self.protections)
 

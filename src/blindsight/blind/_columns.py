@@ -18,6 +18,7 @@ import numpy.typing as npt
 from blindsight.errors import WireError
 from blindsight.he import SEED_BYTES, HeContext, SecretKey, add_mod, pack_residues, scale_up, unpack_residues
 
+from ._device import ResidueDevice
 from ._plan import BlindParameters
 from ._protect import Mask
 
@@ -43,10 +44,19 @@ class Columns:
     parameters : BlindParameters
     threads : int
         That multiply residues, one prime each.
+    device : ResidueDevice, optional
+        Where residues are multiplied; None: here, with NumPy.
     """
 
-    def __init__(self, context: HeContext, parameters: BlindParameters, *, threads: int = 1) -> None:
-        self.context, self.parameters, self.threads = context, parameters, threads
+    def __init__(
+        self,
+        context: HeContext,
+        parameters: BlindParameters,
+        *,
+        threads: int = 1,
+        device: ResidueDevice | None = None,
+    ) -> None:
+        self.context, self.parameters, self.threads, self.device = context, parameters, threads, device
 
     # -- model holder
 
@@ -56,15 +66,26 @@ class Columns:
             digits = [weights]
         else:  # weights of up to 40 bits: two digits, the upper one signed
             digits = [weights & (1 << DIGIT_BITS) - 1, weights >> DIGIT_BITS]
-        blocks = _blocks(digits)
         rows = [digit.astype(np.float64) for digit in digits]
-        context = self.context
+        context, multiply = self.context, self._multiplier(digits, rows)
 
         def evaluate(body: memoryview, mask: Mask, _owed_only: bool) -> Residues:
-            product = self._product(self._unpack(body), rows, blocks)
+            product = multiply(self._unpack(body))
             return add_mod(product, context.inner_product(*mask), context.primes) if mask[0] else product
 
         return evaluate
+
+    def _multiplier(
+        self, digits: list[Ints], rows: list[Floats]
+    ) -> Callable[[npt.NDArray[np.unsignedinteger[Any]]], Residues]:
+        """From residues, (primes, entries, 2N), to their inner products with the weights, (2, primes, N)."""
+        primes, degree = self.context.primes, self.parameters.degree
+        if self.device is None:
+            blocks = _blocks(digits, BLOCK_ENTRIES)
+            return lambda residues: self._product(residues, rows, blocks)
+        runs = [(start, stop) for start, stop, _ in _blocks(digits, len(rows[0]))]
+        multiply = self.device.inner_products(rows, runs, primes, DIGIT_BITS)
+        return lambda residues: multiply(residues).reshape(len(primes), 2, degree).transpose(1, 0, 2)
 
     def _unpack(self, body: memoryview) -> npt.NDArray[np.unsignedinteger[Any]]:
         """(primes, entries, 2N) residues, not yet checked."""
@@ -148,14 +169,14 @@ def _product_modulo(
     return value.astype(np.uint64)
 
 
-def _blocks(digits: list[Ints]) -> list[tuple[int, int, bool]]:
-    """Runs (start, stop, reduce after) of at most 64 entries, such that no sum between reductions passes 2**53."""
+def _blocks(digits: list[Ints], most: int) -> list[tuple[int, int, bool]]:
+    """Runs (start, stop, reduce after) of at most so many entries; no sum between reductions passes 2**53."""
     heaviest = np.max([np.abs(digit) for digit in digits], axis=0)
     blocks: list[tuple[int, int, bool]] = []
     start, in_block, since = 0, 0, 1  # 1: what a reduction leaves, below p
     for j, weight in enumerate(int(value) for value in heaviest):
         full = since + weight >= EXACT_WEIGHT_SUM
-        if j > start and (full or in_block == BLOCK_ENTRIES):
+        if j > start and (full or in_block == most):
             blocks.append((start, j, full))
             start, in_block = j, 0
             if full:

@@ -27,6 +27,7 @@ from ._ckks import CkksOwner, CkksScorer
 from ._ckks_circuit import plan_network
 from ._ckks_plan import CkksParameters
 from ._ckks_protect import CkksRerandomiser
+from ._device import open_device
 from ._engine import Masks
 from ._offer import Offer
 from ._plan import BlindParameters, Packing, Upload, plan
@@ -88,20 +89,28 @@ def serve(
     thresholds: int,
     tolerance: float | None,
     threads: int,
+    device: str | None = None,
 ) -> Served:
     """Plan and prepare an engine for a fitted model; see :class:`Scorer`."""
     if type(threads) is not int or not 1 <= threads <= 256:
         raise ParameterError("threads is out of its domain", got=repr(threads), rule="an integer from 1 to 256")
     if scheme not in (None, "bfv", "ckks"):
         raise ParameterError("The scheme is not known", got=repr(scheme)[:40], rule="'bfv' or 'ckks'")
+    if device is not None and packing != "columns":
+        raise ParameterError(
+            "A device is for columns",
+            got=f"device={device!r}, packing={packing!r}",
+            rule="rows multiply polynomials, in SEAL; columns multiply matrices of residues",
+            fix="packing='columns', or leave device out",
+        )
     if hasattr(model, "circuit_"):
         if scheme == "ckks":
-            return _quadratic(model, packing, upload, thresholds, tolerance, threads)
+            return _quadratic(model, packing, upload, thresholds, tolerance, threads, device)
         if tolerance is not None:
             raise ParameterError("Scores of this model are exact", fix="leave tolerance out: it is for scheme='ckks'")
-        return _inner_product(model, packing, upload, thresholds, threads)
+        return _inner_product(model, packing, upload, thresholds, threads, device)
     if scheme != "bfv" and packing == "columns" and not thresholds and hasattr(model, "network_"):
-        return _network(model, upload, tolerance, threads)
+        return _network(model, upload, tolerance, threads, device)
     if hasattr(model, "score_histogram_") or hasattr(model, "network_"):
         raise CapacityError(
             f"{type(model).__name__} cannot be scored blind in this way",
@@ -114,13 +123,15 @@ def serve(
     )
 
 
-def _inner_product(model: Model, packing: Packing, upload: Upload | None, thresholds: int, threads: int) -> Served:
+def _inner_product(
+    model: Model, packing: Packing, upload: Upload | None, thresholds: int, threads: int, device: str | None
+) -> Served:
     encoder, circuit = model.encoder_, model.circuit_
     circuit.check(encoder)
     parameters = plan(encoder, circuit, packing=packing, upload=upload, thresholds=thresholds)
     return Served(
         parameters=parameters,
-        engine=BfvScorer(parameters, circuit, threads=threads),
+        engine=BfvScorer(parameters, circuit, threads=threads, device=open_device(device)),
         encoder=encoder,
         score_scale=float(model.score_scale_),
         fingerprint=_fingerprint(encoder, circuit),
@@ -135,7 +146,13 @@ def _fingerprint(encoder: Encoder, circuit: InnerProduct) -> str:
 
 
 def _quadratic(
-    model: Model, packing: Packing, upload: Upload | None, thresholds: int, tolerance: float | None, threads: int
+    model: Model,
+    packing: Packing,
+    upload: Upload | None,
+    thresholds: int,
+    tolerance: float | None,
+    threads: int,
+    device: str | None,
 ) -> Served:
     encoder, circuit = model.encoder_, model.circuit_
     if packing != "columns" or thresholds or not isinstance(encoder, Monomials):
@@ -151,7 +168,7 @@ def _quadratic(
     parameters, integers = plan_network(inputs, network, allowed, offset=offset, upload=upload)
     return Served(
         parameters=parameters,
-        engine=CkksScorer(parameters, integers, threads=threads),
+        engine=CkksScorer(parameters, integers, threads=threads, device=open_device(device)),
         encoder=inputs,
         score_scale=1.0,
         fingerprint=_fingerprint(encoder, circuit),
@@ -175,7 +192,7 @@ def _tolerance(model: Any, tolerance: float | None) -> float:
     return float(tolerance)
 
 
-def _network(model: Any, upload: Upload | None, tolerance: float | None, threads: int) -> Served:
+def _network(model: Any, upload: Upload | None, tolerance: float | None, threads: int, device: str | None) -> Served:
     network: Network = model.network_
     inputs: Inputs = model.inputs_
     parameters, integers = plan_network(inputs, network, _tolerance(model, tolerance), upload=upload)
@@ -191,7 +208,7 @@ def _network(model: Any, upload: Upload | None, tolerance: float | None, threads
     m = inputs.width
     return Served(
         parameters=parameters,
-        engine=CkksScorer(parameters, integers, threads=threads),
+        engine=CkksScorer(parameters, integers, threads=threads, device=open_device(device)),
         encoder=inputs,
         score_scale=1.0,
         fingerprint=state.hexdigest()[:16],

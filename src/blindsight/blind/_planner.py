@@ -1,6 +1,7 @@
 """The planner: what each engine would cost for a model, what it gives away, and which to take.
 
-Sizes and bits follow from the parameters and are exact. Times are estimates, see ``_planner_times``.
+Sizes and bits follow from the parameters and are exact. Times and round trips are estimates, see ``_planner_times`` and
+``_planner_rounds``.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from ._engines import DEFAULT_TOLERANCE
 from ._envelope import KEY_BYTES, MAX_MESSAGE_BYTES, MAX_ROWS, PREFIX, TAG_BYTES, Header, Kind
 from ._explain import ENVELOPE_BYTES
 from ._plan import BlindParameters, plan
+from ._planner_rounds import Connection, Rounds, he_rounds, mpc_rounds
 from ._planner_times import Times, bfv_times, ckks_times, mpc_times
 from ._planner_trust import Engine, Reveal, Trust, trust_of
 from ._verdict import NUMBER_BYTES, verdict_bytes
@@ -36,10 +38,10 @@ from .mpc._wire import RunHeader, pack
 __all__ = ["ENGINES", "Cost", "Option", "Survey", "survey"]
 
 ENGINES: tuple[Engine, ...] = ("rows", "columns", "aby3", "cheetah")
-NAMES: dict[Engine, str] = {"rows": "HE rows", "columns": "HE columns", "aby3": "MPC 3PC", "cheetah": "MPC 2PC"}
+LOOSE = 0.01
+"""Of the threshold: above it a bound on errors says little."""
 
-LINK_BYTES_PER_S = 12.5e6
-"""For recommendations: a link of 100 Mbit/s."""
+NAMES: dict[Engine, str] = {"rows": "HE rows", "columns": "HE columns", "aby3": "MPC 3PC", "cheetah": "MPC 2PC"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,10 @@ class Cost:
     registration_bytes : int
         From the owner, once.
     times : Times
+        Without the network.
+    rounds : Rounds
+    connection : Connection
+        Between any two machines.
     """
 
     rows: int
@@ -64,12 +70,26 @@ class Cost:
     bytes_down: int
     registration_bytes: int
     times: Times
+    rounds: Rounds
+    connection: Connection = field(default_factory=Connection)
+
+    @property
+    def set_up_s(self) -> float:
+        """Estimate of what is done once, before the first batch, the network included."""
+        sent = self.registration_bytes + self.rounds.set_up_bytes
+        return self.times.set_up_s + self.connection.seconds(self.rounds.set_up, sent)
+
+    @property
+    def batch_s(self) -> float:
+        """Estimate of the batch, the network included, one thing after the other."""
+        sent = self.bytes_up + self.bytes_down + self.times.link_bytes
+        here = (self.times.owner_ms + self.times.server_ms) / 1e3
+        return here + self.connection.seconds(self.rounds.batch, sent)
 
     @property
     def seconds(self) -> float:
-        """Estimate of the whole batch over a link of 100 Mbit/s, set-up included, one thing after the other."""
-        sent = self.bytes_up + self.bytes_down + self.times.link_bytes + self.registration_bytes
-        return self.times.set_up_s + (self.times.owner_ms + self.times.server_ms) / 1e3 + sent / LINK_BYTES_PER_S
+        """Both together: of a first batch."""
+        return self.set_up_s + self.batch_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +112,8 @@ class Option:
         Well-chosen answers after which the owner can compute every answer itself.
     cost : Cost, optional
     trust : Trust
+    threshold : float
+        What the error is to be compared with; NaN where the model has none.
     """
 
     engine: Engine
@@ -103,6 +125,7 @@ class Option:
     rows_to_extract: int
     cost: Cost | None
     trust: Trust
+    threshold: float = math.nan
 
     @property
     def name(self) -> str:
@@ -122,7 +145,9 @@ class Option:
         if p is None:
             return self.refusal
         if not isinstance(p, Program):
-            return p.describe()
+            scales = f"; scales 2^{p.input_bits} to 2^{p.scale_bits}" if isinstance(p, CkksParameters) else ""
+            primes = ", ".join(f"{self.prime_bits.count(b)} primes of {b} bits" for b in sorted(set(self.prime_bits)))
+            return f"{p.describe()}{scales}; {primes}"
         numbers = "whole numbers" if p.whole else f"{p.fraction_bits} fraction bits"
         return (
             f"{p.protocol.upper()}: {p.operators} operators, ring of {p.ring_bits} bits, {numbers}, {p.inputs} inputs"
@@ -139,6 +164,8 @@ class Survey:
         Name of the model's class.
     rows : int
         Of a batch.
+    connection : Connection
+        Between any two machines.
     secret : bool
         Whether the public encoding tells nothing learned from data. Otherwise no engine hides all of the model.
     options : tuple of Option
@@ -147,6 +174,7 @@ class Survey:
 
     model: str
     rows: int
+    connection: Connection
     secret: bool
     options: tuple[Option, ...]
 
@@ -158,7 +186,7 @@ class Survey:
         """The option to take; None where none can carry the model.
 
         Encryption before MPC, since no operators must be found that do not collude; then the shorter time for the batch
-        over a link of 100 Mbit/s, set-up included.
+        over the connection, set-up included.
         """
         able = [option for option in self.revealing(reveal) if not option.refusal]
         encrypted = [option for option in able if option.engine in ("rows", "columns")]
@@ -174,11 +202,15 @@ class Survey:
             reason = "no operators have to be trusted not to collude"
         else:
             reason = "encryption cannot carry it"
-        text = f"{best.name}: {reason}; about {_seconds(best):.3g} s for {self.rows:,} records at 100 Mbit/s"
+        text = f"{best.name}: {reason}; about {_seconds(best):.3g} s for {self.rows:,} records at {self.connection}"
         if others:
             text += " (" + ", ".join(f"{o.name} {_seconds(o):.3g} s" for o in others) + ")"
         if best.error > 0:
-            text += f"; scores are off by at most {best.error:.2g} at the threshold"
+            text += f"; scores are off by at most {best.error:.2g} at the threshold of {best.threshold:.2g}"
+            if reveal == "verdict":
+                text += ", and a verdict may differ where the score is that close to it"
+            if best.error > LOOSE * best.threshold:
+                text += " (a worst case over all records inside the bounds: try it on your own)"
         return text + "."
 
 
@@ -186,7 +218,13 @@ def _seconds(option: Option) -> float:
     return math.inf if option.cost is None else option.cost.seconds
 
 
-def survey(model: Any, *, rows: int = 1000, reveal: Iterable[Reveal] = ("score", "verdict")) -> Survey:
+def survey(
+    model: Any,
+    *,
+    rows: int = 1000,
+    reveal: Iterable[Reveal] = ("score", "verdict"),
+    connection: Connection | None = None,
+) -> Survey:
     """Plan every engine for a fitted model.
 
     Parameters
@@ -197,6 +235,8 @@ def survey(model: Any, *, rows: int = 1000, reveal: Iterable[Reveal] = ("score",
         Records of a batch, 1 to a million.
     reveal : iterable of {"score", "verdict"}
         What the owner shall learn. Verdicts are on one threshold.
+    connection : Connection, optional
+        Between any two machines. Default: 10 ms of round trip, 100 Mbit/s.
 
     Raises
     ------
@@ -212,9 +252,17 @@ def survey(model: Any, *, rows: int = 1000, reveal: Iterable[Reveal] = ("score",
     """
     if type(rows) is not int or not 1 <= rows <= MAX_ROWS:
         raise ParameterError("rows is out of its domain", got=repr(rows)[:40], rule=f"1 to {MAX_ROWS}")
-    options = tuple(_option(model, engine, revealed, rows) for revealed in reveal for engine in ENGINES)
+    line, threshold = connection or Connection(), float(getattr(model, "threshold_", math.nan))
+    options = tuple(
+        _over(line, threshold, _option(model, engine, revealed, rows)) for revealed in reveal for engine in ENGINES
+    )
     secret = bool(getattr(model, "is_secret_", False))
-    return Survey(model=type(model).__name__, rows=rows, secret=secret, options=options)
+    return Survey(model=type(model).__name__, rows=rows, connection=line, secret=secret, options=options)
+
+
+def _over(line: Connection, threshold: float, option: Option) -> Option:
+    cost = option.cost and replace(option.cost, connection=line)
+    return replace(option, cost=cost, threshold=threshold)
 
 
 def _option(model: Any, engine: Engine, reveal: Reveal, rows: int) -> Option:
@@ -310,9 +358,9 @@ def _he_cost(p: BlindParameters | CkksParameters, rows: int, times: Times, layer
             got=f"{p.group_bytes:,} bytes for {p.rows_per_ciphertext:,} records",
             rule=f"at most {MAX_MESSAGE_BYTES:,}",
         )
-    up = down = messages = 0
-    for count in _pieces(rows, most):
-        messages += 1
+    messages = _pieces(rows, most)
+    up = down = 0
+    for count in messages:
         up += _envelope(_head("sealed", count), p.groups(count) * p.group_bytes)
         if isinstance(p, BlindParameters) and p.thresholds:
             down += _envelope(_head("answer", count), verdict_bytes(p, count))
@@ -322,11 +370,12 @@ def _he_cost(p: BlindParameters | CkksParameters, rows: int, times: Times, layer
             down += _envelope(_head("answer", count), _answer_bytes(p, count))
     return Cost(
         rows=rows,
-        messages=messages,
+        messages=len(messages),
         bytes_up=up,
         bytes_down=down,
         registration_bytes=KEY_BYTES + p.material_bytes,
         times=times,
+        rounds=he_rounds(p, messages),
     )
 
 
@@ -391,6 +440,7 @@ def _mpc(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) ->
             bytes_down=down,
             registration_bytes=0,
             times=mpc_times(program, rows, len(runs)),
+            rounds=mpc_rounds(program, len(runs)),
         ),
         trust=trust,
     )

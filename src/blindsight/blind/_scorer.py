@@ -90,6 +90,8 @@ class Scorer:
         Under CKKS: the largest error of scores up to 1,000 tolerances. Default: a thousandth of ``threshold_``.
     threads : int
         For products of residues in columns.
+    device : {"cpu", "cuda", "cuda:0", ..}, optional
+        Where torch computes these products instead: the same integers; see docs/blind.md. Default: NumPy, here.
     longest_answer_bytes : int
         Of an answer with contributions: a request for more records is refused, before it is charged.
     explanations : bool
@@ -126,6 +128,7 @@ class Scorer:
         max_owners: int = 10_000,
         tolerance: float | None = None,
         threads: int = 1,
+        device: str | None = None,
         explanations: bool = False,
         longest_answer_bytes: int = MAX_MESSAGE_BYTES,
         inline_registration: bool = True,
@@ -139,6 +142,7 @@ class Scorer:
             thresholds=len(taus),
             tolerance=tolerance,
             threads=threads,
+            device=device,
         )
         if not bool(model.is_secret_):
             warnings.warn(

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from blindsight.errors import ParameterError, ProtocolError, UnavailableError, WireError
 
-__all__ = ["Comparison", "Transfer"]
+__all__ = ["Comparison", "Transfer", "runs_of"]
 
 Words = npt.NDArray[np.uint64]
 Bits = npt.NDArray[np.uint8]
@@ -124,7 +124,7 @@ class Comparison:
         """
         spu, pieces = self._spu, []
         with self._lock:
-            for start, size in _runs(len(words)):
+            for start, size in runs_of(len(words)):
                 part = np.zeros(size, dtype=np.uint64)
                 given = words[start : start + size]
                 part[: len(given)] = given
@@ -207,7 +207,7 @@ def _short(message: str) -> str:
     return re.sub(r"^\[[^]]*\] *|,? *key=.*", "", line)[:200]
 
 
-def _runs(count: int) -> list[tuple[int, int]]:
+def runs_of(count: int) -> list[tuple[int, int]]:
     """Start and size of each run: none but the smallest is less than half full."""
     runs, start = [], 0
     for size in SIZES:

@@ -81,6 +81,10 @@ def run(
     port: Annotated[int, typer.Option(help="Port; 0: any free one.", min=0, max=65535)] = 8443,
     workers: Annotated[int, typer.Option(help="Processes; one that dies is replaced.", min=1, max=256)] = 2,
     threads: Annotated[int, typer.Option(help="Requests that one process computes at a time.", min=1, max=256)] = 1,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Where torch multiplies residues of columns: cuda, cuda:1, cpu.  [default: NumPy]"),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the one model given.  [default: its file's]")] = None,
     packing: Annotated[str, typer.Option(help="rows (few records) or columns (thousands).")] = "rows",
     certificate: Annotated[
@@ -122,7 +126,7 @@ def run(
     if insecure_loopback and (certificate is not None or client_authority is not None):
         raise ParameterError("--insecure-loopback excludes certificates", fix="leave one of them out")
     settings = Settings(
-        home=str(home), database=database, key_file=None if key_file is None else str(key_file),
+        home=str(home), database=database, device=device, key_file=None if key_file is None else str(key_file),
         bits_per_account=bits_per_account, bits_total=bits_total, rows_per_account=rows_per_account,
         rows_total=rows_total, body_bytes=body_mib << 20, threads=threads, insecure=insecure_loopback,
         explanations=explanations,

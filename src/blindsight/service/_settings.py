@@ -58,6 +58,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Open connections of one worker.
     threads : int
         Requests that one worker computes at a time.
+    device : str, optional
+        Where models in columns multiply residues; see :class:`blindsight.blind.Scorer`.
     answer_seconds : float
         How long an answer stays available under its idempotency key.
     answer_bytes : int
@@ -97,6 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     slowest_bytes_per_second: float = 16384.0
     connections: int = 512
     threads: int = 2
+    device: str | None = None
     answer_seconds: float = 3600.0
     answer_bytes: int = 256 << 20
     longest_answer_bytes: int = 128 << 20
