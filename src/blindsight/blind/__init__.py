@@ -18,6 +18,7 @@ from ._planner import Cost, Option, Survey, survey
 from ._registration import RegistrationCheck, key_id_of_registration
 from ._scorer import Scorer
 from ._verdict_comparison import Comparison
+from ._verdict_exchange import ComparisonEnd, ComparisonRefused
 from ._verdict_process import ComparisonProcess
 
 __all__ = [
@@ -25,7 +26,9 @@ __all__ = [
     "BlindParameters",
     "CkksParameters",
     "Comparison",
+    "ComparisonEnd",
     "ComparisonProcess",
+    "ComparisonRefused",
     "Cost",
     "Header",
     "KeyValue",
