@@ -2,8 +2,8 @@
 
 Started by :class:`ComparisonProcess`; answers frames on standard output to frames on standard input. A request is a
 command of four letters and its payload, an answer ``+`` and a result, or ``-`` and an error. Arguments: the address
-space that it may use, in bytes, and 1 if standard error is to be dropped. When its input ends it ends at once, whatever
-it waits for: a parent that was killed leaves no process behind.
+space that it may use, in bytes, and 1 if what libraries write to standard error is to be dropped. When its input ends
+it ends at once, whatever it waits for: a parent that was killed leaves no process behind.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def main() -> int:
     if memory_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     if quiet:
+        sys.stderr = os.fdopen(os.dup(2), "w")  # Python's own, of a crash
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)
         os.close(nowhere)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -88,9 +88,7 @@ def run(
     ] = False,
     threshold: Annotated[
         list[float] | None,
-        typer.Option(
-            help="With --verdict: in place of the model's own; again for further bands, increasing, up to 15."
-        ),
+        typer.Option(help="With --verdict: in place of the model's own. Again, increasing, for bands: up to 15."),
     ] = None,
     certificate: Annotated[
         Path | None, typer.Option(help="The service's certificate and chain, PEM.  [default: a self-signed one]")
@@ -151,22 +149,20 @@ def run(
         raise ParameterError("--threshold goes with --verdict", fix="give both: scores come with the model's threshold")
     if insecure_loopback and (certificate is not None or client_authority is not None):
         raise ParameterError("--insecure-loopback excludes certificates", fix="leave one of them out")
+    pack: Literal["rows", "columns"] = "rows" if packing == "rows" else "columns"
     settings = Settings(
         home=str(home), database=database, key_file=None if key_file is None else str(key_file),
         bits_per_account=bits_per_account, bits_total=bits_total, rows_per_account=rows_per_account,
         rows_total=rows_total, body_bytes=body_mib << 20, threads=threads, insecure=insecure_loopback,
-        explanations=explanations, link_host=link_host or host, link_name=link_name, link_ports=_ports(link_ports),
-        link_peers=tuple(link_peer or ()), links=links, links_per_account=links_per_account,
+        explanations=explanations, link_host=_address(link_host or host), link_name=link_name,
+        link_ports=_ports(link_ports), link_peers=tuple(link_peer or ()), links=links, links_per_account=links_per_account,
     )  # fmt: skip
     thresholds = tuple(threshold or ()) if verdict else None
     with open_service_store(settings) as store:
         published = Models(store, settings)
         for path in given:
             version = published.publish(
-                name or path.stem.lower(),
-                _model_file(path, key_file),
-                packing=packing,
-                thresholds=thresholds,  # type: ignore[arg-type]
+                name or path.stem.lower(), _model_file(path, key_file), packing=pack, thresholds=thresholds
             )
             what = "" if thresholds is None else ", for verdicts"
             screen.say(f"Published {path.name} as {name or path.stem.lower()}, version {version.id}{what}.")
@@ -187,6 +183,20 @@ def run(
         screen.result({"url": url, "models": names, "certificate": None if tls is None else str(tls.certificate)})
 
     serve(settings, Address(host=host, port=port), tls, workers=workers, ready=ready)
+
+
+def _address(host: str) -> str:
+    """An IP address of this machine, of its name."""
+    import socket
+
+    from blindsight.errors import ParameterError
+
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise ParameterError(
+            "The address to listen on is not known", got=host[:80], fix="give an IP address"
+        ) from error
 
 
 def _ports(text: str | None) -> tuple[int, int] | None:

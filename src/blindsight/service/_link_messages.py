@@ -200,15 +200,12 @@ def peer_address(asked: str | None, peer: str, networks: Sequence[str]) -> str:
     try:
         address = _plain(asked if asked is not None else peer)
     except ValueError:
-        raise RequestError(
-            422,
-            "invalid",
-            "The address for a comparison link is unusable",
-            rule="an IP address; names are not looked up",
-        ) from None
-    allowed = (
-        any(address in ipaddress.ip_network(network) for network in networks) if networks else address == _plain(peer)
-    )
+        rule = "an IP address; names are not looked up"
+        raise RequestError(422, "invalid", "The address for a comparison link is unusable", rule=rule) from None
+    if networks:
+        allowed = any(address in ipaddress.ip_network(network) for network in networks)
+    else:
+        allowed = address == _plain(peer)
     if not allowed or address.is_unspecified or address.is_multicast:
         raise RequestError(
             403,
