@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,9 +135,9 @@ class ComparisonProcess:
         """See :meth:`Comparison.send`."""
         self._call(b"send", message)
 
-    def receive(self) -> bytes:
-        """See :meth:`Comparison.receive`."""
-        return self._call(b"recv", b"")
+    def receive(self, timeout_s: float = LONGEST_CALL_S) -> bytes:
+        """See :meth:`Comparison.receive`; after ``timeout_s`` without a message the link is of no more use."""
+        return self._call(b"recv", b"", timeout_s)
 
     def kill(self) -> None:
         """End the child process at once, from any thread: what waits for it gets an UnavailableError."""
@@ -146,8 +147,14 @@ class ComparisonProcess:
         """End the child process, and wait for its end."""
         self._channel.close()
 
-    def _call(self, what: bytes, payload: bytes) -> bytes:
-        answer = self._channel.exchange({NAME: what + payload}, LONGEST_CALL_S).get(NAME)
+    def _call(self, what: bytes, payload: bytes, timeout_s: float = LONGEST_CALL_S) -> bytes:
+        deadline = time.monotonic() + timeout_s
+        answer = self._channel.exchange({NAME: what + payload}, timeout_s).get(NAME)
+        if answer is None and time.monotonic() >= deadline:
+            self.kill()  # its late answer must not be taken for another's
+            raise errors.UnavailableError(
+                "The other side of a comparison was silent for too long", rule=f"{timeout_s:g} s", fix="connect again"
+            )
         if answer is None:
             raise errors.UnavailableError(
                 "The other side of a comparison went away",

@@ -155,7 +155,8 @@ def run(
         bits_per_account=bits_per_account, bits_total=bits_total, rows_per_account=rows_per_account,
         rows_total=rows_total, body_bytes=body_mib << 20, threads=threads, insecure=insecure_loopback,
         explanations=explanations, link_host=_address(link_host or host), link_name=link_name,
-        link_ports=_ports(link_ports), link_peers=tuple(link_peer or ()), links=links, links_per_account=links_per_account,
+        link_ports=_ports(link_ports), link_peers=tuple(link_peer or ()), links=links,
+        links_per_account=links_per_account,
     )  # fmt: skip
     thresholds = tuple(threshold or ()) if verdict else None
     with open_service_store(settings) as store:

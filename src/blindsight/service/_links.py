@@ -180,7 +180,7 @@ class Link:
 
     def _next(self, process: ComparisonProcess) -> bool:
         """Wait for a request and serve it; whether to go on."""
-        message = process.receive()
+        message = process.receive(self._service.settings.link_idle_seconds)
         with self._lock:
             if self._over or self._finishing:
                 return False
