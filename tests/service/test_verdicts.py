@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from blindsight import modelfile
 from blindsight.blind import ComparisonProcess, ComparisonRefused, RecordOwner
 from blindsight.cli import app
-from blindsight.errors import BudgetError, ParameterError, UnavailableError
-from blindsight.service import RequestError, Settings, open_service_store
+from blindsight.errors import AuthenticationError, BudgetError, ParameterError, UnavailableError
+from blindsight.service import Credentials, RequestError, Settings, open_service_store
 from blindsight.service._link_messages import Ended, LinkRequest, Ready
 from blindsight.service._link_slots import Slots, free_port
 from blindsight.service._links import FOLDER
@@ -212,7 +212,7 @@ def test_budgets_hold(service, fitted):
         for rows in (80, BITS // 3 - 80):
             assert poor.score("bands", owner.seal(fitted[1][:rows], register=False))
         with pytest.raises(BudgetError):
-            poor.verdicts("bands", owner, fitted[1][:1])
+            poor.score("bands", owner.seal(fitted[1][:1], register=False))
 
 
 # -- ends that die in the middle
@@ -329,6 +329,19 @@ def post(service, token, body, *, model="bands", kind="application/json"):
         return http.post(f"/v1/models/{model}/comparisons", content=content, headers={"Content-Type": kind})
 
 
+NO_REQUESTS: list[bytes | dict[str, object]] = [
+    b"",
+    b"[]",
+    b"{",
+    b"\xff",
+    b'{"port":9000}',
+    {"port": 22},
+    {"port": 65536},
+]
+NO_REQUESTS += [{"port": "9000"}, {"more": 1}, {"transfer": "emp"}, {"certificate": "x" * 9000}]
+NO_REQUESTS += [{"host": "localhost"}, {"host": ""}, {"host": "fe80::1%eth0"}]
+
+
 def test_requests_for_links_that_are_refused(service, pem, tmp_path):
     token, good = service.token("links"), {"port": 9000, "certificate": pem}
     problem(post(service, None, good), 401, "unauthenticated")
@@ -337,11 +350,9 @@ def test_requests_for_links_that_are_refused(service, pem, tmp_path):
     problem(post(service, token, good, model="scores"), 409, "reveals-scores")
     problem(post(service, token, good, kind="text/plain"), 415, "media-type")
     problem(post(service, token, b" " * 70_000), 413, "too-long")
-    for wrong in (b"", b"[]", b"{", b"\xff", {"port": 9000}):
-        problem(post(service, token, wrong), 422, "invalid")
-    for wrong in ({"port": 22}, {"port": 65536}, {"port": "9000"}, {"more": 1}, {"transfer": "emp"},
-                  {"host": "localhost"}, {"host": ""}, {"host": "fe80::1%eth0"}, {"certificate": "x" * 9000}):  # fmt: skip
-        problem(post(service, token, good | wrong), 422, "invalid")
+    for wrong in NO_REQUESTS:
+        body = good | wrong if isinstance(wrong, dict) else wrong
+        problem(post(service, token, body), 422, "invalid")
     for address in ("127.0.0.2", "10.0.0.1", "::1", "0.0.0.0", "169.254.169.254", "224.0.0.1"):
         told = problem(post(service, token, good | {"host": address}), 403, "link-address")
         assert "the address that the request comes from" in told["rule"]
@@ -398,13 +409,53 @@ def test_a_silent_owner_loses_its_link(tmp_path, fitted):
     assert not list((tmp_path / "home" / FOLDER).glob("slot-*/*"))  # keys are deleted
 
 
+def test_an_owner_that_never_comes_leaves_nothing(tmp_path, fitted, pem):
+    settings, events = Settings(home=str(tmp_path), link_connect_seconds=0.5, links=1), []
+    with open_service_store(settings) as store:
+        service = Service(store, settings, Metrics())
+        service.models.publish("m", modelfile.dumps(fitted[0]), thresholds=[])
+        credential, _ = service.credentials.create_token("a", ["score"], seconds=60)
+        request = LinkRequest(port=free_port("127.0.0.1"), certificate=pem)
+        link = service.links.open(credential, "m", request, "127.0.0.1", events.append)
+        with pytest.raises(RequestError, match="As many"):
+            service.links.open(credential, "m", request, "127.0.0.1", events.append)
+        link.join()
+        assert [event.problem.kind for event in events] == ["UnavailableError"]
+        again = service.links.open(credential, "m", request, "127.0.0.1", events.append)
+        service.close()  # while it opens
+        again.join()
+        assert events[1:] == [Ended()]
+    assert os.getpid() not in processes().values()
+
+
 # -- the end; the service is gone after this
 
 
-def test_sigterm_ends_links_at_once(service, client, owner, link, fitted):
-    sealed, answer = asked(client, owner, fitted[1][:1])
-    link.verdicts(answer, sealed)  # open, whatever came before
-    own, scorers = link._link.process_id, scorers_of(service)
+@pytest.fixture(scope="module")
+def second(service, owner):
+    """Another link of the account, under another token."""
+    with (
+        service.client(service.token("bank-a")) as client,
+        client.comparisons("bands", owner, transfer="softspoken") as made,
+    ):
+        yield made
+
+
+def test_a_revoked_credential_ends_its_link(service, client, owner, link, second, fitted):
+    """Paid for or not: the link goes, and there is no other; the answer may be compared under another token."""
+    sealed, answer = asked(client, owner, fitted[1][:2])
+    link.connect()
+    token = client._http.headers["authorization"].removeprefix("Bearer ")
+    with service.store() as store:
+        Credentials(store).revoke(token.split("_")[1])
+    with pytest.raises(AuthenticationError):
+        link.verdicts(answer, sealed)
+    assert len(second.verdicts(answer, sealed)) == 2
+
+
+def test_sigterm_ends_links_at_once(service, second):
+    second.connect()
+    own, scorers = second._link.process_id, scorers_of(service)
     assert own in processes()
     assert scorers
     started = time.monotonic()
@@ -413,4 +464,4 @@ def test_sigterm_ends_links_at_once(service, client, owner, link, fitted):
     for pid in (own, *scorers):
         assert gone(pid)
     with pytest.raises(UnavailableError):
-        link._link.receive()
+        second._link.receive()

@@ -28,6 +28,9 @@ __all__ = ["Remote", "RemoteScoring", "score_remote"]
 
 Progress = Callable[[int, int], None]
 RESUME_SUFFIX = ".resume"
+MANY = 50_000
+"""Comparisons from which on the set-up of Ferret is worth its time and memory."""
+
 RECHARGES = 2
 """How often a piece whose comparison broke off is sealed and charged anew."""
 
@@ -165,7 +168,13 @@ def score_remote(
                     writer = stack.enter_context(ScoreWriter(output, facts.threshold))
                 else:
                     writer = stack.enter_context(VerdictWriter(output, thresholds))
-                    links = client.comparisons(name, owner, link_host=remote.link_host, link_port=remote.link_port)
+                    links = client.comparisons(
+                        name,
+                        owner,
+                        transfer="softspoken" if 0 < total * thresholds < MANY else "ferret",
+                        link_host=remote.link_host,
+                        link_port=remote.link_port,
+                    )
                     pieces.links = stack.enter_context(links)
                 for at, chunk in enumerate(records(schema, input_path, for_scoring=True, chunk_rows=step)):
                     if at < len(done):
@@ -234,10 +243,10 @@ class _Pieces:
         return sealed, key.decode()
 
     def _ask(self, sealed: bytes, key: str) -> Any:
-        answer = self._client.score(self._model, sealed, key=key)
         if self.links is None:
-            return self._owner.open(answer, sealed=sealed)
-        return self.links.verdicts(answer, sealed)
+            return self._owner.open(self._client.score(self._model, sealed, key=key), sealed=sealed)
+        self.links.connect()  # before anything is charged
+        return self.links.verdicts(self._client.score(self._model, sealed, key=key), sealed)
 
     def _done(self, opened: bytes | None, *, recharged: int = 0) -> None:
         with self._store.transaction():

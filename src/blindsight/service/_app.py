@@ -284,15 +284,17 @@ async def _body_of(request: Request, media_type: str = OCTETS) -> bytes:
 class _LinkAnswer(StreamingResponse):
     """Lines of events, from the opening of a comparison link to its end; when the client leaves, the link ends."""
 
-    def __init__(self, link: Link, events: asyncio.Queue[Event]) -> None:
+    def __init__(self, link: Link, events: asyncio.Queue[Event], ending: list[Callable[[], None]]) -> None:
         super().__init__(self._lines(events), media_type=NDJSON)
-        self._link = link
+        self._link, self._ending = link, ending
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Send until there is nothing more to tell, or nobody who listens."""
+        self._ending.append(self._link.finish)  # when the worker is told to end
         try:
             await super().__call__(scope, receive, send)
         finally:
+            self._ending.remove(self._link.finish)
             self._link.end()
 
     async def _lines(self, events: asyncio.Queue[Event]) -> AsyncIterator[bytes]:
@@ -451,8 +453,7 @@ def _routes(app: FastAPI) -> None:
 
         link = await worker.ask(lambda: worker.service.links.open(credential, name, asked, peer, tell))
         request.state.log["link"] = link.id
-        request.state.ending.append(link.finish)
-        return _LinkAnswer(link, events)
+        return _LinkAnswer(link, events, request.state.ending)
 
     @app.post("/v1/models/{name}/rollback", tags=["administration"], dependencies=[ADMINISTERS],
               responses=AUTHENTICATED | _problems(404))  # fmt: skip

@@ -312,6 +312,7 @@ class Client:
                 for attempt in range(recharges + 1):
                     sealed = owner.seal(rows[start : start + step], register=False)
                     try:
+                        link.connect()  # before anything is charged
                         found.append(link.verdicts(self.score(model, sealed), sealed))
                         break
                     except ComparisonRefused:

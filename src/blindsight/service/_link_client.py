@@ -154,6 +154,11 @@ class ComparisonLink:
         return self._process.receive()
 
     @property
+    def ended(self) -> bool:
+        """Whether the service has ended it, or is gone."""
+        return self._reader is not None and not self._reader.is_alive()
+
+    @property
     def trouble(self) -> BlindsightError | None:
         """Why the service ended the link, if it did and said so."""
         return None if self._ended is None else error_of_problem(self._ended)
@@ -215,6 +220,21 @@ class Comparisons:
         if link is not None:
             link.close()
 
+    def connect(self) -> None:
+        """Open a link if there is none, so that nothing is charged where none can be had.
+
+        Raises
+        ------
+        MissingExtraError
+            SPU is not installed.
+        UnavailableError, RequestError, ...
+            As for :class:`ComparisonLink`.
+        """
+        if self._link is not None and self._link.ended:
+            self.close()
+        if self._link is None:
+            self._link = self._open_link()
+
     def verdicts(self, answer: bytes, sealed: bytes) -> npt.NDArray[np.int64]:
         """Learn the verdicts on an answer.
 
@@ -233,8 +253,8 @@ class Comparisons:
         trouble: BlindsightError | None = None
         for _ in range(ATTEMPTS):
             try:
-                if self._link is None:
-                    self._link = self._open_link()
+                self.connect()
+                assert self._link is not None
                 return self._owner.verdicts(answer, self._link, sealed=sealed)
             except ComparisonRefused:  # the link is as good as before
                 raise

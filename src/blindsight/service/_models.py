@@ -383,7 +383,7 @@ class Models:
                 budget=budget,
                 table=table,
                 inline_registration=False,
-                explanations=s.explanations,
+                explanations=s.explanations and version.thresholds is None,
                 longest_answer_bytes=s.longest_answer_bytes,
                 max_owners=1_000_000,
             )
