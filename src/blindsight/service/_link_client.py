@@ -111,7 +111,7 @@ class ComparisonLink:
             request = LinkRequest(port=number, certificate=pem.decode("ascii"), host=host, transfer=transfer)
             self._stream = ask(encode_request(request))
             lines = _lines(self._stream)
-            opened = decode_event(next(lines, b""))
+            opened = decode_event(_first(lines))
             if not isinstance(opened, Opened):
                 raise ProtocolError("The service did not begin with a comparison link's description")
             trusted = folder / "trusted.pem"
@@ -292,6 +292,21 @@ def _lines(stream: Stream) -> Iterator[bytes]:
         if len(held) > MAX_LINE_BYTES:
             raise ProtocolError("The service's word on a comparison link is too long")
         yield from lines
+
+
+def _first(lines: Iterator[bytes]) -> bytes:
+    trouble: Exception | None = None
+    try:
+        line = next(lines, None)
+        if line is not None:
+            return line
+    except BlindsightError:
+        raise
+    except Exception as error:  # of the HTTP library, whose answer has broken off
+        trouble = error
+    raise UnavailableError(
+        "The service broke off its answer", got=None if trouble is None else type(trouble).__name__, fix="try again"
+    ) from trouble
 
 
 def _hang_up(stream: Stream) -> None:
