@@ -1,5 +1,6 @@
 """Verdicts: equal to predict in every case, one bit a record, a mask spent before its comparison starts."""
 
+import dataclasses
 import math
 import os
 from fractions import Fraction
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blindsight.blind import BitBudget, BlindParameters, MemoryTable, RecordOwner, Scorer, plan
+from blindsight.blind import BitBudget, BlindParameters, ComparisonRefused, MemoryTable, RecordOwner, Scorer, plan
 from blindsight.blind._plan import FRESH_NOISE
 from blindsight.blind._verdict import (
     MAX_PENDING,
@@ -440,6 +441,67 @@ def test_the_offer_tells_how_many_thresholds_and_not_which():
         offers.add(scorer.offer())
     assert len(offers) == 1
     assert Scorer(MODEL, table=table).offer() not in offers
+
+
+def test_an_answer_of_one_version_is_not_compared_with_anothers_threshold(pair):
+    """Other weights or thresholds behind the same offer, in one table: the mask is not found, and not spent."""
+    table, X = MemoryTable(), records(MODEL, 3)
+    one = Scorer(MODEL, reveal="verdict", thresholds=middle(MODEL), table=table)
+    owner = RecordOwner(one.offer())
+    other_weights = dataclasses.replace(
+        MODEL, circuit_=InnerProduct(weights=MODEL.circuit_.weights[::-1].copy(), bias=MODEL.circuit_.bias)
+    )
+    for other in (
+        Scorer(MODEL, reveal="verdict", thresholds=[middle(MODEL)[0] + 1], table=table),
+        Scorer(other_weights, reveal="verdict", thresholds=middle(MODEL), table=table),
+    ):
+        assert other.offer() == one.offer()
+        answer = one.score(owner.seal(X))
+
+        def refused(other=other) -> None:
+            with pytest.raises(PolicyError, match="no mask"):
+                other.compare(pair[0])
+
+        def ask(answer=answer) -> None:
+            with pytest.raises(ComparisonRefused):
+                owner.verdicts(answer, pair[1])
+
+        both(refused, ask)
+        mine, _ = both(lambda: one.compare(pair[0]), lambda answer=answer: owner.verdicts(answer, pair[1]))
+        assert np.array_equal(mine, MODEL.decision_function(X) > middle(MODEL)[0])
+    again = Scorer(MODEL, reveal="verdict", thresholds=middle(MODEL), table=table)  # as another worker does
+    answer = one.score(owner.seal(X))
+    both(lambda: again.compare(pair[0]), lambda: owner.verdicts(answer, pair[1]))
+
+
+def test_masks_go_with_their_registration(pair):
+    table = MemoryTable()
+    scorer = Scorer(MODEL, reveal="verdict", thresholds=[1.0], table=table)
+    assert scorer.reveals_verdicts
+    owner = RecordOwner(scorer.offer())
+    for _ in range(3):
+        scorer.score(owner.seal(records(MODEL, 1)))
+    assert len([key for key in table._values if key.startswith("verdict/")]) == 4
+    scorer.forget(owner.key_id)
+    assert [key.split("/")[-1] for key in table._values if key.startswith("verdict/")] == ["count"]
+
+
+def test_who_may_compare_can_be_narrowed(pair):
+    scorer = Scorer(MODEL, reveal="verdict", thresholds=[1.0])
+    owner = RecordOwner(scorer.offer())
+    answer, seen = scorer.score(owner.seal(records(MODEL, 1))), []
+
+    def refused() -> None:
+        with pytest.raises(PolicyError, match="may not ask"):
+            scorer.compare(pair[0], admit=lambda key_id: seen.append(key_id) or False)
+
+    def ask() -> None:
+        with pytest.raises(ComparisonRefused):
+            owner.verdicts(answer, pair[1])
+
+    both(refused, ask)
+    assert seen == [owner.key_id]
+    both(lambda: scorer.compare(pair[0], admit=lambda _: True), lambda: owner.verdicts(answer, pair[1]))
 
 
 # -- nothing but the verdict

@@ -215,6 +215,77 @@ def test_a_reconnect_after_a_break_cannot_reuse_the_mask(tmp_path):
         remote.close()
 
 
+TAKER = """
+import sys, time
+from blindsight.blind import plan
+from blindsight.blind._verdict import Desk
+from blindsight.circuits import InnerProduct, OneHotBins
+from blindsight.errors import PolicyError
+from blindsight.store import Store
+import numpy as np
+
+with Store(sys.argv[1], timeout_s=60) as store:
+    p = plan(OneHotBins(edges=((0.0,),)), InnerProduct(weights=np.array([0, 9])), packing="rows", thresholds=1)
+    desk = Desk(p, (4,), store.table("blind"), "scope")
+    print("ready", flush=True)
+    for line in sys.stdin:
+        salt, number = (bytes.fromhex(word) for word in line.split())
+        try:
+            print(desk.take(b"k" * 16, salt, number, 3).tobytes().hex(), flush=True)
+        except PolicyError:
+            print("none", flush=True)
+"""
+
+
+def test_of_two_processes_one_gets_the_mask(tmp_path):
+    """Workers that race for the same answer's mask: exactly one of them has it, and after both died nobody does."""
+    from blindsight.blind import plan
+    from blindsight.blind._verdict import MAX_PENDING, Desk
+    from blindsight.circuits import InnerProduct, OneHotBins
+    from blindsight.errors import PolicyError
+    from blindsight.store import Store
+
+    path = tmp_path / "masks.db"
+    p = plan(OneHotBins(edges=((0.0,),)), InnerProduct(weights=np.array([0, 9])), packing="rows", thresholds=1)
+    with Store(path) as store:
+        desk = Desk(p, (4,), store.table("blind"), "scope")
+        takers = [
+            subprocess.Popen(
+                [sys.executable, "-c", TAKER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            for _ in range(3)
+        ]
+        try:
+            for taker in takers:
+                assert taker.stdout.readline() == "ready\n"
+            winners = []
+            for _ in range(4):
+                answers = []
+                for _ in range(MAX_PENDING):
+                    salt = os.urandom(16)
+                    answers.append((salt, desk.keep(b"k" * 16, salt, [os.urandom(3 * p.share_bits // 8)])))
+                told = "".join(f"{salt.hex()} {number.hex()}\n" for salt, number in answers)
+                for taker in takers:
+                    taker.stdin.write(told)
+                    taker.stdin.flush()
+                for _ in answers:
+                    got = [taker.stdout.readline().strip() for taker in takers]
+                    assert got.count("none") == 2, got
+                    winners.append([word != "none" for word in got].index(True))
+                    (words,) = (word for word in got if word != "none")
+                    assert len(words) == 2 * 8 * 3
+            assert len(set(winners)) > 1  # they did race
+        finally:
+            for taker in takers:
+                taker.kill()
+                taker.wait()
+                taker.stdin.close()
+                taker.stdout.close()
+        for salt, number in answers:
+            with pytest.raises(PolicyError):
+                desk.take(b"k" * 16, salt, number, 3)
+
+
 class Proxy:
     """Forwards one port to another, and keeps what goes there (and, apart, what comes back)."""
 

@@ -71,9 +71,10 @@ class Running:
         with open_service_store(self.settings) as store:
             yield store
 
-    def publish(self, model, name: str = "model", packing: str = "rows"):
+    def publish(self, model, name: str = "model", packing: str = "rows", thresholds=None):
         with self.store() as store:
-            return Models(store, self.settings).publish(name, modelfile.dumps(model), packing=packing)
+            models = Models(store, self.settings)
+            return models.publish(name, modelfile.dumps(model), packing=packing, thresholds=thresholds)
 
     def token(self, account: str = "bank-a", scopes=("score", "register"), seconds: float = 3600.0) -> str:
         with self.store() as store:

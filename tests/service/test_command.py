@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -96,11 +97,34 @@ def test_usage_of_serve(tmp_path):
         ["none.blindsight", "--home", tmp_path / "none"],
         ["--certificate", "x.pem", "--home", tmp_path],
         ["--insecure-loopback", "--host", "0.0.0.0", "--home", tmp_path],
+        ["none.blindsight", "--threshold", "1", "--home", tmp_path],
+        ["--link-ports", "80-90", "--home", tmp_path],
+        ["--link-ports", "nine", "--home", tmp_path],
+        ["--link-peer", "everybody", "--home", tmp_path],
         ["token", "create", "Not A Name", "--home", tmp_path],
         ["token", "create", "a", "--scope", "root", "--home", tmp_path],
         ["token", "revoke", "nothing", "--home", tmp_path],
     ):
         assert run("serve", *words, check=False).exit_code == 2, words
+
+
+def test_serve_publishes_verdicts(tmp_path, fitted):
+    pytest.importorskip("spu", reason="verdicts need the extra: mpc")
+    fitted[0].save(tmp_path / "fraud.blindsight")
+    home = tmp_path / "service"
+    words = ["serve", tmp_path / "fraud.blindsight", "--home", home, "--verdict"]
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # so that the command ends when it has published
+        words += ["--port", str(taken.getsockname()[1])]
+        published = []
+        for more in ([], ["--threshold", "2", "--threshold", "5.5"], ["--packing", "columns"]):
+            done = run(*words, *more, check=False)
+            assert done.exit_code == 75, done.stderr
+            assert "for verdicts" in done.stdout + done.stderr
+            published = json.loads(run("serve", "models", "--home", home, "--json").stdout)
+        assert [p["reveals"] for p in published] == ["verdicts"] * 3
+        assert len({p["version"] for p in published}) == 3
+        for more in (["--threshold", "5", "--threshold", "5"], ["--threshold", "nan"], ["--threshold", "inf"]):
+            assert run(*words, *more, check=False).exit_code == 2, more
 
 
 def test_a_certificate_is_allowed_by_its_file(tmp_path):

@@ -19,6 +19,7 @@ from ._planner_rounds import Connection
 from ._registration import RegistrationCheck, key_id_of_registration
 from ._scorer import Scorer
 from ._verdict_comparison import Comparison
+from ._verdict_exchange import ComparisonEnd, ComparisonRefused
 from ._verdict_process import ComparisonProcess
 
 __all__ = [
@@ -26,7 +27,9 @@ __all__ = [
     "BlindParameters",
     "CkksParameters",
     "Comparison",
+    "ComparisonEnd",
     "ComparisonProcess",
+    "ComparisonRefused",
     "Connection",
     "Cost",
     "Header",

@@ -38,9 +38,8 @@ from ._explain import explained_bytes, one_hot_rows, rows_of_one_answer
 from ._offer import Offer
 from ._plan import BlindParameters
 from ._verdict import NUMBER_BYTES, owner_words, verdict_bytes
-from ._verdict_comparison import Comparison
+from ._verdict_exchange import ComparisonEnd
 from ._verdict_exchange import ask as ask_comparison
-from ._verdict_process import ComparisonProcess
 
 __all__ = ["RecordOwner"]
 
@@ -269,7 +268,7 @@ class RecordOwner:
         return parts
 
     def verdicts(
-        self, answer: bytes, comparison: Comparison | ComparisonProcess, *, sealed: bytes | None = None
+        self, answer: bytes, comparison: ComparisonEnd, *, sealed: bytes | None = None
     ) -> npt.NDArray[np.int64]:
         """Learn the verdicts on an answer, by one comparison with the scorer.
 
@@ -297,8 +296,8 @@ class RecordOwner:
             Malformed.
         AuthenticationError
             Another offer, key, request, or a wrong MAC.
-        ProtocolError
-            The scorer refuses: the answer was compared before.
+        ComparisonRefused
+            The answer was compared before, or is none of this scorer's.
         UnavailableError
             The scorer went away. The answer is spent: seal the records again.
 

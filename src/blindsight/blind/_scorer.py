@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import threading
 import warnings
 from collections import OrderedDict
@@ -45,9 +47,8 @@ from ._plan import BlindParameters, Packing, Upload
 from ._protect import Protections, Rerandomiser
 from ._registration import key_id_of_registration, registration_bytes
 from ._verdict import Desk, integer_thresholds, share_answer
-from ._verdict_comparison import Comparison
+from ._verdict_exchange import ComparisonEnd
 from ._verdict_exchange import answer as answer_comparison
-from ._verdict_process import ComparisonProcess
 
 __all__ = ["Scorer"]
 
@@ -171,13 +172,13 @@ class Scorer:
         Offer.decode(self._offer.encoded)  # what we offer, an owner accepts
         self._digest = self._offer.digest
         self._scope = self._digest.hex()[:16]
+        # by model, not by offer: answers in another packing tell about the same weights
+        self.fingerprint: str = served.fingerprint
         self._desk = (
-            Desk(self.parameters, taus, self._table, self._scope)
+            Desk(self.parameters, taus, self._table, self._desk_scope(taus))
             if taus and isinstance(self.parameters, BlindParameters)
             else None
         )
-        # by model, not by offer: answers in another packing tell about the same weights
-        self.fingerprint: str = served.fingerprint
         self._ledger = BitLedger(budget or BitBudget(), self._table, served.fingerprint)
         self._admit = None if admit is None else frozenset(admit)
         if type(max_owners) is not int or max_owners < 1:
@@ -351,13 +352,15 @@ class Scorer:
         )
         return close_envelope(session, reply, pieces)
 
-    def compare(self, comparison: Comparison | ComparisonProcess) -> Header:
+    def compare(self, comparison: ComparisonEnd, *, admit: Callable[[str], bool] | None = None) -> Header:
         """Serve one comparison, so that an owner learns verdicts on an answer of :meth:`score`; waits for it to ask.
 
         Parameters
         ----------
         comparison : ComparisonProcess or Comparison
             Rank 0 of a link to the owner, who calls :meth:`RecordOwner.verdicts` on the other end.
+        admit : callable, optional
+            Told the key id of a request that has been authenticated; False refuses it. Default: every registered key's.
 
         Returns
         -------
@@ -369,7 +372,8 @@ class Scorer:
         ParameterError
             This scorer reveals scores.
         PolicyError
-            The answer has been compared before, or too many others have been answered since.
+            The answer has been compared before, or too many others have been answered since; or the key is not
+            admitted.
         AuthenticationError, WireError
             What came is not a request of a registered owner.
         UnavailableError
@@ -381,12 +385,19 @@ class Scorer:
         """
         if self._desk is None:
             raise ParameterError("This scorer reveals scores", fix="Scorer(model, reveal='verdict')")
-        return answer_comparison(
-            comparison,
-            self._desk,
-            lambda header, message: self._owner(header, memoryview(b""), message)[0],
-            offer=self._digest,
-        )
+
+        def authenticate(header: Header, message: bytes) -> Session:
+            session, _ = self._owner(header, memoryview(b""), message)
+            if admit is not None and not admit(header.key.hex()):
+                raise PolicyError("This key may not ask for comparisons over this link", got=header.key.hex())
+            return session
+
+        return answer_comparison(comparison, self._desk, authenticate, offer=self._digest)
+
+    @property
+    def reveals_verdicts(self) -> bool:
+        """Whether owners learn verdicts, by :meth:`compare`, and not scores."""
+        return self._desk is not None
 
     def _explains(self, header: Header) -> Explainer | None:
         """What answers a request for contributions; None for one for scores."""
@@ -436,8 +447,10 @@ class Scorer:
         return key.hex()
 
     def forget(self, key_id: str) -> None:
-        """Drop a registration; what it was charged stays. A no-op where there is none."""
+        """Drop a registration, and masks that wait; what it was charged stays. A no-op where there is none."""
         with self._table.transaction():
+            if self._desk is not None:
+                self._desk.forget(bytes.fromhex(key_id))
             if self._table.get(self._place(key_id)) is not None:
                 self._table.delete(self._place(key_id))
                 self._table.put(f"owners/{self._scope}", str(max(0, self._count_owners() - 1)).encode())
@@ -481,6 +494,13 @@ class Scorer:
             while len(self._owners) > MAX_KEPT_OWNERS:
                 self._owners.popitem(last=False)
             return session, rerandomiser
+
+    def _desk_scope(self, taus: tuple[int, ...]) -> str:
+        """Name of the masks' place, another one for other weights or thresholds: a share of one is not compared with
+        the threshold of another. Under a key, since names of entries are readable and thresholds can be guessed.
+        """
+        about = self._digest + self.fingerprint.encode() + repr(taus).encode()
+        return hmac.new(private_bytes(self._private), b"blindsight masks v1" + about, hashlib.sha256).hexdigest()[:16]
 
     def _place(self, key_id: str) -> str:
         return f"owner/{self._scope}/{key_id}"

@@ -149,7 +149,7 @@ class Desk:
         Where masks wait; sealed at rest if it is to be more than a process's memory. An old copy of it put back would
         bring spent masks back: keep it where that cannot happen.
     scope : str
-        Names the offer.
+        Names offer, weights and thresholds.
     """
 
     def __init__(self, parameters: BlindParameters, thresholds: tuple[int, ...], table: KeyValue, scope: str) -> None:
@@ -195,6 +195,12 @@ class Desk:
         mask <<= np.uint64(WORD_BITS - self._parameters.share_bits)
         offsets = np.array(self._offsets, dtype=np.uint64)
         return np.asarray((np.uint64(0) - mask[None, :] - offsets[:, None]).reshape(-1))
+
+    def forget(self, key: bytes) -> None:
+        """Drop the masks that wait for an owner. Answers to it are numbered on: none takes an older one's number."""
+        with self._table.transaction():
+            for number in range(MAX_PENDING):
+                self._table.delete(self._place(key, number))
 
     def _place(self, key: bytes, number: int | None = None) -> str:
         slot = "count" if number is None else str(number % MAX_PENDING)

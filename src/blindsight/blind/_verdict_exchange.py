@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,19 +13,35 @@ from blindsight.errors import AuthenticationError, BlindsightError, ProtocolErro
 from ._envelope import Header, Session, close_envelope, new_salt, open_envelope, split_envelope
 from ._plan import BlindParameters
 from ._verdict import NUMBER_BYTES, Desk
-from ._verdict_comparison import Comparison
-from ._verdict_process import ComparisonProcess
 
-__all__ = ["answer", "ask"]
+__all__ = ["ComparisonEnd", "ComparisonRefused", "answer", "ask"]
 
 Words = npt.NDArray[np.uint64]
+Bits = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 
 GO, NO = b"\x01", b"\x00"
 
 
+class ComparisonEnd(Protocol):
+    """What is asked of one end of a comparison: ``Comparison`` and ``ComparisonProcess`` are."""
+
+    def negative(self, words: Words) -> Bits:
+        """See :meth:`Comparison.negative`."""
+
+    def send(self, message: bytes) -> None:
+        """See :meth:`Comparison.send`."""
+
+    def receive(self) -> bytes:
+        """See :meth:`Comparison.receive`."""
+
+
+class ComparisonRefused(ProtocolError):
+    """The scorer does not compare this answer, since its mask is spent or was never there. Its bits stay charged."""
+
+
 def answer(
-    comparison: Comparison | ComparisonProcess,
+    comparison: ComparisonEnd,
     desk: Desk,
     authenticate: Callable[[Header, bytes], Session],
     *,
@@ -51,7 +68,7 @@ def answer(
 
 
 def ask(
-    comparison: Comparison | ComparisonProcess,
+    comparison: ComparisonEnd,
     session: Session,
     about: Header,
     number: bytes,
@@ -78,7 +95,7 @@ def ask(
     )
     comparison.send(close_envelope(session, request, [number]))
     if comparison.receive() != GO:
-        raise ProtocolError(
+        raise ComparisonRefused(
             "The scorer refuses the comparison",
             rule="each answer is compared once, whether that succeeds or not",
             fix="seal the records again",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -72,12 +73,52 @@ class ComparisonProcess:
         timeout_s: float = 60.0,
         connect_timeout_s: float = 30.0,
     ) -> None:
+        self._start(rank, memory_bytes=0, quiet=False)
+        self.open(
+            addresses, tls=tls, name=name, transfer=transfer, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s
+        )
+
+    @classmethod
+    def prepared(cls, rank: int, *, memory_bytes: int = 0, quiet: bool = False) -> Self:
+        """Start the child process alone; :meth:`open` comes before anything else.
+
+        Parameters
+        ----------
+        rank : int
+        memory_bytes : int
+            Address space that the child may use; it ends if it needs more. 0: no limit.
+        quiet : bool
+            Drop what SPU's libraries write to standard error.
+        """
+        self = cls.__new__(cls)
+        self._start(rank, memory_bytes=memory_bytes, quiet=quiet)
+        return self
+
+    def _start(self, rank: int, *, memory_bytes: int, quiet: bool) -> None:
         self.rank = rank
-        self._channel = ProcessChannel({NAME: [sys.executable, "-m", "blindsight.blind.verdict_worker"]})
+        command = [sys.executable, "-m", "blindsight.blind.verdict_worker", str(memory_bytes), str(int(quiet))]
+        self._channel = ProcessChannel({NAME: command})
         weakref.finalize(self, self._channel.close)
+
+    @property
+    def process_id(self) -> int:
+        """Of the child."""
+        return self._channel.process_id(NAME)
+
+    def open(
+        self,
+        addresses: Sequence[str],
+        *,
+        tls: TlsFiles,
+        name: str,
+        transfer: Transfer = "ferret",
+        timeout_s: float = 60.0,
+        connect_timeout_s: float = 30.0,
+    ) -> None:
+        """Connect to the other side, and set the comparison up; parameters and errors are those of the class."""
         opening = {
             "addresses": list(addresses),
-            "rank": rank,
+            "rank": self.rank,
             "tls": [str(Path(path).absolute()) for path in (tls.certificate, tls.private_key, tls.trusted)],
             "name": name,  # through the pipe, not the command line: whoever lists processes must not read it
             "transfer": transfer,
@@ -94,16 +135,26 @@ class ComparisonProcess:
         """See :meth:`Comparison.send`."""
         self._call(b"send", message)
 
-    def receive(self) -> bytes:
-        """See :meth:`Comparison.receive`."""
-        return self._call(b"recv", b"")
+    def receive(self, timeout_s: float = LONGEST_CALL_S) -> bytes:
+        """See :meth:`Comparison.receive`; after ``timeout_s`` without a message the link is of no more use."""
+        return self._call(b"recv", b"", timeout_s)
+
+    def kill(self) -> None:
+        """End the child process at once, from any thread: what waits for it gets an UnavailableError."""
+        self._channel.kill()
 
     def close(self) -> None:
-        """End the child process."""
+        """End the child process, and wait for its end."""
         self._channel.close()
 
-    def _call(self, what: bytes, payload: bytes) -> bytes:
-        answer = self._channel.exchange({NAME: what + payload}, LONGEST_CALL_S).get(NAME)
+    def _call(self, what: bytes, payload: bytes, timeout_s: float = LONGEST_CALL_S) -> bytes:
+        deadline = time.monotonic() + timeout_s
+        answer = self._channel.exchange({NAME: what + payload}, timeout_s).get(NAME)
+        if answer is None and time.monotonic() >= deadline:
+            self.kill()  # its late answer must not be taken for another's
+            raise errors.UnavailableError(
+                "The other side of a comparison was silent for too long", rule=f"{timeout_s:g} s", fix="connect again"
+            )
         if answer is None:
             raise errors.UnavailableError(
                 "The other side of a comparison went away",

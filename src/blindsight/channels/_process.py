@@ -102,6 +102,11 @@ class ProcessChannel(Channel):
                 waiting.discard(name)
         return answers
 
+    def kill(self) -> None:
+        """End every process at once; whoever waits in ``exchange`` returns without its answer. Close afterwards."""
+        for process in self._processes.values():
+            process.kill()
+
     def close(self) -> None:
         """End every process: first by closing its input, then by signal."""
         for writer in self._writers.values():

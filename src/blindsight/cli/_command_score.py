@@ -64,10 +64,25 @@ def score(
         Path | None, typer.Option("--client-certificate", help="Own certificate, PEM, instead of a token.")
     ] = None,
     client_key: Annotated[Path | None, typer.Option("--client-key", help="Its private key, PEM.")] = None,
+    link_host: Annotated[
+        str | None,
+        typer.Option(
+            "--link-host", help="For verdicts: own IP address as the service sees it.  [default: the asking one]"
+        ),
+    ] = None,
+    link_port: Annotated[
+        int,
+        typer.Option(
+            "--link-port", help="For verdicts: own port that the service connects to; 0: a free one.", min=0, max=65535
+        ),
+    ] = 0,
     key_file: KeyFileOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Score records in the clear, or blind: the model's holder then sees neither records nor scores."""
+    """Score records in the clear, or blind: the model's holder then sees neither records nor scores.
+
+    With --server the model's offer says whether scores come back, or verdicts: 0 or 1, or a band.
+    """
     from blindsight.errors import ParameterError
 
     from ._score import PIECE_ROWS
@@ -92,7 +107,7 @@ def score(
 
         remote = Remote(
             url=server, model=model_name, token=_token(token_file), certificate=client_certificate,
-            private_key=client_key, authority=authority,
+            private_key=client_key, authority=authority, link_host=link_host, link_port=link_port,
         )  # fmt: skip
         _at_service(screen, remote, source=source, target=target, home=home, key_file=key_file)
         return
@@ -173,21 +188,34 @@ def _at_service(
     screen: Screen, remote: Any, *, source: Path, target: Path, home: Path | None, key_file: Path | None
 ) -> None:
     from ._remote import score_remote
+    from ._scores import ScoreWriter
 
     kept = home if home is not None else Path.home() / ".blindsight" / "owner"
     with _bar(screen, f"Scoring {source} at {remote.url}") as progress:
         done = score_remote(remote, input_path=source, output=target, home=kept, key_file=key_file, progress=progress)
     writer = done.writer
-    screen.say(f"Wrote {target}: {writer.rows:,} records, {writer.alerts:,} above {writer.threshold:.4f}.")
+    if isinstance(writer, ScoreWriter):
+        screen.say(f"Wrote {target}: {writer.rows:,} records, {writer.alerts:,} above {writer.threshold:.4f}.")
+    else:
+        bands = ", ".join(f"{count:,} of {band}" for band, count in enumerate(writer.bands))
+        screen.say(f"Wrote {target}: verdicts on {writer.rows:,} records, {bands}. The service learned none of them.")
     if done.resumed_rows:
         screen.say(f"{done.resumed_rows:,} of them had been scored by an earlier call.")
+    if done.recharged_rows:
+        screen.say(
+            f"{done.recharged_rows:,} records were sealed and charged once more: their comparison had broken off, and "
+            "an answer is compared once."
+        )
     screen.say(
         f"Scored blind by {done.model}, version {done.version}: {done.bits_released:,} bits charged to this account so "
         f"far. About {done.rows_to_extract:,} well-chosen records would reveal every score."
     )
-    _show_alerts(screen, writer)
+    if isinstance(writer, ScoreWriter):
+        _show_alerts(screen, writer)
     summary = {"blind": True, "server": remote.url, "model": done.model, "version": done.version}
     summary |= {"resumed_rows": done.resumed_rows, "bits_charged_so_far": done.bits_released}
+    if done.recharged_rows:
+        summary |= {"recharged_rows": done.recharged_rows}
     screen.result(summary | writer.summary())
 
 

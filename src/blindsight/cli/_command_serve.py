@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -87,6 +87,13 @@ def run(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the one model given.  [default: its file's]")] = None,
     packing: Annotated[str, typer.Option(help="rows (few records) or columns (thousands).")] = "rows",
+    verdict: Annotated[
+        bool, typer.Option("--verdict", help="Owners learn whether a score exceeds the threshold, and not the score.")
+    ] = False,
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(help="With --verdict: in place of the model's own. Again, increasing, for bands: up to 15."),
+    ] = None,
     certificate: Annotated[
         Path | None, typer.Option(help="The service's certificate and chain, PEM.  [default: a self-signed one]")
     ] = None,
@@ -106,6 +113,25 @@ def run(
         bool, typer.Option("--explanations", help="Contributions of features may be asked for, at their price in bits.")
     ] = False,
     body_mib: Annotated[int, typer.Option("--body-mib", help="Longest request, in MiB.", min=1, max=256)] = 64,
+    link_host: Annotated[
+        str | None, typer.Option("--link-host", help="Address that comparison links listen on.  [default: --host]")
+    ] = None,
+    link_name: Annotated[
+        str | None, typer.Option("--link-name", help="Host under which owners reach it.  [default: the service's]")
+    ] = None,
+    link_ports: Annotated[
+        str | None, typer.Option("--link-ports", help="Ports of comparison links, as 9000-9007.  [default: free ones]")
+    ] = None,
+    link_peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--link-peer", help="Network that owners' links may be in; again for more.  [default: the asking address]"
+        ),
+    ] = None,
+    links: Annotated[
+        int, typer.Option("--links", help="Comparison links at a time; each takes up to a gigabyte.", min=1, max=256)
+    ] = 4,
+    links_per_account: Annotated[int, typer.Option("--links-per-account", help="Of one account.", min=1, max=256)] = 2,
     insecure_loopback: Annotated[
         bool, typer.Option("--insecure-loopback", help="Plain HTTP, on 127.0.0.1 only; for tests behind a proxy.")
     ] = False,
@@ -123,19 +149,28 @@ def run(
         raise ParameterError("--packing is unknown", got=repr(packing)[:80], rule="rows or columns")
     if (certificate is None) != (private_key is None):
         raise ParameterError("--certificate and --private-key go together", fix="give both, or neither")
+    if threshold and not verdict:
+        raise ParameterError("--threshold goes with --verdict", fix="give both: scores come with the model's threshold")
     if insecure_loopback and (certificate is not None or client_authority is not None):
         raise ParameterError("--insecure-loopback excludes certificates", fix="leave one of them out")
+    pack: Literal["rows", "columns"] = "rows" if packing == "rows" else "columns"
     settings = Settings(
         home=str(home), database=database, device=device, key_file=None if key_file is None else str(key_file),
         bits_per_account=bits_per_account, bits_total=bits_total, rows_per_account=rows_per_account,
         rows_total=rows_total, body_bytes=body_mib << 20, threads=threads, insecure=insecure_loopback,
-        explanations=explanations,
+        explanations=explanations, link_host=_address(link_host or host), link_name=link_name,
+        link_ports=_ports(link_ports), link_peers=tuple(link_peer or ()), links=links,
+        links_per_account=links_per_account,
     )  # fmt: skip
+    thresholds = tuple(threshold or ()) if verdict else None
     with open_service_store(settings) as store:
         published = Models(store, settings)
         for path in given:
-            version = published.publish(name or path.stem.lower(), _model_file(path, key_file), packing=packing)  # type: ignore[arg-type]
-            screen.say(f"Published {path.name} as {name or path.stem.lower()}, version {version.id}.")
+            version = published.publish(
+                name or path.stem.lower(), _model_file(path, key_file), packing=pack, thresholds=thresholds
+            )
+            what = "" if thresholds is None else ", for verdicts"
+            screen.say(f"Published {path.name} as {name or path.stem.lower()}, version {version.id}{what}.")
         names = published.names()
     if not names:
         raise ParameterError("There is no model to serve", fix="blindsight serve MODEL --home ...")
@@ -153,6 +188,31 @@ def run(
         screen.result({"url": url, "models": names, "certificate": None if tls is None else str(tls.certificate)})
 
     serve(settings, Address(host=host, port=port), tls, workers=workers, ready=ready)
+
+
+def _address(host: str) -> str:
+    """An IP address of this machine, of its name."""
+    import socket
+
+    from blindsight.errors import ParameterError
+
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise ParameterError(
+            "The address to listen on is not known", got=host[:80], fix="give an IP address"
+        ) from error
+
+
+def _ports(text: str | None) -> tuple[int, int] | None:
+    from blindsight.errors import ParameterError
+
+    if text is None:
+        return None
+    first, _, last = text.partition("-")
+    if not (first.isascii() and first.isdigit() and (last or first).isascii() and (last or first).isdigit()):
+        raise ParameterError("--link-ports cannot be read", got=text[:80], rule="first-last, as 9000-9007")
+    return int(first), int(last or first)
 
 
 def _ensure_certificate(certificate: Path, private_key: Path, *, given: bool, host: str, screen: Screen) -> None:
@@ -203,10 +263,12 @@ def models_(
             versions, current, shadow = published.history(name)
             for version in versions:
                 role = "current" if version.id == current else "shadow" if version.id == shadow else ""
-                rows.append((name, version.id, version.packing, _day(version.published), role))
-    head = [("Model", "left"), ("Version", "left"), ("Packing", "left"), ("Published", "left"), ("", "left")]
+                reveals = "scores" if version.thresholds is None else "verdicts"
+                rows.append((name, version.id, version.packing, reveals, _day(version.published), role))
+    head = [(text, "left") for text in ("Model", "Version", "Packing", "Reveals", "Published", "")]
     screen.table("Models", head, rows)
-    screen.result([dict(zip(("model", "version", "packing", "published", "role"), row, strict=True)) for row in rows])
+    names = ("model", "version", "packing", "reveals", "published", "role")
+    screen.result([dict(zip(names, row, strict=True)) for row in rows])
 
 
 @serve_app.command("rollback", epilog="Example: blindsight serve rollback fraud --home service")

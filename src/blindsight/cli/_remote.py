@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,24 @@ import numpy as np
 from blindsight.errors import DataError, FormatError, ParameterError, ProtocolError, StoreError
 
 from ._options import sealer_of
-from ._scores import ScoreWriter
+from ._scores import ScoreWriter, VerdictWriter
 
 if TYPE_CHECKING:
-    from blindsight.service import Client
+    import numpy.typing as npt
+
+    from blindsight.blind import RecordOwner
+    from blindsight.service import Client, Comparisons
+    from blindsight.store import Store
 
 __all__ = ["Remote", "RemoteScoring", "score_remote"]
 
 Progress = Callable[[int, int], None]
 RESUME_SUFFIX = ".resume"
+MANY = 50_000
+"""Comparisons from which on the set-up of Ferret is worth its time and memory."""
+
+RECHARGES = 2
+"""How often a piece whose comparison broke off is sealed and charged anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +49,10 @@ class Remote:
         The client's own.
     authority : Path, optional
         That the service's certificate goes back to.
+    link_host : str, optional
+        For verdicts: own IP address that the scorer connects to. Default: the one that requests come from.
+    link_port : int
+        Own port; 0: any free one.
     """
 
     url: str
@@ -48,6 +61,8 @@ class Remote:
     certificate: Path | None = None
     private_key: Path | None = None
     authority: Path | None = None
+    link_host: str | None = None
+    link_port: int = 0
 
     @contextmanager
     def client(self) -> Iterator[Client]:
@@ -67,19 +82,23 @@ class RemoteScoring:
 
     Parameters
     ----------
-    writer : ScoreWriter
+    writer : ScoreWriter or VerdictWriter
     model, version : str
     resumed_rows : int
         Scored by an earlier call.
+    recharged_rows : int
+        Charged once more, by this call or an earlier one, since the comparison that should have told their verdicts
+        broke off.
     bits_released : int
         Charged to the account so far for this version of the model, by all calls.
     rows_to_extract : int
     """
 
-    writer: ScoreWriter
+    writer: ScoreWriter | VerdictWriter
     model: str
     version: str
     resumed_rows: int
+    recharged_rows: int
     bits_released: int
     rows_to_extract: int
 
@@ -87,11 +106,12 @@ class RemoteScoring:
 def score_remote(
     remote: Remote, *, input_path: Path, output: Path, home: Path, key_file: Path | None, progress: Progress
 ) -> RemoteScoring:
-    """Score a file as its owner, at a service.
+    """Score a file as its owner, at a service; or learn verdicts, where the model reveals these.
 
     A file beside the output keeps every opened score, and before a piece is sent its sealed bytes and its idempotency
     key. A call that is killed anywhere is repeated with the same arguments and sends the very same bytes under the same
-    key: the service answers, and does not charge, again.
+    key: the service answers, and does not charge, again. But an answer whose comparison broke off reveals no verdict
+    any more: that piece is sealed and charged anew.
 
     Parameters
     ----------
@@ -110,7 +130,6 @@ def score_remote(
     """
     from blindsight.blind import RecordOwner
     from blindsight.data import Schema, records
-    from blindsight.service import new_key
     from blindsight.store import Store
 
     sealer = sealer_of(key_file)
@@ -135,30 +154,37 @@ def score_remote(
         client.register(name, owner)
         with Store(state, sealer) as store:
             _bind(store.table("run"), about, state)
-            scores, pending = store.log("scores"), store.table("pending")
-            done = [np.frombuffer(piece, dtype="<f8") for piece in scores.read()]
+            pieces = _Pieces(store, client, name, owner)
+            thresholds = owner.parameters.thresholds
+            kind = "<i8" if thresholds else "<f8"
+            done = [np.frombuffer(piece, dtype=kind) for piece in pieces.opened.read()]
             resumed = sum(len(piece) for piece in done)
             progress(resumed, total)
-            with ScoreWriter(output, facts.threshold) as writer:
+            with ExitStack() as stack:
+                writer: ScoreWriter | VerdictWriter
+                if not thresholds:
+                    if facts.threshold is None:
+                        raise ProtocolError("The service's facts are of another model than its offer")
+                    writer = stack.enter_context(ScoreWriter(output, facts.threshold))
+                else:
+                    writer = stack.enter_context(VerdictWriter(output, thresholds))
+                    links = client.comparisons(
+                        name,
+                        owner,
+                        transfer="softspoken" if 0 < total * thresholds < MANY else "ferret",
+                        link_host=remote.link_host,
+                        link_port=remote.link_port,
+                    )
+                    pieces.links = stack.enter_context(links)
                 for at, chunk in enumerate(records(schema, input_path, for_scoring=True, chunk_rows=step)):
                     if at < len(done):
                         if len(done[at]) != len(chunk.X):
                             raise StoreError(f"'{state.name}' does not fit the input", fix="delete it and start again")
                         writer.add(done[at])
                         continue
-                    sealed, key = pending.get("sealed"), pending.get("key")
-                    if sealed is None or key is None:
-                        sealed, key = owner.seal(chunk.X, register=False), new_key().encode()
-                        with store.transaction():
-                            pending.put("sealed", sealed)
-                            pending.put("key", key)
-                    opened = owner.open(client.score(name, sealed, key=key.decode()), sealed=sealed)
-                    with store.transaction():
-                        scores.append(opened.astype("<f8").tobytes())
-                        pending.delete("sealed")
-                        pending.delete("key")
-                    writer.add(opened)
+                    writer.add(pieces.open(chunk.X))
                     progress(writer.rows, total)
+            recharged = pieces.recharged
         for suffix in ("", "-wal", "-shm"):
             state.with_name(state.name + suffix).unlink(missing_ok=True)
         spent = client.account().get("spent", [])
@@ -168,9 +194,68 @@ def score_remote(
         model=name,
         version=facts.version,
         resumed_rows=resumed,
+        recharged_rows=recharged,
         bits_released=bits,
         rows_to_extract=facts.rows_to_extract,
     )
+
+
+class _Pieces:
+    """Pieces of a file, each sealed, answered and opened; what would be lost by a crash is on disk first."""
+
+    def __init__(self, store: Store, client: Client, model: str, owner: RecordOwner) -> None:
+        self.opened, self._pending = store.log("scores"), store.table("pending")
+        self._store, self._client, self._model, self._owner = store, client, model, owner
+        self.links: Comparisons | None = None
+
+    @property
+    def recharged(self) -> int:
+        """Records that were charged once more."""
+        return int(self._pending.get("recharged") or b"0")
+
+    def open(self, X: npt.NDArray[np.float64]) -> Any:
+        """Scores or verdicts of the next piece, shape (n,)."""
+        from blindsight.blind import ComparisonRefused
+
+        for attempt in range(RECHARGES + 1):
+            sealed, key = self._sealed(X)
+            try:
+                found = self._ask(sealed, key)
+            except ComparisonRefused:  # its comparison broke off, now or in an earlier call
+                if attempt == RECHARGES:
+                    raise
+                self._done(None, recharged=len(X))
+                continue
+            self._done(found.astype(found.dtype.newbyteorder("<")).tobytes())
+            return found
+        raise AssertionError("every attempt returns or raises")
+
+    def _sealed(self, X: npt.NDArray[np.float64]) -> tuple[bytes, str]:
+        """The bytes to send, and their idempotency key: an earlier call's, if that did not come to an end."""
+        from blindsight.service import new_key
+
+        sealed, key = self._pending.get("sealed"), self._pending.get("key")
+        if sealed is None or key is None:
+            sealed, key = self._owner.seal(X, register=False), new_key().encode()
+            with self._store.transaction():
+                self._pending.put("sealed", sealed)
+                self._pending.put("key", key)
+        return sealed, key.decode()
+
+    def _ask(self, sealed: bytes, key: str) -> Any:
+        if self.links is None:
+            return self._owner.open(self._client.score(self._model, sealed, key=key), sealed=sealed)
+        self.links.connect()  # before anything is charged
+        return self.links.verdicts(self._client.score(self._model, sealed, key=key), sealed)
+
+    def _done(self, opened: bytes | None, *, recharged: int = 0) -> None:
+        with self._store.transaction():
+            if opened is not None:
+                self.opened.append(opened)
+            if recharged:
+                self._pending.put("recharged", str(self.recharged + recharged).encode())
+            self._pending.delete("sealed")
+            self._pending.delete("key")
 
 
 def _only_model(client: Client) -> str:

@@ -1,4 +1,4 @@
-"""Scores into a file, chunk by chunk: row number, score, alert. CSV or Parquet; never a half-written file."""
+"""Scores or verdicts into a file, chunk by chunk, with row numbers. CSV or Parquet; never a half-written file."""
 
 from __future__ import annotations
 
@@ -18,38 +18,28 @@ from blindsight.errors import ParameterError, StoreError
 
 from ._exits import DISK_FULL
 
-__all__ = ["ScoreWriter", "largest"]
+__all__ = ["ScoreWriter", "VerdictWriter", "largest"]
 
 TOP = 10
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class ScoreWriter:
-    """Writes ``row, score, alert`` and remembers the highest scores.
+class _Writer:
+    """Appends frames of rows to a file that appears under its name only when everything is in it.
 
     Parameters
     ----------
     path : Path
-        Ends in .csv, .parquet or .pq. Appears under this name only when everything is in it.
-    threshold : float
-        Records with a higher score alert.
-
-    Attributes
-    ----------
-    rows, alerts : int
-    top : list of (row, score)
-        The highest scores so far, at most ten.
+        Ends in .csv, .parquet or .pq.
     """
 
-    def __init__(self, path: Path, threshold: float) -> None:
+    def __init__(self, path: Path) -> None:
         if path.suffix.lower() not in (".csv", ".parquet", ".pq"):
             raise ParameterError(
                 "--output is of an unknown kind", got=path.suffix or "no suffix", rule=".csv, .parquet or .pq"
             )
         self.path = path
-        self.threshold = threshold
         self.rows = self.alerts = 0
-        self.top: list[tuple[int, float]] = []
         self._parquet = path.suffix.lower() != ".csv"
 
     def __enter__(self) -> Self:
@@ -61,16 +51,11 @@ class ScoreWriter:
         self._whole = Path(self._folder.name) / "scores.csv"
         return self
 
-    def add(self, scores: npt.NDArray[np.float64], more: dict[str, Any] | None = None) -> None:
-        """Append the scores of the next rows, shape (n,), and further columns of as many."""
+    def _append(self, columns: dict[str, Any], count: int) -> None:
+        """Write the next ``count`` rows, with their numbers."""
         import polars as pl
 
-        row = np.arange(self.rows, self.rows + len(scores), dtype=np.int64)
-        alert = scores > self.threshold
-        best = np.argsort(-scores, kind="stable")[:TOP]
-        candidates = self.top + [(int(row[i]), float(scores[i])) for i in best]
-        self.top = sorted(candidates, key=lambda pair: (-pair[1], pair[0]))[:TOP]
-        frame = pl.DataFrame({"row": row, "score": scores, "alert": alert.astype(np.int8), **(more or {})})
+        frame = pl.DataFrame({"row": np.arange(self.rows, self.rows + count, dtype=np.int64), **columns})
         try:
             if self._parquet:
                 self._parts.append(Path(self._folder.name) / f"{len(self._parts):08d}.parquet")
@@ -80,8 +65,7 @@ class ScoreWriter:
                     frame.write_csv(file, include_header=self.rows == 0)
         except OSError as error:
             raise self._unwritable(error) from error
-        self.rows += len(scores)
-        self.alerts += int(alert.sum())
+        self.rows += count
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -118,13 +102,77 @@ class ScoreWriter:
 
     def summary(self) -> dict[str, Any]:
         """Plain values for ``--json``."""
-        return {
-            "output": str(self.path),
-            "records": self.rows,
-            "alerts": self.alerts,
-            "threshold": self.threshold,
-            "top": [{"row": row, "score": score, "alert": int(score > self.threshold)} for row, score in self.top],
-        }
+        return {"output": str(self.path), "records": self.rows, "alerts": self.alerts}
+
+
+class ScoreWriter(_Writer):
+    """Writes ``row, score, alert`` and remembers the highest scores.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in .csv, .parquet or .pq. Appears under this name only when everything is in it.
+    threshold : float
+        Records with a higher score alert.
+
+    Attributes
+    ----------
+    rows, alerts : int
+    top : list of (row, score)
+        The highest scores so far, at most ten.
+    """
+
+    def __init__(self, path: Path, threshold: float) -> None:
+        super().__init__(path)
+        self.threshold = threshold
+        self.top: list[tuple[int, float]] = []
+
+    def add(self, scores: npt.NDArray[np.float64], more: dict[str, Any] | None = None) -> None:
+        """Append the scores of the next rows, shape (n,), and further columns of as many."""
+        alert = scores > self.threshold
+        best = np.argsort(-scores, kind="stable")[:TOP]
+        candidates = self.top + [(self.rows + int(i), float(scores[i])) for i in best]
+        self.top = sorted(candidates, key=lambda pair: (-pair[1], pair[0]))[:TOP]
+        self._append({"score": scores, "alert": alert.astype(np.int8), **(more or {})}, len(scores))
+        self.alerts += int(alert.sum())
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for ``--json``."""
+        top = [{"row": row, "score": score, "alert": int(score > self.threshold)} for row, score in self.top]
+        return super().summary() | {"threshold": self.threshold, "top": top}
+
+
+class VerdictWriter(_Writer):
+    """Writes ``row, verdict``: how many of the model's secret thresholds the score exceeds; 0 or 1 where it has one.
+
+    Parameters
+    ----------
+    path : Path
+        As for :class:`ScoreWriter`.
+    thresholds : int
+
+    Attributes
+    ----------
+    rows, alerts : int
+        Of these, those with a verdict above 0.
+    bands : list of int
+        Records with each verdict, from 0 to ``thresholds``.
+    """
+
+    def __init__(self, path: Path, thresholds: int) -> None:
+        super().__init__(path)
+        self.bands = [0] * (thresholds + 1)
+
+    def add(self, verdicts: npt.NDArray[np.int64]) -> None:
+        """Append the verdicts of the next rows, shape (n,)."""
+        counts = np.bincount(verdicts, minlength=len(self.bands))
+        self._append({"verdict": verdicts.astype(np.int8)}, len(verdicts))
+        self.bands = [had + int(more) for had, more in zip(self.bands, counts, strict=True)]
+        self.alerts = self.rows - self.bands[0]
+
+    def summary(self) -> dict[str, Any]:
+        """Plain values for ``--json``."""
+        return super().summary() | {"bands": self.bands}
 
 
 def largest(parts: npt.NDArray[np.float64], names: Sequence[str], count: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ Not yet audited.
 from ._certificates import make_certificate
 from ._client import Client, new_key
 from ._credentials import SCOPES, Credential, Credentials
+from ._link_client import ComparisonLink, Comparisons
 from ._models import Facts, Models, Version
 from ._problems import Problem, RequestError
 from ._server import Address, Tls, serve
@@ -20,6 +21,8 @@ __all__ = [
     "SCOPES",
     "Address",
     "Client",
+    "ComparisonLink",
+    "Comparisons",
     "Credential",
     "Credentials",
     "Facts",

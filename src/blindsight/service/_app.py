@@ -14,6 +14,7 @@ import anyio
 import anyio.to_thread
 from fastapi import Depends, FastAPI, Header, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
@@ -23,6 +24,8 @@ from blindsight.errors import BlindsightError, StoreError
 
 from ._credentials import Credential
 from ._guard import Guard, JsonLines
+from ._link_messages import ALIVE_SECONDS, NDJSON, REQUEST_SCHEMA, Alive, Ended, Event, decode_request, encode_event
+from ._links import Link
 from ._metrics import Metrics
 from ._models import Facts
 from ._problems import MEDIA_TYPE, Problem, RequestError, encoded, problem_of
@@ -270,12 +273,40 @@ Registers = Annotated[Credential, Depends(needs("register"))]
 ANYONE, WATCHES, ADMINISTERS = Depends(needs()), Depends(needs("metrics", "admin")), Depends(needs("admin"))
 
 
-async def _octets_of(request: Request) -> bytes:
+async def _body_of(request: Request, media_type: str = OCTETS) -> bytes:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != OCTETS:
-        raise RequestError(415, "media-type", "The body is of another type", got=kind[:80] or "none", rule=OCTETS)
+    if kind != media_type:
+        raise RequestError(415, "media-type", "The body is of another type", got=kind[:80] or "none", rule=media_type)
     pieces = [piece async for piece in request.stream()]
     return b"".join(pieces)
+
+
+class _LinkAnswer(StreamingResponse):
+    """Lines of events, from the opening of a comparison link to its end; when the client leaves, the link ends."""
+
+    def __init__(self, link: Link, events: asyncio.Queue[Event], ending: list[Callable[[], None]]) -> None:
+        super().__init__(self._lines(events), media_type=NDJSON)
+        self._link, self._ending = link, ending
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send until there is nothing more to tell, or nobody who listens."""
+        self._ending.append(self._link.finish)  # when the worker is told to end
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ending.remove(self._link.finish)
+            self._link.end()
+
+    async def _lines(self, events: asyncio.Queue[Event]) -> AsyncIterator[bytes]:
+        yield encode_event(self._link.opened)
+        while True:
+            event: Event = Alive()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ALIVE_SECONDS):
+                    event = await events.get()
+            yield encode_event(event)
+            if isinstance(event, Ended):
+                return
 
 
 # -- routes
@@ -365,7 +396,7 @@ def _routes(app: FastAPI) -> None:
     async def register(request: Request, name: ModelName, credential: Registers) -> Key:
         """Register a key; the same one again changes nothing."""
         worker = worker_of(request)
-        body = await _octets_of(request)
+        body = await _body_of(request)
         key_id = await worker.register(credential.account, name, body)
         request.state.log |= {"model": name, "key_id": key_id}
         return Key(key_id=key_id)
@@ -394,7 +425,7 @@ def _routes(app: FastAPI) -> None:
     ) -> Response:
         """Answer a sealed request. Charged before it is computed; once under each idempotency key."""
         worker = worker_of(request)
-        body = await _octets_of(request)
+        body = await _body_of(request)
         request.state.log["model"] = name
         answer = await worker.compute(lambda: worker.service.score(credential.account, name, idempotency_key, body))
         request.state.log |= {"rows": answer.rows, "bits": answer.bits, "replayed": answer.replayed}
@@ -402,6 +433,27 @@ def _routes(app: FastAPI) -> None:
         if answer.version:
             headers["Model-Version"] = answer.version
         return Response(answer.content, media_type=OCTETS, headers=headers)
+
+    @app.post("/v1/models/{name}/comparisons", tags=["scoring"], response_class=Response,
+              responses=WITH_BODY | _problems(429) | {200: {"content": {NDJSON: {"schema": {"type": "string"}}},
+              "description": "A line for each event, until the link ends: docs/wire-blind.md"}},
+              openapi_extra={"requestBody": {"required": True, "description": "Where the owner's end listens",
+              "content": {"application/json": {"schema": REQUEST_SCHEMA}}}})  # fmt: skip
+    async def comparisons(request: Request, name: ModelName, credential: Scores) -> Response:
+        """Open a link for the comparisons of a model that reveals verdicts; it lives as long as this answer."""
+        worker = worker_of(request)
+        asked = decode_request(await _body_of(request, "application/json"))
+        request.state.log["model"] = name
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
+        peer = request.client.host if request.client is not None else ""
+
+        def tell(event: Event) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended before the link's thread
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        link = await worker.ask(lambda: worker.service.links.open(credential, name, asked, peer, tell))
+        request.state.log["link"] = link.id
+        return _LinkAnswer(link, events, request.state.ending)
 
     @app.post("/v1/models/{name}/rollback", tags=["administration"], dependencies=[ADMINISTERS],
               responses=AUTHENTICATED | _problems(404))  # fmt: skip

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.blind import RecordOwner
+from blindsight.blind import ComparisonRefused, RecordOwner
 from blindsight.errors import (
     AuthenticationError,
     BlindsightError,
@@ -26,11 +27,16 @@ from blindsight.errors import (
 )
 
 from ._hosts import is_loopback
+from ._link_client import SILENCE_SECONDS, ComparisonLink, Comparisons
 from ._models import Facts
 from ._problems import error_of
 
+if TYPE_CHECKING:
+    from blindsight.blind._verdict_comparison import Transfer
+
 __all__ = ["Client", "new_key"]
 
+T = TypeVar("T")
 OCTETS = "application/octet-stream"
 MAX_ANSWER_BYTES = 1 << 28
 RETRIED = frozenset({408, 429, 502, 503, 504})
@@ -222,6 +228,100 @@ class Client:
                 progress(min(start + step, len(rows)), len(rows))
         return np.concatenate(scores) if scores else np.empty(0)
 
+    # -- verdicts
+
+    def comparisons(
+        self,
+        model: str,
+        owner: RecordOwner,
+        *,
+        transfer: Transfer = "ferret",
+        link_host: str | None = None,
+        link_port: int = 0,
+    ) -> Comparisons:
+        """Compare answers of :meth:`score` over a link to the service's scorer, opened with the first; close it.
+
+        Parameters
+        ----------
+        model : str
+            One that reveals verdicts.
+        owner : RecordOwner
+        transfer : {"ferret", "softspoken"}
+            See :class:`blindsight.blind.Comparison`.
+        link_host : str, optional
+            Own IP address as the scorer reaches it. Default: the one that this client's requests come from.
+        link_port : int
+            Own port that it connects to. 0: any free one.
+        """
+
+        def post(body: bytes) -> Any:
+            headers = {"Content-Type": "application/json"}
+            timeout = self._httpx.Timeout(SILENCE_SECONDS)
+            return self._retrying(lambda: self._begin("POST", _path(model, "comparisons"), body, headers, timeout))
+
+        return Comparisons(
+            lambda: ComparisonLink(self.url, post, transfer=transfer, host=link_host, port=link_port), owner
+        )
+
+    def verdicts(
+        self,
+        model: str,
+        owner: RecordOwner,
+        X: Any,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        transfer: Transfer = "ferret",
+        link_host: str | None = None,
+        link_port: int = 0,
+        recharges: int = 2,
+    ) -> npt.NDArray[np.int64]:
+        """Seal and send records to a model that reveals verdicts, and learn these.
+
+        Parameters
+        ----------
+        model : str
+        owner : RecordOwner
+            Made from :meth:`offer`; registered here if it is not.
+        X : array of shape (n, d)
+        progress : callable (done, of), optional
+        transfer, link_host, link_port
+            See :meth:`comparisons`.
+        recharges : int
+            How often a piece is sealed and charged anew whose comparison broke off: a mask is used once.
+
+        Returns
+        -------
+        ndarray of shape (n,), int64
+            How many of the scorer's secret thresholds each score exceeds. With one, equal to the model's ``predict``.
+
+        Raises
+        ------
+        ComparisonRefused
+            A piece broke off more often.
+        UnavailableError
+            No link could be made, or none held. What was answered is charged.
+        BudgetError, RequestError, ...
+            What the service said.
+        """
+        self.register(model, owner)
+        rows = np.asarray(X, dtype=np.float64)
+        step = self.rows_at_a_time(self.facts(model))
+        found = []
+        with self.comparisons(model, owner, transfer=transfer, link_host=link_host, link_port=link_port) as link:
+            for start in range(0, len(rows), step):
+                for attempt in range(recharges + 1):
+                    sealed = owner.seal(rows[start : start + step], register=False)
+                    try:
+                        link.connect()  # before anything is charged
+                        found.append(link.verdicts(self.score(model, sealed), sealed))
+                        break
+                    except ComparisonRefused:
+                        if attempt == recharges:
+                            raise
+                if progress is not None:
+                    progress(min(start + step, len(rows)), len(rows))
+        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+
     @staticmethod
     def rows_at_a_time(facts: Facts) -> int:
         """A piece that is quick and that the service takes."""
@@ -235,6 +335,24 @@ class Client:
         sent = dict(headers or {})
         if body is not None:
             sent["Content-Type"] = OCTETS
+
+        def once() -> bytes:
+            with contextlib.closing(self._begin(method, path, body, sent)) as response:
+                return self._read(response)
+
+        return self._retrying(once)
+
+    def _begin(self, method: str, path: str, body: bytes | None, headers: dict[str, str], timeout: Any = None) -> Any:
+        """Send a request once and return the answer, to be read and closed; _Refused if it is no success."""
+        options = {} if timeout is None else {"timeout": timeout}
+        request = self._http.build_request(method, path, content=body, headers=headers, **options)
+        response = self._http.send(request, stream=True)
+        if response.is_success:
+            return response
+        with contextlib.closing(response):
+            raise _Refused(response, self._read(response))
+
+    def _retrying(self, attempt_once: Callable[[], T]) -> T:
         trouble: BlindsightError | None = None
         wait_s = 0.0
         for attempt in range(self._retries + 1):
@@ -242,8 +360,7 @@ class Client:
                 time.sleep(_pause(attempt, wait_s))
             wait_s = 0.0
             try:
-                with self._http.stream(method, path, content=body, headers=sent) as response:
-                    content = self._read(response)
+                return attempt_once()
             except (self._httpx.TransportError, self._httpx.StreamError) as error:
                 if _is_untrusted(error):
                     raise AuthenticationError(
@@ -255,15 +372,10 @@ class Client:
                 trouble = UnavailableError(
                     "The service did not answer", got=type(error).__name__, fix="see that it runs, and try again"
                 )
-                continue
-            if response.is_success:
-                return content
-            refused = error_of(response.status_code, content)
-            if response.status_code not in RETRIED:
-                raise refused
-            trouble = refused
-            text = response.headers.get("Retry-After", "")
-            wait_s = float(text) if text.isdigit() and len(text) < 4 else 0.0
+            except _Refused as refused:
+                if refused.status not in RETRIED:
+                    raise refused.error from None
+                trouble, wait_s = refused.error, refused.wait_s
         assert trouble is not None
         raise trouble
 
@@ -281,6 +393,17 @@ class Client:
             return msgspec.json.decode(content, type=dict[str, Any])
         except msgspec.MsgspecError as error:
             raise ProtocolError("The service's answer is malformed", got=str(error)[:200]) from error
+
+
+class _Refused(Exception):
+    """The service answered, and not with a success."""
+
+    def __init__(self, response: Any, content: bytes) -> None:
+        super().__init__()
+        self.status: int = response.status_code
+        self.error = error_of(self.status, content)
+        text = response.headers.get("Retry-After", "")
+        self.wait_s = float(text) if text.isdigit() and len(text) < 4 else 0.0
 
 
 def _path(model: str, *parts: str) -> str:

@@ -130,6 +130,11 @@ class Credentials:
             return None
         return stored.credential if stored.credential.is_valid(time.time()) else None
 
+    def is_valid(self, credential_id: str) -> bool:
+        """Whether a credential still counts."""
+        stored = self._get(credential_id)
+        return stored is not None and stored.credential.is_valid(time.time())
+
     def of_certificate(self, der: bytes) -> Credential | None:
         """The valid credential of a certificate whose key the peer has proved to hold, or None."""
         stored = self._get(fingerprint_of(der))

@@ -38,6 +38,13 @@ class Metrics:
         self._compute = Histogram(
             "blindsight_score_seconds", "Computation alone", ["model"], buckets=SECONDS, registry=r
         )
+        self._links = Gauge(
+            "blindsight_comparison_links", "Comparison links open", multiprocess_mode="livesum", registry=r
+        )
+        self._comparison = Histogram(
+            "blindsight_comparison_seconds", "Comparisons", ["model", "outcome"], buckets=SECONDS, registry=r
+        )
+        self._verdicts = Counter("blindsight_verdicts", "Records compared", ["model"], registry=r)
         self._shadow = Histogram(
             "blindsight_shadow_seconds", "The second model's", ["model"], buckets=SECONDS, registry=r
         )
@@ -50,6 +57,20 @@ class Metrics:
             yield
         finally:
             self._in_flight.dec()
+
+    @contextmanager
+    def linked(self) -> Iterator[None]:
+        """Around a comparison link."""
+        self._links.inc()
+        try:
+            yield
+        finally:
+            self._links.dec()
+
+    def compared(self, model: str, outcome: str, seconds: float, rows: int) -> None:
+        """A comparison was carried out, refused, or broke off."""
+        self._comparison.labels(model, outcome).observe(seconds)
+        self._verdicts.labels(model).inc(rows)
 
     def request(self, method: str, route: str, status: int, seconds: float, received: int, sent: int) -> None:
         """A request is over."""

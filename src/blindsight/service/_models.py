@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import threading
 import time
 import warnings
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import msgspec
 
 from blindsight import modelfile
-from blindsight.blind import BitBudget, KeyValue, MemoryTable, Model, Scorer
+from blindsight.blind import BitBudget, BlindParameters, CkksParameters, KeyValue, MemoryTable, Model, Scorer
+from blindsight.blind.mpc import import_spu
 from blindsight.errors import BlindsightWarning, ParameterError, PolicyError, StoreError
 from blindsight.store import Store
 
@@ -37,18 +40,21 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Parameters
     ----------
     id : str
-        First 16 hexadecimal digits of the SHA-256 of packing and file.
+        First 16 hexadecimal digits of the SHA-256 of packing, thresholds of verdicts, and file.
     packing : str
     offer : str
         SHA-256 of its offer, hexadecimal.
     published : float
         Seconds since 1970.
+    thresholds : tuple of float, optional
+        It reveals verdicts on these, or on the model's own where there are none. None: it reveals scores.
     """
 
     id: str
     packing: Packing
     offer: str
     published: float
+    thresholds: tuple[float, ...] | None = None
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,15 +76,18 @@ class Facts:
         What the service takes in one request, at most.
     explained_rows_per_message : int
         The same of records whose contributions are asked for; 0 where none are given.
-    threshold : float
-        Score above which a record alerts.
+    threshold : float, optional
+        Score above which a record alerts. None where verdicts are revealed: it is secret.
     bits_per_record : float
         Charged, at most.
     rows_to_extract : int
-        Well-chosen scores after which every other can be computed.
+        Well-chosen answers after which every score can be computed. Of verdicts as many times more as a score has bits:
+        by that many shifted thresholds an owner finds one.
     registration_bytes : int
     parameters : str
         For people.
+    thresholds : int
+        0: scores are revealed. Otherwise verdicts: how many of so many secret thresholds a score exceeds.
     """
 
     name: str
@@ -86,12 +95,13 @@ class Facts:
     packing: str
     offer_sha256: str
     rows_per_message: int
-    threshold: float
+    threshold: float | None
     bits_per_record: float
     rows_to_extract: int
     registration_bytes: int
     parameters: str
     explained_rows_per_message: int = 0
+    thresholds: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +133,12 @@ class Served:
 
 
 class _Overlay(MemoryTable):
-    """Reads through to another table and keeps what is written to itself: a shadow model charges nobody."""
+    """Reads through to another table and keeps what is written to itself: a shadow model charges nobody.
+
+    Its counts and masks are nobody's, and would only grow: they are not kept.
+    """
+
+    NOT_KEPT = ("bits/", "rows/", "verdict/")
 
     def __init__(self, below: KeyValue) -> None:
         super().__init__()
@@ -131,10 +146,10 @@ class _Overlay(MemoryTable):
 
     def get(self, key: str) -> bytes | None:
         own = super().get(key)
-        return self._below.get(key) if own is None and not key.startswith(("bits/", "rows/")) else own
+        return self._below.get(key) if own is None and not key.startswith(self.NOT_KEPT) else own
 
     def put(self, key: str, value: bytes) -> None:
-        if not key.startswith(("bits/", "rows/")):  # its counts are nobody's, and would only grow
+        if not key.startswith(self.NOT_KEPT):
             super().put(key, value)
 
 
@@ -158,22 +173,34 @@ class Models:
 
     # -- publishing; at the command line
 
-    def publish(self, name: str, file: bytes, *, packing: Packing = "rows") -> Version:
+    def publish(
+        self, name: str, file: bytes, *, packing: Packing = "rows", thresholds: Sequence[float] | None = None
+    ) -> Version:
         """Store a model file and make it the current version of a name; the current one again is a no-op.
+
+        Parameters
+        ----------
+        name : str
+        file : bytes
+        packing : {"rows", "columns"}
+        thresholds : sequence of float, optional
+            Reveal verdicts on these, in place of scores; empty: on the model's own ``threshold_``.
 
         Raises
         ------
         ParameterError
-            Unusable name.
+            Unusable name or thresholds.
         FormatError, CapacityError, NotFittedError
-            The file is not a model that can be scored blind.
+            The file is not a model that can be scored blind, or that gives verdicts.
+        MissingExtraError
+            Verdicts need the extra ``mpc``.
 
         Warns
         -----
         BlindsightWarning
             The model's public encoder tells something learned from data.
         """
-        version = self._version(name, file, packing)
+        version = self._version(name, file, packing, thresholds)
         with self._entries.transaction():
             self._files.put(f"{name}/{version.id}", file)
             entry = self._entry(name) or _Entry(versions=(), history=())
@@ -226,7 +253,7 @@ class Models:
                 self._write(name, msgspec.structs.replace(entry, shadow=None))
                 return None
             current = next(v for v in entry.versions if v.id == entry.history[-1])
-            version = self._version(name, file, current.packing)
+            version = self._version(name, file, current.packing, current.thresholds)
             if version.offer != current.offer:
                 raise PolicyError(
                     "The second model cannot be computed on the first one's requests",
@@ -265,7 +292,7 @@ class Models:
             kept = self._loaded.get((name, version.id))
             if kept is None:
                 model = self._load(name, version.id)
-                kept = self._scorer(model, version.packing, self._blind), float(cast(Any, model).threshold_)
+                kept = self._scorer(model, version, self._blind), float(cast(Any, model).threshold_)
                 if hashlib.sha256(kept[0].offer()).hexdigest() != version.offer:
                     raise StoreError("A stored model no longer makes the offer that it was published with")
                 _keep(self._loaded, (name, version.id), kept)
@@ -274,7 +301,7 @@ class Models:
                 shadow = self._shadows.get((name, entry.shadow))
                 if shadow is None:
                     model = self._load(name, entry.shadow)
-                    shadow = self._scorer(model, version.packing, _Overlay(self._blind))
+                    shadow = self._scorer(model, version, _Overlay(self._blind))
                     _keep(self._shadows, (name, entry.shadow), shadow)
         return Served(
             name=name,
@@ -297,27 +324,37 @@ class Models:
             offer_sha256=served.version.offer,
             rows_per_message=rows,
             explained_rows_per_message=min(rows, served.scorer.rows_explained_at_a_time),
-            threshold=served.threshold,
+            threshold=None if p.thresholds else served.threshold,
+            thresholds=p.thresholds,
             bits_per_record=float(p.answer_bits),
-            rows_to_extract=served.scorer.rows_to_extract,
+            rows_to_extract=served.scorer.rows_to_extract * _verdicts_a_score(p),
             registration_bytes=served.scorer.registration_bytes,
             parameters=p.describe(),
         )
 
     # -- private
 
-    def _version(self, name: str, file: bytes, packing: Packing) -> Version:
+    def _version(self, name: str, file: bytes, packing: Packing, thresholds: Sequence[float] | None) -> Version:
         if not _NAME.fullmatch(name):
             raise ParameterError(
                 "The model's name is unusable", got=repr(name)[:80], rule="1 to 64 of a-z, 0-9, '.', '_', '-'"
             )
-        scorer = self._scorer(modelfile.loads(file), packing, self._blind, quiet=False)
-        return Version(
-            id=hashlib.sha256(packing.encode() + b"\0" + file).hexdigest()[:16],
+        about = packing.encode() + b"\0"
+        if thresholds is not None:
+            import_spu()  # better now than when an owner asks for a comparison
+            if not all(math.isfinite(value) for value in thresholds):
+                raise ParameterError("A threshold is not a finite number")
+            thresholds = tuple(float(value) for value in thresholds)
+            about += b"verdict" + repr(thresholds).encode() + b"\0"
+        version = Version(
+            id=hashlib.sha256(about + file).hexdigest()[:16],
             packing=packing,
-            offer=hashlib.sha256(scorer.offer()).hexdigest(),
+            offer="",
             published=time.time(),
+            thresholds=None if thresholds is None else tuple(thresholds),
         )
+        scorer = self._scorer(modelfile.loads(file), version, self._blind, quiet=False)
+        return msgspec.structs.replace(version, offer=hashlib.sha256(scorer.offer()).hexdigest())
 
     def _load(self, name: str, version_id: str) -> object:
         file = self._files.get(f"{name}/{version_id}")
@@ -325,7 +362,7 @@ class Models:
             raise StoreError("A published model file is missing from the store", got=f"{name}/{version_id}")
         return modelfile.loads(file)
 
-    def _scorer(self, model: object, packing: Packing, table: KeyValue, *, quiet: bool = True) -> Scorer:
+    def _scorer(self, model: object, version: Version, table: KeyValue, *, quiet: bool = True) -> Scorer:
         s = self._settings
         budget = BitBudget(
             bits_per_owner=s.bits_per_account,
@@ -340,11 +377,13 @@ class Models:
                 warnings.simplefilter("ignore", BlindsightWarning)
             return Scorer(
                 cast(Model, model),
-                packing=packing,
+                packing=version.packing,
+                reveal="score" if version.thresholds is None else "verdict",
+                thresholds=version.thresholds or None,
                 budget=budget,
                 table=table,
                 inline_registration=False,
-                explanations=s.explanations,
+                explanations=s.explanations and version.thresholds is None,
                 longest_answer_bytes=s.longest_answer_bytes,
                 max_owners=1_000_000,
                 device=s.device if packing == "columns" else None,
@@ -365,6 +404,10 @@ class Models:
 
     def _write(self, name: str, entry: _Entry) -> None:
         self._entries.put(name, msgspec.json.encode(entry))
+
+
+def _verdicts_a_score(p: BlindParameters | CkksParameters) -> int:
+    return p.plain_bits if p.thresholds and isinstance(p, BlindParameters) else 1
 
 
 def _keep(cache: OrderedDict[Any, Any], key: object, value: object) -> None:

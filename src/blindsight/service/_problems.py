@@ -19,7 +19,16 @@ from blindsight.errors import (
     WireError,
 )
 
-__all__ = ["MEDIA_TYPE", "Problem", "RequestError", "encoded", "error_of", "problem_of", "status_of"]
+__all__ = [
+    "MEDIA_TYPE",
+    "Problem",
+    "RequestError",
+    "encoded",
+    "error_of",
+    "error_of_problem",
+    "problem_of",
+    "status_of",
+]
 
 MEDIA_TYPE = "application/problem+json"
 TYPE = "urn:blindsight:problem:"
@@ -141,6 +150,12 @@ def error_of(status: int, body: bytes) -> BlindsightError:
         told = msgspec.json.decode(body[:MAX_PROBLEM_BYTES], type=Problem)
     except msgspec.MsgspecError:
         told = Problem(type="about:blank", title="", status=status, detail="", kind="", what=f"It answered {status}")
+    return error_of_problem(told, status)
+
+
+def error_of_problem(told: Problem, status: int | None = None) -> BlindsightError:
+    """Exception for a problem; untrusted, as above. ``status`` is the one that it came with, if it came by itself."""
+    status = told.status if status is None else status
     parts: dict[str, Any] = {
         "got": told.got and told.got[:500],
         "rule": told.rule and told.rule[:500],

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import os
+from collections.abc import Callable
 from typing import Any, cast
 
 import h11
@@ -32,6 +33,7 @@ class BoundedProtocol(H11Protocol):
         super().__init__(*arguments, **options)
         self._limits = _limits()
         self._header_timer: asyncio.TimerHandle | None = None
+        self._ending: list[Callable[[], None]] = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Cut connections beyond the limit; note who is at the other end."""
@@ -41,7 +43,8 @@ class BoundedProtocol(H11Protocol):
             return
         tls = transport.get_extra_info("ssl_object")
         certificate = tls.getpeercert(binary_form=True) if tls is not None else None
-        self.app_state = {**self.app_state, "peer_certificate": certificate, "abort": transport.abort}
+        self.app_state = {**self.app_state, "peer_certificate": certificate, "abort": transport.abort,
+                          "ending": self._ending}  # fmt: skip
         self._header_timer = self.loop.call_later(self._limits.header_seconds, transport.abort)
 
     def data_received(self, data: bytes) -> None:
@@ -52,6 +55,12 @@ class BoundedProtocol(H11Protocol):
                 self._header_timer = self.loop.call_later(self._limits.header_seconds, self.transport.abort)
         else:
             self._stop_timer()
+
+    def shutdown(self) -> None:
+        """Tell answers without an end of their own that the worker is to end."""
+        for told in self._ending:
+            told()
+        super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timer."""

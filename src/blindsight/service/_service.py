@@ -17,6 +17,7 @@ from blindsight.store import Store
 from ._answers import Answers, Record
 from ._credentials import Credentials
 from ._keycheck import KeyCheck
+from ._links import Links
 from ._metrics import Metrics
 from ._models import Models, Served
 from ._problems import RequestError
@@ -80,11 +81,13 @@ class Service:
         )
         self._keys = store.table("keys")
         self._check = KeyCheck(memory_bytes=settings.key_check_memory_bytes, seconds=settings.key_check_seconds)
+        self.links = Links(self)
         self._shadows = ThreadPoolExecutor(1, thread_name_prefix="shadow")
         self._room = threading.BoundedSemaphore(SHADOW_QUEUE)
 
     def close(self) -> None:
-        """End the child process and what is still computed beside."""
+        """End child processes and what is still computed beside."""
+        self.links.close()
         self._shadows.shutdown(wait=False, cancel_futures=True)
         self._check.close()
 
@@ -109,7 +112,7 @@ class Service:
         """
         served = self.models.current(name)
         key_id = key_id_of_registration(served.scorer.parameters, registration).hex()
-        if self._keys.get(_key_entry(account, served, key_id)) is not None:
+        if self.has_key(account, served, key_id):
             return key_id
         # what the child says is worth no more than what it read: the id is our own, its word is compared
         if self._check.check(served.scorer.offer(), registration) != key_id:
@@ -134,6 +137,10 @@ class Service:
         """Key ids that an account has registered for a model."""
         prefix = _key_entry(account, served, "")
         return [entry[len(prefix) :] for entry in self._keys.keys(prefix)]
+
+    def has_key(self, account: str, served: Served, key_id: str) -> bool:
+        """Whether an account has registered this key for a model."""
+        return self._keys.get(_key_entry(account, served, key_id)) is not None
 
     def forget(self, account: str, name: str, key_id: str) -> None:
         """Drop a key of an account.
@@ -191,7 +198,7 @@ class Service:
                 fix="fetch the present offer, register with it and seal again",
             )
         key_id = header.key.hex()
-        if self._keys.get(_key_entry(account, served, key_id)) is None:
+        if not self.has_key(account, served, key_id):
             raise RequestError(
                 409,
                 "key-not-registered",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 
@@ -11,13 +12,16 @@ from blindsight.errors import FormatError, ParameterError
 from blindsight.keys import Sealer, create_key_file
 from blindsight.store import Store, open_store
 
-__all__ = ["ENVIRONMENT", "Settings", "open_service_store"]
+__all__ = ["ENVIRONMENT", "LEAST_PORT", "Settings", "open_service_store"]
 
 ENVIRONMENT = "BLINDSIGHT_SERVICE"
 """Environment variable in which a worker finds its settings."""
 
 RECORD_BYTES = 1024
 """More than what is stored beside an answer."""
+
+LEAST_PORT = 1024
+"""Ports below are those of other services, which no link is made to."""
 
 STORE_FILE, KEY_FILE = "service.db", "service.key"
 
@@ -79,6 +83,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         After SIGTERM, how long requests in flight may take.
     insecure : bool
         Plain HTTP, on the loopback address only.
+    link_host : str
+        Address on which the processes of comparison links listen, for models that reveal verdicts.
+    link_name : str, optional
+        Host name or address under which owners reach that. Default: ``link_host``, or the host that they ask the
+        service under where ``link_host`` stands for every address.
+    link_ports : (int, int), optional
+        First and last port that they listen on. Default: free ones.
+    link_peers : tuple of str
+        Networks that a link's owner may name its address in. Default: the address that its request comes from, alone.
+    links, links_per_account : int
+        Comparison links at a time on this machine, over all workers, and of one account.
+    link_connect_seconds : float
+        How long the owner's end may take to appear.
+    link_idle_seconds : float
+        How long the owner may be silent on an open link.
+    link_seconds : float
+        After so long a link is closed at the end of its comparison, and its owner opens another.
+    link_memory_bytes : int
+        Address space of a link's process.
     """
 
     home: str
@@ -109,14 +132,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store_seconds: float = 20.0
     drain_seconds: float = 30.0
     insecure: bool = False
+    link_host: str = "127.0.0.1"
+    link_name: str | None = None
+    link_ports: tuple[int, int] | None = None
+    link_peers: tuple[str, ...] = ()
+    links: int = 4
+    links_per_account: int = 2
+    link_connect_seconds: float = 30.0
+    link_idle_seconds: float = 60.0
+    link_seconds: float = 3600.0
+    link_memory_bytes: int = 16 << 30
 
     def __post_init__(self) -> None:
         for name in ("max_keys", "body_bytes", "registration_bytes", "other_bytes", "memory_bytes", "header_seconds",
                      "idle_seconds", "connections", "threads", "answer_seconds", "answer_bytes",
                      "longest_answer_bytes", "attempts", "key_check_memory_bytes", "key_check_seconds",
-                     "store_seconds", "drain_seconds"):  # fmt: skip
+                     "store_seconds", "drain_seconds", "links", "links_per_account", "link_connect_seconds",
+                     "link_idle_seconds", "link_seconds", "link_memory_bytes"):  # fmt: skip
             if not getattr(self, name) > 0:
                 raise ParameterError(f"{name} is out of its domain", got=repr(getattr(self, name)), rule="above 0")
+        check_links(self)
         if self._longest_body > self.memory_bytes:
             rule = f"at least the longest body, {self._longest_body}"
             raise ParameterError("memory_bytes is out of its domain", rule=rule)
@@ -155,6 +190,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def from_environment(cls) -> Settings:
         """What the parent process has put there."""
         return cls.from_json(os.environ.get(ENVIRONMENT, ""))
+
+
+def check_links(settings: Settings) -> None:
+    """Refuse addresses, ports and networks that no link could use."""
+    try:
+        ipaddress.ip_address(settings.link_host)
+    except ValueError as error:
+        raise ParameterError(
+            "link_host is no address", got=settings.link_host[:80], rule="an IP address of this machine, or 0.0.0.0"
+        ) from error
+    first, last = settings.link_ports or (LEAST_PORT, LEAST_PORT)
+    if not LEAST_PORT <= first <= last <= 65535:
+        raise ParameterError(
+            "link_ports are out of their domain", got=f"{first}-{last}", rule=f"first-last, {LEAST_PORT} to 65535"
+        )
+    for network in settings.link_peers:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise ParameterError(
+                "A network of link_peers cannot be used", got=network[:80], rule="as 10.1.0.0/16 or 10.1.2.3"
+            ) from error
 
 
 def open_service_store(settings: Settings) -> Store:

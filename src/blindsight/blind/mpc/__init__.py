@@ -7,10 +7,10 @@ Three operators run ABY3, two run CHEETAH, each a process of its own: ``blindsig
 need be one of them.
 """
 
-from ._certificates import TlsFiles, make_certificate
+from ._certificates import TlsFiles, make_certificate, peer_certificate
 from ._client import MpcHolder, MpcOwner, OperatorAddress
 from ._config import NodeConfig
-from ._link import LastingThread, open_link, open_memory_link
+from ._link import LastingThread, import_spu, open_link, open_memory_link
 from ._program import Program, program_of
 
 __all__ = [
@@ -21,8 +21,10 @@ __all__ = [
     "OperatorAddress",
     "Program",
     "TlsFiles",
+    "import_spu",
     "make_certificate",
     "open_link",
     "open_memory_link",
+    "peer_certificate",
     "program_of",
 ]

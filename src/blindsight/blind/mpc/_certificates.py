@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import os
 import ssl
@@ -11,14 +12,16 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from blindsight.errors import FormatError, ParameterError, StoreError
+from blindsight.errors import FormatError, ParameterError, StoreError, WireError
 from blindsight.keys import write_self_signed
 
 __all__ = [
     "TlsFiles",
     "certificate_fingerprint",
     "make_certificate",
+    "peer_certificate",
     "pinned_context",
     "read_certificate",
     "read_certificates",
@@ -118,20 +121,61 @@ def read_certificates(path: str | os.PathLike[str]) -> list[x509.Certificate]:
     except OSError as error:
         raise StoreError(f"The certificate {name!r} could not be read", got=error.strerror or "") from error
     try:
-        if len(data) > MAX_CERTIFICATE_BYTES:
-            raise ValueError
-        found = x509.load_pem_x509_certificates(data)
-        for certificate in found:
-            certificate.verify_directly_issued_by(certificate)
-            # TLS takes a pinned authority's word for any other key
-            if certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
-                raise ValueError
+        return _pinnable(data)
     except Exception as error:  # ValueError, TypeError, InvalidSignature: whatever a hostile file provokes
         raise FormatError(
             f"{name!r} is not a certificate that can be pinned",
             rule="self-signed X.509 in PEM, with basic constraints that say CA:FALSE",
             fix="make one with 'blindsight mpc-node certificate'",
         ) from error
+
+
+def peer_certificate(pem: bytes) -> bytes:
+    """Read the one certificate that a peer has sent, and write it anew.
+
+    Parameters
+    ----------
+    pem : bytes
+        Untrusted.
+
+    Returns
+    -------
+    bytes
+        PEM, with nothing beside the certificate.
+
+    Raises
+    ------
+    WireError
+        It is not one certificate as :func:`make_certificate` writes them: P-256, self-signed, CA:FALSE, valid now.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        (certificate,) = _pinnable(pem)
+        key = certificate.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise ValueError
+        if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+            raise ValueError
+    except Exception as error:  # as above
+        raise WireError(
+            "The certificate for a link cannot be pinned",
+            rule=f"one X.509 certificate in PEM, at most {MAX_CERTIFICATE_BYTES} bytes: P-256, self-signed, basic "
+            "constraints that say CA:FALSE, valid now",
+            fix="make one with blindsight.blind.mpc.make_certificate; compare the clocks",
+        ) from error
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _pinnable(data: bytes) -> list[x509.Certificate]:
+    """Certificates that stand for their own key alone; any exception where there is another."""
+    if len(data) > MAX_CERTIFICATE_BYTES:
+        raise ValueError
+    found = x509.load_pem_x509_certificates(data)
+    for certificate in found:
+        certificate.verify_directly_issued_by(certificate)
+        # TLS takes a pinned authority's word for any other key
+        if certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            raise ValueError
     return found
 
 
