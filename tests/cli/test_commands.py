@@ -584,9 +584,7 @@ def test_a_local_party_says_what_is_wrong_with_its_records(banks: Path, tmp_path
     ("blocks", "whose"),
     [(40, "The store 'coordinator.db' could not be written: the disk is full"), (72, "a, b, c: the disk is full.")],
 )
-def test_a_full_disk_is_named_once_and_can_be_tried_again(
-    banks: Path, tmp_path: Path, blocks: int, whose: str
-) -> None:
+def test_a_full_disk_is_named_once_and_can_be_tried_again(banks: Path, tmp_path: Path, blocks: int, whose: str) -> None:
     words = ["fit", "--schema", banks / "schema.toml", *parties(banks), "--epsilon", 1]
     words += ["--home", tmp_path / "run", "--output", tmp_path / "m"]
     done = subprocess.run(

@@ -386,7 +386,7 @@ class Models:
                 explanations=s.explanations and version.thresholds is None,
                 longest_answer_bytes=s.longest_answer_bytes,
                 max_owners=1_000_000,
-                device=s.device if packing == "columns" else None,
+                device=s.device if version.packing == "columns" else None,
             )
 
     def _entry(self, name: str) -> _Entry | None:
