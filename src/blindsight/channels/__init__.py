@@ -4,8 +4,26 @@ Contract of every channel: ``exchange(requests, timeout_s)`` returns the answers
 did not is absent from the result; silence is a dropout, never an exception.
 """
 
-from ._channel import Channel, Traffic
+from ._ask import CONNECT_SECONDS, HttpAnswer, ask_http
+from ._channel import MAX_MESSAGE_BYTES, Channel, Traffic
+from ._listen import BACKLOG, listen
 from ._memory import MemoryChannel
 from ._process import ProcessChannel, serve_frames
+from ._tls import certificate_fingerprint, mutual_context, peer_fingerprint
 
-__all__ = ["Channel", "MemoryChannel", "ProcessChannel", "Traffic", "serve_frames"]
+__all__ = [
+    "BACKLOG",
+    "CONNECT_SECONDS",
+    "MAX_MESSAGE_BYTES",
+    "Channel",
+    "HttpAnswer",
+    "MemoryChannel",
+    "ProcessChannel",
+    "Traffic",
+    "ask_http",
+    "certificate_fingerprint",
+    "listen",
+    "mutual_context",
+    "peer_fingerprint",
+    "serve_frames",
+]
