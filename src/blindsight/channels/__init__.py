@@ -6,6 +6,8 @@ did not is absent from the result; silence is a dropout, never an exception.
 
 from ._ask import CONNECT_SECONDS, HttpAnswer, ask_http
 from ._channel import MAX_MESSAGE_BYTES, Channel, Traffic
+from ._https import HttpsChannel
+from ._https_party import serve_https
 from ._listen import BACKLOG, listen
 from ._memory import MemoryChannel
 from ._process import ProcessChannel, serve_frames
@@ -17,6 +19,7 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "Channel",
     "HttpAnswer",
+    "HttpsChannel",
     "MemoryChannel",
     "ProcessChannel",
     "Traffic",
@@ -26,4 +29,5 @@ __all__ = [
     "mutual_context",
     "peer_fingerprint",
     "serve_frames",
+    "serve_https",
 ]

@@ -70,6 +70,8 @@ async def ask_http(
         standing.cancel()
         asking.cancel()
         await asyncio.wait({asking})
+        if not asking.cancelled():
+            asking.exception()  # nobody else will ask for it
         raise
 
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import socket
+import weakref
+from typing import Any, TypeVar, overload
 
 from blindsight.errors import StoreError, UnavailableError
 
-__all__ = ["BACKLOG", "listen"]
+__all__ = ["BACKLOG", "Listener", "listen"]
+
+S = TypeVar("S", bound=socket.socket)
 
 BACKLOG = 1024
+
+
+@overload
+def listen(host: str, port: int) -> socket.socket: ...
+
+
+@overload
+def listen(host: str, port: int, kind: type[S]) -> S: ...
 
 
 def listen(host: str, port: int, kind: type[socket.socket] = socket.socket) -> socket.socket:
@@ -37,3 +49,25 @@ def listen(host: str, port: int, kind: type[socket.socket] = socket.socket) -> s
             fix="choose another --port, or end what uses it",
         ) from error
     return listener
+
+
+class Listener(socket.socket):
+    """A listening socket that can end the connections it accepted, those in the middle of a handshake included."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._taken: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As socket's."""
+        connection, address = super().accept()
+        self._taken.add(connection)
+        return connection, address
+
+    def end_accepted(self) -> None:
+        """End both directions of what was accepted and is open still; whoever reads or writes there sees the end."""
+        for connection in list(self._taken):
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:  # closed, or never connected
+                continue
