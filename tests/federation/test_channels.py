@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from blindsight import modelfile
-from blindsight.channels import HttpsChannel, MemoryChannel
+from blindsight.channels import GrpcChannel, HttpsChannel, MemoryChannel
 from blindsight.data import Schema
 from blindsight.detectors import ECOD
 from blindsight.errors import AuthenticationError, ParameterError, SchemaError, SurvivorsError, UnavailableError
@@ -21,7 +21,7 @@ from blindsight.testing import InsecureAuthority
 
 from ._drive import EXACT, embedded, tables
 
-CHANNELS = {"https": HttpsChannel}
+CHANNELS = {"https": HttpsChannel, "grpc": GrpcChannel}
 
 
 class Site:

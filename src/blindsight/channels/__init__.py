@@ -6,11 +6,14 @@ did not is absent from the result; silence is a dropout, never an exception.
 
 from ._ask import CONNECT_SECONDS, HttpAnswer, ask_http
 from ._channel import MAX_MESSAGE_BYTES, Channel, Traffic
+from ._grpc import GrpcChannel
+from ._grpc_party import serve_grpc
 from ._https import HttpsChannel
 from ._https_party import serve_https
 from ._listen import BACKLOG, listen
 from ._memory import MemoryChannel
 from ._process import ProcessChannel, serve_frames
+from ._serve import serve
 from ._tls import certificate_fingerprint, mutual_context, peer_fingerprint
 
 __all__ = [
@@ -18,6 +21,7 @@ __all__ = [
     "CONNECT_SECONDS",
     "MAX_MESSAGE_BYTES",
     "Channel",
+    "GrpcChannel",
     "HttpAnswer",
     "HttpsChannel",
     "MemoryChannel",
@@ -28,6 +32,8 @@ __all__ = [
     "listen",
     "mutual_context",
     "peer_fingerprint",
+    "serve",
     "serve_frames",
+    "serve_grpc",
     "serve_https",
 ]

@@ -38,6 +38,10 @@ class Outbox:
             self._id = letter.id
         self.waiting = True
 
+    def refuse(self, letter_id: str) -> None:
+        """Say of a request that there will be no answer."""
+        self._id, self._body, self.waiting = letter_id, None, True
+
     def next(self) -> tuple[str, bytes | None]:
         """Id and answer to deliver; None says that there is none."""
         return self._id, self._body

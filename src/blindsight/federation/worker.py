@@ -16,7 +16,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from blindsight.channels import serve_frames, serve_https
+from blindsight.channels import serve, serve_frames
 from blindsight.errors import BlindsightError, BlindsightWarning
 
 from ._home import open_party
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.url is not None:
         files = {name: getattr(options, name) for name in tls}
         try:
-            serve_https(party.handle, options.url, name=party.name, **files)
+            serve(party.handle, options.url, name=party.name, **files)
         except BlindsightError as error:
             log.error("%s cannot start: %s", options.folder, error)
             sys.stderr.write(f"{party.name} cannot start: {error}\n")

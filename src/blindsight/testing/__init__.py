@@ -6,7 +6,7 @@ from ._conformance import check_detector, detector_checks
 from ._faults import FaultyChannel
 from ._noise import InsecureSeededSource
 from ._relay import ChaosRelay
-from ._rigs import MemoryRig, ProcessRig, https_rig
+from ._rigs import MemoryRig, ProcessRig, grpc_rig, https_rig
 from ._sample import sample_records
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "channel_checks",
     "check_detector",
     "detector_checks",
+    "grpc_rig",
     "https_rig",
     "sample_records",
 ]

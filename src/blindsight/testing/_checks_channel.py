@@ -122,9 +122,9 @@ def _check_closing(rig: Rig) -> None:
             held = _held()
     gc.collect()
     deadline = time.monotonic() + 10
-    while (left := _held()) != held and time.monotonic() < deadline:
+    while any(now > before for now, before in zip(_held(), held, strict=True)):
+        assert time.monotonic() < deadline, f"threads, open files: {held} before, {_held()} now"
         time.sleep(0.1)
-    assert left == held, f"(threads, open files) before and after: {held}, {left}"
 
 
 def _held() -> tuple[int, int]:

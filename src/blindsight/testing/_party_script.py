@@ -1,7 +1,7 @@
 """A scripted party for tests of channels, in this process or in its own.
 
-Run by its path, ``stdio`` answers frames on standard streams; ``https URL NAME FOLDER`` dials out with the files
-``NAME.crt``, ``NAME.key`` and ``authority.crt`` of the folder.
+Run by its path, ``stdio`` answers frames on standard streams; ``https`` or ``grpc``, with ``URL NAME FOLDER``, dials
+out with the files ``NAME.crt``, ``NAME.key`` and ``authority.crt`` of the folder.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from blindsight.channels import serve_frames, serve_https
+from blindsight.channels import serve_frames, serve_grpc, serve_https
 
 __all__ = ["BACKOFF_SECONDS", "SERVE", "Script"]
 
 BACKOFF_SECONDS = 0.3
-SERVE: dict[str, Callable[..., None]] = {"https": serve_https}
+SERVE: dict[str, Callable[..., None]] = {"https": serve_https, "grpc": serve_grpc}
 
 
 class Script:

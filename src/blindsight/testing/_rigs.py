@@ -14,14 +14,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from blindsight.channels import Channel, HttpsChannel, MemoryChannel, ProcessChannel, serve_https
+from blindsight.channels import (
+    Channel,
+    GrpcChannel,
+    HttpsChannel,
+    MemoryChannel,
+    ProcessChannel,
+    serve_grpc,
+    serve_https,
+)
 
 from . import _party_script as party
 from ._authority import InsecureAuthority, Issued
 from ._party_script import BACKOFF_SECONDS, Script
 from ._relay import ChaosRelay
 
-__all__ = ["DialledRig", "MemoryRig", "ProcessRig", "Rig", "Running", "RunningDialled", "https_rig"]
+__all__ = ["DialledRig", "MemoryRig", "ProcessRig", "Rig", "Running", "RunningDialled", "grpc_rig", "https_rig"]
 
 HOUR = datetime.timedelta(hours=1)
 MINUTE = datetime.timedelta(minutes=1)
@@ -232,3 +240,8 @@ def https_rig() -> DialledRig:
         "calls itself",
     )
     return DialledRig("https", HttpsChannel, serve_https, refusals)
+
+
+def grpc_rig() -> DialledRig:
+    """gRPC, which does not tell the log why a handshake failed."""
+    return DialledRig("grpc", GrpcChannel, serve_grpc, ("on no list", "calls itself"))
