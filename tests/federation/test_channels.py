@@ -72,7 +72,7 @@ def test_the_model_is_the_embedded_one_bit_for_bit(site: Site, kind: str) -> Non
     with contextlib.ExitStack() as stack:
         stack.enter_context(channel)
         running = stack.enter_context(site.parties(channel.url))
-        with Federation.over(channel, participants=site.participants, schema=site.schema) as federation:
+        with Federation.over(channel, participants=site.participants, schema=site.schema, greeting_s=200) as federation:
             model = federation.fit(ECOD(contamination=0.05), privacy=None)
             assert federation.history[0].steps[0].survivors == sorted(site.data)
             # somebody else's key under a known name is found before anything is asked of it

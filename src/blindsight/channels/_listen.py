@@ -33,12 +33,13 @@ def listen(host: str, port: int, kind: type[socket.socket] = socket.socket) -> s
     UnavailableError
         The address is taken, or not ours.
     """
-    listener = kind(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    # asyncio sends at once (TCP_NODELAY) only on sockets that say they are TCP; else an answer in two parts waits
+    # for the other side's delayed acknowledgement, 40 ms
+    listener = kind(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(BACKLOG)
-        listener.set_inheritable(True)
     except OSError as error:
         listener.close()
         if isinstance(error, PermissionError):

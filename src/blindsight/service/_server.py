@@ -119,6 +119,7 @@ def serve(settings: Settings, address: Address, tls: Tls | None, *, workers: int
     if tls is not None:
         tls.context()
     listener = listen(address.host, address.port)
+    listener.set_inheritable(True)
     counts = tempfile.mkdtemp(prefix="blindsight-metrics-")
     os.environ[ENVIRONMENT] = settings.to_json()
     os.environ[DIRECTORY] = counts
