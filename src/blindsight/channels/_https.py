@@ -8,20 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blindsight.errors import MissingExtraError, UnavailableError
+from blindsight.errors import MissingExtraError
 
 from ._channel import MAX_MESSAGE_BYTES
 from ._desk import Letter
 from ._dialled import DialledChannel
 from ._listen import Listener, listen
+from ._threaded import ThreadedServer
 from ._tls import Pathlike, mutual_context
 
 if TYPE_CHECKING:
-    import uvicorn
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
@@ -35,7 +34,6 @@ T = TypeVar("T")
 HOLD_SECONDS = 25.0
 PIECE_BYTES = 1 << 20
 PIECE_SECONDS = 60.0
-CLOSE_SECONDS = 3
 ID_HEADER = "x-blindsight-id"
 PARTY_HEADER = "x-blindsight-party"
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -105,38 +103,20 @@ class HttpsChannel(DialledChannel):
         )
         self._ready: dict[str, asyncio.Event] = {}
         self._running: dict[tuple[str, str], asyncio.Task[Any]] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._server: uvicorn.Server | None = None
-        self._started = threading.Event()
-        self._listener = listen(host, port, Listener)
-        bound, port = self._listener.getsockname()[:2]
+        listener = listen(host, port, Listener)
+        bound, port = listener.getsockname()[:2]
         self.url = f"https://{f'[{bound}]' if ':' in bound else bound}:{port}"
-        self._thread = threading.Thread(target=self._run, args=(context,), name="blindsight-https", daemon=True)
-        self._thread.start()
-        self._started.wait()
-        if self._server is None or not self._server.started:
-            self._thread.join()
-            raise UnavailableError("The channel's server did not start", fix="read the log")
+        self._server = ThreadedServer(self._application(), context, listener, self._desk.close)
 
     def close(self) -> None:
         """Refuse what comes, end what runs, wait for the server's thread."""
         self._desk.close()
-        if self._server is not None:
-            self._server.should_exit = True
-        self._call(self._wake_all)
-        self._thread.join()
+        self._server.close(self._wake_all)
 
-    # -- the server's thread ------------------------------------------------------------------------------------------
-
-    def _call(self, function: Callable[..., None], *arguments: object) -> None:
-        if self._loop is not None:
-            try:
-                self._loop.call_soon_threadsafe(function, *arguments)
-            except RuntimeError:  # the loop has ended
-                return
+    # -- in the server's thread ---------------------------------------------------------------------------------------
 
     def _wake(self, party: str) -> None:
-        self._call(self._wake_one, party)
+        self._server.call(self._wake_one, party)
 
     def _wake_one(self, party: str) -> None:
         if party in self._ready:
@@ -147,62 +127,12 @@ class HttpsChannel(DialledChannel):
             event.set()
 
     def _drop(self, party: str) -> None:
-        self._call(self._end_of, party)
+        self._server.call(self._end_of, party)
 
     def _end_of(self, party: str) -> None:
         for (name, _), task in self._running.items():
             if name == party:
                 task.cancel()
-
-    def _run(self, context: Any) -> None:
-        import uvicorn
-
-        from ._bounded import BoundedProtocol, TimedLoop
-
-        started = self._started
-
-        class Server(uvicorn.Server):
-            async def startup(self, sockets: Any = None) -> None:
-                await super().startup(sockets)
-                started.set()
-
-        settings = uvicorn.Config(
-            self._application(),
-            http=BoundedProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=120,
-            timeout_graceful_shutdown=CLOSE_SECONDS,
-            h11_max_incomplete_event_size=16_384,
-        )
-        settings.load()
-        settings.ssl = context
-        self._server = Server(settings)
-
-        async def serve() -> None:
-            assert self._server is not None
-            self._loop = asyncio.get_running_loop()
-            try:
-                await self._server.serve(sockets=[self._listener])
-            finally:
-                self._listener.close()
-                # what is left: handshakes that never ended, connections whose other end says nothing
-                self._listener.end_accepted()
-                await asyncio.sleep(0.05)
-
-        try:
-            with asyncio.Runner(loop_factory=TimedLoop) as runner:
-                runner.run(serve())
-        except Exception:
-            log.exception("the server of this channel has failed")
-        finally:
-            self._desk.close()
-            self._listener.close()
-            started.set()
 
     # -- what parties ask ---------------------------------------------------------------------------------------------
 

@@ -132,12 +132,15 @@ class RunningDialled(Running):
         relay: ChaosRelay | None,
         authority: InsecureAuthority,
         issued: dict[str, Issued],
+        files: dict[str, Path],
     ) -> None:
         super().__init__(channel)
         self.channel: Any = channel
         self.relay: Any = relay
         self.authority, self.issued = authority, issued
         self._rig = rig
+        self._prints = {name: one.fingerprint for name, one in issued.items()}
+        self._files = files
         there = urlsplit(channel.url)
         self.url = channel.url if relay is None else f"{there.scheme}://127.0.0.1:{relay.port}"
         self._threads: list[tuple[threading.Thread, threading.Event]] = []
@@ -163,6 +166,12 @@ class RunningDialled(Running):
         process = self._processes.pop(name)
         process.kill()
         process.wait()
+
+    def restart_channel(self) -> None:
+        """End the coordinator's end and make it anew at the same address, with nothing remembered."""
+        port = urlsplit(self.channel.url).port
+        self.channel.close()
+        self.channel = self._rig.make(self._prints, **self._files, port=port)
 
     def terminate(self, name: str) -> int:
         """SIGTERM a party's process; its exit status."""
@@ -202,7 +211,7 @@ class DialledRig(Rig):
     def __init__(
         self, name: str, make: Callable[..., Any], serve: Callable[..., None], refusals: Sequence[str]
     ) -> None:
-        self.name, self._make, self.serve, self.refusals = name, make, serve, refusals
+        self.name, self.make, self.serve, self.refusals = name, make, serve, refusals
 
     @contextlib.contextmanager
     def running(
@@ -218,12 +227,12 @@ class DialledRig(Rig):
             authority = InsecureAuthority(Path(folder))
             coordinator = authority.issue("coordinator", server=True)
             issued = {name: authority.issue(name, lasts=-MINUTE if name in expired else HOUR) for name in names}
-            channel = stack.enter_context(
-                self._make({name: one.fingerprint for name, one in issued.items()}, **coordinator.files)
-            )
+            channel = self.make({name: one.fingerprint for name, one in issued.items()}, **coordinator.files)
+            stack.callback(channel.close)
             there = urlsplit(channel.url)
             between = stack.enter_context(ChaosRelay(there.hostname or "", there.port or 0)) if relay else None
-            running = RunningDialled(self, channel, between, authority, issued)
+            running = RunningDialled(self, channel, between, authority, issued, coordinator.files)
+            stack.callback(lambda: running.channel.close())
             stack.callback(running.end)
             for name in names:
                 if name not in absent:
