@@ -163,7 +163,7 @@ def test_a_certificate_on_no_list(bench: Bench) -> None:
 
 
 def test_a_party_believes_no_other_server(bench: Bench) -> None:
-    """A party's certificate is signed by the same authority, and yet no coordinator's."""
+    """A party's certificate is signed by the same authority, even for this host, and yet no coordinator's."""
     one = bench.issued["b"]
     heard: list[bytes] = []
     with GrpcChannel(

@@ -184,7 +184,7 @@ def test_no_tls_below_1_3_and_no_client_without_a_certificate(bench: Bench, capl
 
 
 def test_a_party_believes_no_other_server(bench: Bench, tmp_path: Path) -> None:
-    """A party's certificate is signed by the same authority, and yet no coordinator's."""
+    """A party's certificate is signed by the same authority, even for this host, and yet no coordinator's."""
     one = bench.issued["b"]
     heard: list[bytes] = []
     with HttpsChannel(bench.prints, certificate=one.certificate, private_key=one.private_key,
