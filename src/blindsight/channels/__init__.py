@@ -4,8 +4,36 @@ Contract of every channel: ``exchange(requests, timeout_s)`` returns the answers
 did not is absent from the result; silence is a dropout, never an exception.
 """
 
-from ._channel import Channel, Traffic
+from ._ask import CONNECT_SECONDS, HttpAnswer, ask_http
+from ._channel import MAX_MESSAGE_BYTES, Channel, Traffic
+from ._grpc import GrpcChannel
+from ._grpc_party import serve_grpc
+from ._https import HttpsChannel
+from ._https_party import serve_https
+from ._listen import BACKLOG, listen
 from ._memory import MemoryChannel
 from ._process import ProcessChannel, serve_frames
+from ._serve import serve
+from ._tls import certificate_fingerprint, mutual_context, peer_fingerprint
 
-__all__ = ["Channel", "MemoryChannel", "ProcessChannel", "Traffic", "serve_frames"]
+__all__ = [
+    "BACKLOG",
+    "CONNECT_SECONDS",
+    "MAX_MESSAGE_BYTES",
+    "Channel",
+    "GrpcChannel",
+    "HttpAnswer",
+    "HttpsChannel",
+    "MemoryChannel",
+    "ProcessChannel",
+    "Traffic",
+    "ask_http",
+    "certificate_fingerprint",
+    "listen",
+    "mutual_context",
+    "peer_fingerprint",
+    "serve",
+    "serve_frames",
+    "serve_grpc",
+    "serve_https",
+]

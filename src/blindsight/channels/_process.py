@@ -43,9 +43,13 @@ class ProcessChannel(Channel):
             for name, command in sorted(commands.items())
         }
         self._writers: dict[str, SimpleQueue[bytes | None]] = {name: SimpleQueue() for name in self._processes}
-        for name, process in self._processes.items():
-            threading.Thread(target=self._write, args=(name, process), daemon=True).start()
-            threading.Thread(target=self._read, args=(name, process), daemon=True).start()
+        self._threads = [
+            threading.Thread(target=target, args=(name, process), daemon=True)
+            for name, process in self._processes.items()
+            for target in (self._write, self._read)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def parties(self) -> tuple[str, ...]:
@@ -84,7 +88,7 @@ class ProcessChannel(Channel):
         waiting = set()
         for name, request in requests.items():
             # a process that closed its end may not be reaped yet, so that poll alone would wait for it in vain
-            if name not in self._gone and self._processes[name].poll() is None:
+            if name in self._processes and name not in self._gone and self._processes[name].poll() is None:
                 self._writers[name].put(HEADER.pack(number, len(request)) + request)
                 waiting.add(name)
         deadline = time.monotonic() + timeout_s
@@ -117,6 +121,9 @@ class ProcessChannel(Channel):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for thread in self._threads:  # writers and readers see the end of their process
+            thread.join(5)  # unless something that a process started holds its output open
+        for process in self._processes.values():
             if process.stdout is not None:
                 process.stdout.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from blindsight.errors import (
     FormatError,
     ParameterError,
     SchemaError,
+    UnavailableError,
 )
 from blindsight.keys import PublicIdentity, Sealer
 from blindsight.privacy import DifferentialPrivacy
@@ -34,7 +35,7 @@ from blindsight.store import Store
 from ._breakdown import evaluate_locally, kept_breakdown
 from ._caveats import warn_of_few
 from ._evaluation import Evaluation, evaluation_from_total, evaluation_query
-from ._home import check_enough, lent, parties_in_memory, provision
+from ._home import check_enough, check_participant_list, lent, parties_in_memory, provision
 from ._interrupts import interrupts_held
 from ._journal import Journal, RunHeader
 from ._party import Party
@@ -55,8 +56,8 @@ D = TypeVar("D", bound=Detector)
 class Federation:
     """Several data owners who learn totals over all their records and nothing else of each other's.
 
-    Use :meth:`embedded` (all parties in this process) or :meth:`processes` (each in its own, given only its own
-    file). The coordinator's part is the same for every channel.
+    Use :meth:`embedded` (all parties in this process), :meth:`processes` (each in its own, given only its own file) or
+    :meth:`over` (parties that run elsewhere and dial a channel). The coordinator's part is the same for all.
 
     Parameters
     ----------
@@ -220,14 +221,69 @@ class Federation:
             raise
         return federation
 
-    def greet(self) -> list[str]:
+    @classmethod
+    def over(
+        cls,
+        channel: Channel,
+        *,
+        participants: Iterable[tuple[str, bytes]],
+        schema: Schema,
+        greeting_s: float = 60.0,
+        **options: Any,
+    ) -> Federation:
+        """Parties that run elsewhere, reached through a channel.
+
+        Parameters
+        ----------
+        channel : Channel
+            Closed with the federation; not if this raises.
+        participants : iterable of (name, raw Ed25519 public key)
+            The list that every party has pinned: who answers under a name must be it.
+        schema : Schema
+            The one that every party has.
+        greeting_s : float
+            How long to wait for parties to appear.
+        **options
+            As for the constructor.
+
+        Raises
+        ------
+        ParameterError, SurvivorsError
+            The list cannot be used with this channel; it holds fewer than three.
+        AuthenticationError, SchemaError
+            A party has another identity or another schema.
+        UnavailableError
+            Fewer parties than the threshold have appeared; the message names the absent ones.
+        """
+        participants = check_participant_list(participants, channel.parties)
+        federation = cls(channel, participants=participants, schema=schema, **options)
+        present = federation.greet(greeting_s)
+        if len(present) < federation._threshold:
+            absent = sorted({name for name, _ in participants} - set(present))
+            raise UnavailableError(
+                "Too few parties have appeared",
+                got=f"no answer from {', '.join(absent)} within {greeting_s:g} s",
+                rule=f"{federation._threshold} of {len(participants)} open a sum",
+                fix="start them, look into their logs, and run again",
+            )
+        return federation
+
+    def greet(self, timeout_s: float | None = None) -> list[str]:
         """Ask every party who it is; return those that answered. A wrong key or schema is an error.
+
+        Parameters
+        ----------
+        timeout_s : float, optional
+            How long to wait for answers; that of every exchange otherwise.
 
         Raises
         ------
         AuthenticationError, SchemaError
         """
-        answers = self._channel.exchange({name: encode(Hello()) for name, _ in self._participants}, self._timeout_s)
+        answers = self._channel.exchange(
+            {name: encode(Hello()) for name, _ in self._participants},
+            self._timeout_s if timeout_s is None else timeout_s,
+        )
         for name, key in self._participants:
             if name not in answers:
                 continue

@@ -29,6 +29,7 @@ from ._policy import Policy
 
 __all__ = [
     "check_enough",
+    "check_participant_list",
     "check_parties",
     "lent",
     "open_identity",
@@ -175,6 +176,36 @@ def check_parties(names: Collection[str]) -> None:
     """
     _check_names(names)
     check_enough(len(names))
+
+
+def check_participant_list(
+    participants: Iterable[tuple[str, bytes]], reachable: Collection[str]
+) -> list[tuple[str, bytes]]:
+    """A participant list, sorted, if a federation can be run with it over a channel that reaches those parties.
+
+    Raises
+    ------
+    ParameterError
+        A name or key that cannot be used, one that occurs twice, or a party that the channel does not know.
+    SurvivorsError
+        Fewer than three.
+    """
+    listing = sorted((name, bytes(key)) for name, key in participants)
+    names, keys = {name for name, _ in listing}, {key for _, key in listing}
+    check_parties(names)
+    if len(names) < len(listing) or len(keys) < len(listing) or any(len(key) != 32 for key in keys):
+        raise ParameterError(
+            "The participant list cannot be used",
+            rule="each name once, each with an Ed25519 public key of its own, 32 bytes",
+        )
+    unreachable = sorted(names - set(reachable))
+    if unreachable:
+        raise ParameterError(
+            "The channel does not know every participant",
+            got=", ".join(unreachable),
+            fix="put the fingerprint of each party's certificate on the channel's list",
+        )
+    return listing
 
 
 def provision(

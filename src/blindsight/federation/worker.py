@@ -1,6 +1,7 @@
 """A party in a process of its own: ``python -m blindsight.federation.worker FOLDER [--key-file FILE]``.
 
-Answers frames on standard output to frames on standard input. What it has to say about its records goes to
+Answers frames on standard output to frames on standard input; with ``--url`` it dials its coordinator instead, and
+needs ``--certificate``, ``--private-key`` and ``--authority``. What it has to say about its records goes to
 ``party.log`` in its folder (mode 0600) and nowhere else: its standard error may be the coordinator's terminal. It is
 given its own folder and nothing else.
 """
@@ -15,7 +16,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from blindsight.channels import serve_frames
+from blindsight.channels import serve, serve_frames
 from blindsight.errors import BlindsightError, BlindsightWarning
 
 from ._home import open_party
@@ -27,11 +28,18 @@ log = logging.getLogger(__name__)
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve one party until the input ends; 0 when it did, 2 when the folder cannot be used."""
-    parser = argparse.ArgumentParser(prog="blindsight-party", description="Serve one party over standard streams.")
+    parser = argparse.ArgumentParser(prog="blindsight-party", description="Serve one party.")
     parser.add_argument("folder")
     parser.add_argument("--key-file")
+    parser.add_argument("--url")
+    tls = ("certificate", "private_key", "authority")
+    for name in tls:
+        parser.add_argument(f"--{name.replace('_', '-')}")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the coordinator ends us
+    if options.url is not None and not all(getattr(options, name) for name in tls):
+        parser.error("--url needs --certificate, --private-key and --authority")
+    if options.url is None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the coordinator ends us
     try:
         _log_to(Path(options.folder) / "party.log")
         party = open_party(options.folder, key_file=options.key_file)
@@ -41,6 +49,15 @@ def main(arguments: list[str] | None = None) -> int:
         # before any record is read: names of files and keys, no value
         sys.stderr.write(f"{Path(options.folder).name} cannot start: {what}\n")
         return 2
+    if options.url is not None:
+        files = {name: getattr(options, name) for name in tls}
+        try:
+            serve(party.handle, options.url, name=party.name, **files)
+        except BlindsightError as error:
+            log.error("%s cannot start: %s", options.folder, error)
+            sys.stderr.write(f"{party.name} cannot start: {error}\n")
+            return 2
+        return 0
     try:
         serve_frames(party.handle, sys.stdin.buffer, sys.stdout.buffer)
     except (KeyboardInterrupt, BrokenPipeError):

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1, with a limit on connections, a time for headers, and the client's certificate."""
+"""Bounded connections of the service, as its settings say, and problems in answer to what is no HTTP."""
 
 from __future__ import annotations
 
@@ -10,62 +10,42 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from blindsight.channels import _bounded as channels
 
 from ._problems import MEDIA_TYPE, TYPE
 from ._settings import ENVIRONMENT, Settings
 
 __all__ = ["BoundedProtocol", "TimedLoop"]
 
-SHUTDOWN_SECONDS = 5.0
 
+class BoundedProtocol(channels.BoundedProtocol):
+    """One connection, within the limits of the settings."""
 
-class BoundedProtocol(H11Protocol):
-    """One connection.
-
-    Security
-    --------
-    A connection that has not sent a whole request header in time is cut: after the handshake, and again after each
-    answer once another header has begun. Bodies are timed by the guard.
-    """
+    @property
+    def max_connections(self) -> int:
+        """Connections of one worker."""
+        return _limits().connections
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._limits = _limits()
-        self._header_timer: asyncio.TimerHandle | None = None
         self._ending: list[Callable[[], None]] = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Cut connections beyond the limit; note who is at the other end."""
+        """Let answers without an end of their own hear when the worker is to end."""
         super().connection_made(transport)
-        if len(self.connections) > self._limits.connections:
-            transport.abort()
-            return
-        tls = transport.get_extra_info("ssl_object")
-        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
-        self.app_state = {**self.app_state, "peer_certificate": certificate, "abort": transport.abort,
-                          "ending": self._ending}  # fmt: skip
-        self._header_timer = self.loop.call_later(self._limits.header_seconds, transport.abort)
-
-    def data_received(self, data: bytes) -> None:
-        """Keep time while a header is incomplete."""
-        super().data_received(data)
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-            if self._header_timer is None:
-                self._header_timer = self.loop.call_later(self._limits.header_seconds, self.transport.abort)
-        else:
-            self._stop_timer()
+        self.app_state = {**self.app_state, "ending": self._ending}
 
     def shutdown(self) -> None:
-        """Tell answers without an end of their own that the worker is to end."""
+        """Tell them."""
         for told in self._ending:
             told()
         super().shutdown()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the timer."""
-        self._stop_timer()
-        super().connection_lost(exc)
+    @property
+    def header_seconds(self) -> float:
+        """Time for a request's header."""
+        return _limits().header_seconds
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP with a problem as well."""
@@ -88,20 +68,14 @@ class BoundedProtocol(H11Protocol):
                     self.transport.write(output)
         self.transport.close()
 
-    def _stop_timer(self) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
 
+class TimedLoop(channels.TimedLoop):
+    """asyncio's event loop, but for the time that a TLS handshake may take."""
 
-class TimedLoop(asyncio.SelectorEventLoop):
-    """asyncio's event loop, but for the time that a TLS handshake may take: a minute otherwise."""
-
-    async def create_server(self, *arguments: Any, **options: Any) -> Any:
-        """As asyncio's."""
-        if options.get("ssl") is not None:
-            options |= {"ssl_handshake_timeout": _limits().header_seconds, "ssl_shutdown_timeout": SHUTDOWN_SECONDS}
-        return await super().create_server(*arguments, **options)
+    @property
+    def handshake_seconds(self) -> float:
+        """Time for a handshake: that for a header."""
+        return _limits().header_seconds
 
 
 @functools.cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-import socket
 import ssl
 import tempfile
 from collections.abc import Callable
@@ -13,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blindsight.errors import ParameterError, StoreError, UnavailableError
+from blindsight.channels import BACKLOG, listen
+from blindsight.errors import ParameterError
 
 from ._hosts import is_loopback
 from ._metrics import DIRECTORY
@@ -21,7 +21,6 @@ from ._settings import ENVIRONMENT, Settings
 
 __all__ = ["Address", "Tls", "serve"]
 
-BACKLOG = 1024
 HEALTH_SECONDS = 60
 
 
@@ -119,7 +118,8 @@ def serve(settings: Settings, address: Address, tls: Tls | None, *, workers: int
         )
     if tls is not None:
         tls.context()
-    listener = _listen(address)
+    listener = listen(address.host, address.port)
+    listener.set_inheritable(True)
     counts = tempfile.mkdtemp(prefix="blindsight-metrics-")
     os.environ[ENVIRONMENT] = settings.to_json()
     os.environ[DIRECTORY] = counts
@@ -153,23 +153,3 @@ def serve(settings: Settings, address: Address, tls: Tls | None, *, workers: int
         shutil.rmtree(counts, ignore_errors=True)
         for name in (ENVIRONMENT, DIRECTORY):
             os.environ.pop(name, None)
-
-
-def _listen(address: Address) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((address.host, address.port))
-        listener.listen(BACKLOG)
-        listener.set_inheritable(True)
-    except OSError as error:
-        listener.close()
-        if isinstance(error, PermissionError):
-            raise StoreError("The port may not be used by this user", got=str(address.port)) from error
-        raise UnavailableError(
-            "The address cannot be listened on",
-            got=f"{address.host}:{address.port}: {error.strerror}",
-            fix="choose another --port, or end what uses it",
-        ) from error
-    return listener

@@ -1,8 +1,25 @@
 """Seeded fakes, insecure by name, and conformance suites. Imported by tests alone."""
 
+from ._authority import InsecureAuthority
+from ._checks_channel import channel_checks
 from ._conformance import check_detector, detector_checks
 from ._faults import FaultyChannel
 from ._noise import InsecureSeededSource
+from ._relay import ChaosRelay
+from ._rigs import MemoryRig, ProcessRig, grpc_rig, https_rig
 from ._sample import sample_records
 
-__all__ = ["FaultyChannel", "InsecureSeededSource", "check_detector", "detector_checks", "sample_records"]
+__all__ = [
+    "ChaosRelay",
+    "FaultyChannel",
+    "InsecureAuthority",
+    "InsecureSeededSource",
+    "MemoryRig",
+    "ProcessRig",
+    "channel_checks",
+    "check_detector",
+    "detector_checks",
+    "grpc_rig",
+    "https_rig",
+    "sample_records",
+]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import os
 import ssl
 from collections.abc import Iterable
@@ -14,6 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from blindsight.channels import certificate_fingerprint as fingerprint_of_der
+from blindsight.channels import mutual_context
 from blindsight.errors import FormatError, ParameterError, StoreError, WireError
 from blindsight.keys import write_self_signed
 
@@ -182,7 +183,7 @@ def _pinnable(data: bytes) -> list[x509.Certificate]:
 def certificate_fingerprint(certificate: x509.Certificate | bytes) -> str:
     """SHA-256 of a certificate (or of its DER bytes) in hexadecimal."""
     der = certificate if isinstance(certificate, bytes) else certificate.public_bytes(serialization.Encoding.DER)
-    return hashlib.sha256(der).hexdigest()
+    return fingerprint_of_der(der)
 
 
 def pinned_context(tls: TlsFiles, *, server: bool, peers: Iterable[Path]) -> ssl.SSLContext:
@@ -197,17 +198,10 @@ def pinned_context(tls: TlsFiles, *, server: bool, peers: Iterable[Path]) -> ssl
     peers : iterable of Path
         Certificates that the other side may show.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # a pinned key is stronger than a name
-    context.verify_mode = ssl.CERT_REQUIRED
-    try:
-        context.load_cert_chain(tls.certificate, tls.private_key)
-    except (OSError, ssl.SSLError) as error:
-        raise StoreError(
-            f"The certificate {tls.certificate.name!r} or its key could not be used", got=str(error)[:120]
-        ) from error
-    for path in peers:
+    trusted = list(peers)
+    for path in trusted:
         read_certificate(path)
-        context.load_verify_locations(cafile=path)
-    return context
+    # a pinned key is stronger than a name
+    return mutual_context(
+        certificate=tls.certificate, private_key=tls.private_key, trusted=trusted, server=server, check_name=False
+    )

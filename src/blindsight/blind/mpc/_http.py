@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blindsight.channels import peer_fingerprint
 from blindsight.errors import (
     AuthenticationError,
     BlindsightError,
@@ -129,7 +130,8 @@ def application(config: NodeConfig, operator: Operator) -> Starlette:
     def route(path: str, method: str, allowed: dict[str, str], handler: Handler) -> Route:
         async def endpoint(request: Request) -> Response:
             try:
-                who = allowed.get(request.scope.get(PEER_KEY, ""))
+                request.scope[PEER_KEY] = peer_fingerprint(request.scope)
+                who = allowed.get(request.scope[PEER_KEY])
                 if who is None:
                     raise AuthenticationError("This certificate may not do that here", got=f"{method} {path}")
                 return await handler(request, who)
@@ -225,7 +227,8 @@ def serve_node(config: NodeConfig) -> None:
     """
     try:
         import uvicorn
-        from uvicorn.protocols.http.h11_impl import H11Protocol
+
+        from blindsight.channels._bounded import BoundedProtocol
     except ImportError as error:
         raise MissingExtraError("An operator's node needs a web server", fix="pip install 'blindsight[mpc]'") from error
 
@@ -238,21 +241,6 @@ def serve_node(config: NodeConfig) -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.handle_exit, number, None)
             yield
-
-    class PinnedProtocol(H11Protocol):
-        """Puts the fingerprint of the other side's certificate into every request's scope."""
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            tls = transport.get_extra_info("ssl_object")
-            der = tls.getpeercert(binary_form=True) if tls is not None else None
-            fingerprint, inner = certificate_fingerprint(der) if der else "", self.app
-
-            async def app(scope: Any, receive: Any, send: Any) -> None:
-                scope[PEER_KEY] = fingerprint
-                await inner(scope, receive, send)
-
-            self.app = app
 
     _log_to_stderr()
     state = config.path(config.state)
@@ -277,7 +265,7 @@ def serve_node(config: NodeConfig) -> None:
                 application(config, operator),
                 host=host.strip("[]"),
                 port=int(port),
-                http=PinnedProtocol,
+                http=BoundedProtocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindsight import errors
+from blindsight.channels import CONNECT_SECONDS, ask_http
 from blindsight.errors import AuthenticationError, BlindsightError, MissingExtraError, UnavailableError, WireError
 
 from ._certificates import TlsFiles, pinned_context
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpPeer", "ask", "client_of"]
 
-CONNECT_SECONDS = 5.0
 MAX_ANSWER_BYTES = 1 << 27
 MAX_PROBLEM_CHARS = 500
 _KINDS: dict[str, type[BlindsightError]] = {
@@ -42,9 +41,6 @@ async def ask(
 ) -> tuple[bytes, dict[str, str]]:
     """Ask and return body and headers.
 
-    A caller that is cancelled waits until the connection stands, at most twice ``CONNECT_SECONDS``: httpcore leaves
-    the socket of a handshake open that is cancelled in the middle.
-
     Raises
     ------
     UnavailableError
@@ -54,51 +50,19 @@ async def ask(
     WireError
         An answer is too long.
     """
-    connected = asyncio.Event()
-    asking = asyncio.ensure_future(_ask(client, method, path, body, timeout_s, connected))
+    where = client.base_url.netloc.decode()
     try:
-        return await asyncio.shield(asking)
-    except asyncio.CancelledError:
-        standing = asyncio.ensure_future(connected.wait())
-        await asyncio.wait({asking, standing}, return_when=asyncio.FIRST_COMPLETED)
-        standing.cancel()
-        asking.cancel()
-        await asyncio.wait({asking})
-        raise
-
-
-async def _ask(
-    client: httpx.AsyncClient, method: str, path: str, body: bytes | None, timeout_s: float, connected: asyncio.Event
-) -> tuple[bytes, dict[str, str]]:
-    import httpx
-
-    async def trace(event: str, _info: dict[str, Any]) -> None:
-        if event.startswith("http11."):  # what comes before is "connection."
-            connected.set()
-
-    timeout = httpx.Timeout(timeout_s, connect=CONNECT_SECONDS)
-    try:
-        stream = client.stream(method, path, content=body, timeout=timeout, extensions={"trace": trace})
-        async with stream as response:
-            data = b""
-            parts: list[bytes] = []
-            length = 0
-            async for part in response.aiter_raw():
-                parts.append(part)
-                length += len(part)
-                if length > MAX_ANSWER_BYTES:
-                    raise WireError("An operator's answer is too long", rule=f"at most {MAX_ANSWER_BYTES} bytes")
-            data = b"".join(parts)
-    except (httpx.HTTPError, OSError) as error:
+        answer = await ask_http(client, method, path, body=body, timeout_s=timeout_s, max_bytes=MAX_ANSWER_BYTES)
+    except UnavailableError as error:
         raise UnavailableError(
-            f"Operator {client.base_url.netloc.decode()} did not answer",
-            got=type(error).__name__,
+            f"Operator {where} did not answer",
+            got=error.got,
             rule="up, reachable, with the pinned certificate, and ours in its list",
             fix="try again: the run is void, nothing was opened",
         ) from error
-    if not 200 <= response.status_code < 300:
-        raise _raised(client.base_url.netloc.decode(), response.status_code, data)
-    return data, dict(response.headers)
+    if not 200 <= answer.status < 300:
+        raise _raised(where, answer.status, answer.body)
+    return answer.body, dict(answer.headers)
 
 
 def _raised(where: str, status: int, data: bytes) -> BlindsightError:

@@ -1,0 +1,40 @@
+"""A party's end of whatever channel its coordinator's address names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from blindsight.errors import ParameterError
+
+from ._grpc_party import serve_grpc
+from ._https_party import serve_https
+
+__all__ = ["serve"]
+
+_BY_SCHEME: dict[str, Callable[..., None]] = {"https": serve_https, "grpcs": serve_grpc}
+
+
+def serve(handler: Callable[[bytes], bytes], url: str, **options: Any) -> None:
+    """Answer a coordinator's requests until told to stop: :func:`serve_https` or :func:`serve_grpc`.
+
+    Parameters
+    ----------
+    handler : callable bytes -> bytes
+    url : str
+        ``https://HOST:PORT`` or ``grpcs://HOST:PORT``.
+    **options
+        Of the function that the scheme names; both have ``name``, ``certificate``, ``private_key``, ``authority``,
+        ``stop``, ``max_message_bytes`` and ``max_backoff_s``.
+
+    Raises
+    ------
+    ParameterError
+        Another scheme; or as the function that it names.
+    """
+    scheme = url.partition("://")[0].lower()
+    if scheme not in _BY_SCHEME:
+        raise ParameterError(
+            "The coordinator's address cannot be used", got=url[:200], rule="https://HOST:PORT or grpcs://HOST:PORT"
+        )
+    _BY_SCHEME[scheme](handler, url, **options)
