@@ -3,32 +3,40 @@
 from ._breakdown import Breakdown, evaluate_locally
 from ._caveats import warn_of_few
 from ._certificate import certificate_of
+from ._enrol import accept_list, enrol, join
 from ._evaluation import Evaluation, known
 from ._federation import Federation
 from ._home import check_parties, open_party, provision
 from ._interrupts import interrupts_held
 from ._party import Party
 from ._policy import Policy
+from ._rules import Asker, Hours, Limit
 from ._run import RunRecord, StepRecord
 from ._selection import FeatureSelection
 from ._statistics import ColumnDescription
 from ._steps import check_suits
 
 __all__ = [
+    "Asker",
     "Breakdown",
     "ColumnDescription",
     "Evaluation",
     "FeatureSelection",
     "Federation",
+    "Hours",
+    "Limit",
     "Party",
     "Policy",
     "RunRecord",
     "StepRecord",
+    "accept_list",
     "certificate_of",
     "check_parties",
     "check_suits",
+    "enrol",
     "evaluate_locally",
     "interrupts_held",
+    "join",
     "known",
     "open_party",
     "provision",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import tomllib
@@ -26,6 +27,7 @@ from blindsight.store import Store
 
 from ._party import Party
 from ._policy import Policy
+from .kits import LIST_FILE, ParticipantList
 
 __all__ = [
     "check_enough",
@@ -38,6 +40,8 @@ __all__ = [
     "provision",
 ]
 
+log = logging.getLogger(__name__)
+
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 
@@ -45,6 +49,7 @@ class _PartyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(pattern=NAME.pattern)]
     data: Annotated[str, msgspec.Meta(max_length=4096)]
     evaluation: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    coordinator: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ()
 
 
 def open_identity(folder: Path, sealer: Sealer | None) -> Identity:
@@ -267,22 +272,26 @@ def open_party(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[st
     sealer = Sealer.from_key_file(key_file) if key_file is not None else None
     try:
         settings = msgspec.convert(tomllib.loads((folder / "party.toml").read_text(encoding="utf-8")), _PartyFile)
-        participants = _participants(folder)
+        listing = ParticipantList.read(folder / LIST_FILE) if (folder / LIST_FILE).exists() else None
+        participants = _participants(folder) if listing is None else []
     except (OSError, ValueError) as error:
         raise FormatError(
             f"The party's folder '{folder.name}' is incomplete",
             got=str(error)[:300],
-            rule="party.toml, participants.json, policy.toml, schema.toml, keys/",
-            fix="make it again with 'blindsight fit --home', or restore it",
+            rule=f"party.toml, {LIST_FILE} or participants.json, policy.toml, schema.toml, keys/",
+            fix="make it again with 'blindsight fit --home', ask for its kit again, or restore it",
         ) from error
     party = Party(
         name=settings.name,
-        data=Path(settings.data),
-        evaluation=Path(settings.evaluation) if settings.evaluation is not None else None,
+        data=folder / settings.data,
+        evaluation=folder / settings.evaluation if settings.evaluation is not None else None,
         schema=Schema.read(folder / "schema.toml"),
         identity=open_identity(folder, sealer),
         policy=Policy.read(folder / "policy.toml"),
         store=open_store(folder, sealer),
     )
-    party.pin(participants)
+    if listing is None:
+        party.pin(participants)
+    elif party.follow(listing):
+        log.warning("%s follows participant list %d by %s", party.name, listing.serial, listing.fingerprint)
     return party

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 
 import msgspec
 import numpy as np
@@ -15,7 +16,6 @@ from blindsight._version import __version__
 from blindsight.data import Schema
 from blindsight.detectors import Query, UpdateQuery
 from blindsight.errors import (
-    AuthenticationError,
     BlindsightError,
     DataError,
     ReleaseError,
@@ -34,11 +34,13 @@ from blindsight.privacy import (
 from blindsight.securesum import Phase, SumClient, SumSpec
 from blindsight.store import Store
 
-from ._admission import admitted, check_participants, check_policy
+from ._admission import admitted, check_beginning, check_participants, check_policy
 from ._breakdown import Breakdown, keep_own_figures, kept_breakdowns
 from ._exact import ExactTotals, version_of
+from ._following import Participants
 from ._memory import RunMemory
 from ._policy import Policy
+from ._rules import Asker
 from ._steps import (
     check_query,
     event_of,
@@ -50,6 +52,7 @@ from ._steps import (
 )
 from ._vector import check_first_rows, own_sum, own_update
 from ._wire import Begin, Continue, Greeting, Hello, Refusal, Reply, Step, decode_request, encode
+from .kits import ParticipantList
 
 __all__ = ["Party"]
 
@@ -79,6 +82,8 @@ class Party:
         Labelled records for ``evaluate``; the training data if absent.
     noise_source : NoiseSource, optional
         The system's randomness unless a test injects another.
+    clock : callable () -> datetime, optional
+        The time, aware; asked for the policy's hours and for how long approvals are good.
 
     Attributes
     ----------
@@ -103,26 +108,19 @@ class Party:
         store: Store,
         evaluation: object = None,
         noise_source: NoiseSource | None = None,
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
         self.name = name
         self.schema = schema
-        self.policy = policy
         self._identity = identity
         self._store = store
         self._noise_source = noise_source
         self._sources: dict[str, object] = {}
         self.set_data("training", data)
         self.set_data("evaluation", evaluation)
-        # costs per record and per person do not add up to one epsilon: each unit has an account of its own
-        self.ledgers: Mapping[Unit, Ledger] = {
-            unit: Ledger(
-                store,
-                Budget(epsilon=policy.maximum_epsilon, delta=policy.delta, unit=unit),
-                name=f"ledger.{unit}",
-            )
-            for unit in policy.units
-        }
-        self._participants: list[tuple[str, bytes]] | None = None
+        self._now = clock if clock is not None else lambda: datetime.now(UTC)
+        self.use_policy(policy)
+        self._participants = Participants(store, name, identity.public.raw)
         self._clients: dict[str, tuple[Step, Query, SumClient]] = {}
         self._memory = RunMemory(store)
         self._exact = ExactTotals(store)
@@ -153,6 +151,19 @@ class Party:
         """
         return kept_breakdowns(self._store)
 
+    def use_policy(self, policy: Policy) -> None:
+        """Enforce another policy from the next message on."""
+        self.policy = policy
+        # costs per record and per person do not add up to one epsilon: each unit has an account of its own
+        self.ledgers: Mapping[Unit, Ledger] = {
+            unit: Ledger(
+                self._store,
+                Budget(epsilon=policy.maximum_epsilon, delta=policy.delta, unit=unit),
+                name=f"ledger.{unit}",
+            )
+            for unit in policy.units
+        }
+
     def pin(self, participants: list[tuple[str, bytes]]) -> None:
         """Fix the participant list that this party accepts: names and public keys, sorted by name.
 
@@ -161,30 +172,49 @@ class Party:
         AuthenticationError
             Another list is pinned already, or this party is not on the list with its own key.
         """
-        participants = [(name, bytes(key)) for name, key in participants]
-        if (self.name, self.public_key) not in participants:
-            raise AuthenticationError(
-                f"The participant list does not hold {self.name} with its own key",
-                fix="have the list made from the parties' own public keys",
-            )
-        encoded = msgspec.msgpack.encode(participants)
-        try:
-            self._store.table("participants").put_once("pinned", encoded)
-        except ReleaseError as error:
-            raise AuthenticationError(
-                "Another participant list is pinned at this party",
-                rule="a coordinator cannot enrol parties on its own",
-                fix="pin a new list in a new home folder, after checking its keys with the other parties",
-            ) from error
-        self._participants = participants
+        self._participants.pin(participants)
 
-    def handle(self, request: bytes) -> bytes:
+    def follow(self, listing: ParticipantList, *, fingerprint: str | None = None) -> bool:
+        """Accept a participant list that the federation's key signed; return whether it is new here.
+
+        Parameters
+        ----------
+        listing : ParticipantList
+        fingerprint : str, optional
+            Of the federation's key, as it was heard by telephone.
+
+        Raises
+        ------
+        AuthenticationError
+            It is by another key than the one that is pinned, or older than the present list, or does not hold this
+            party with its own key. The present list is as it was.
+
+        Security
+        --------
+        New sums are over the new list's parties. A sum that was begun goes on where the new list only adds parties;
+        where it takes somebody off, or gives somebody another key, it is refused. Exact totals stay bound to the
+        survivors of the first one, whatever the list says.
+        """
+        return self._participants.follow(listing, fingerprint=fingerprint)
+
+    @property
+    def listing(self) -> ParticipantList | None:
+        """The signed participant list that was accepted last; None where an unsigned one is pinned."""
+        return self._participants.listing
+
+    def handler(self, asker: Asker) -> Callable[[bytes], bytes]:
+        """Return :meth:`handle` for requests of one asker, as a channel that authenticates it calls it."""
+        return lambda request: self.handle(request, asker)
+
+    def handle(self, request: bytes, asker: Asker | None = None) -> bytes:
         """Answer one request of the coordinator; never raises. One request at a time.
 
         Parameters
         ----------
         request : bytes
             Untrusted.
+        asker : Asker, optional
+            Who sent it, as the channel proved it.
 
         Returns
         -------
@@ -192,9 +222,9 @@ class Party:
             A greeting, a protocol message, or a refusal that holds no value of any record.
         """
         with self._lock:
-            return self._handle(request)
+            return self._handle(request, asker)
 
-    def _handle(self, request: bytes) -> bytes:
+    def _handle(self, request: bytes, asker: Asker | None) -> bytes:
         before_data = True
         self.last_error = None
         self._reads_data = False
@@ -203,7 +233,7 @@ class Party:
             before_data = not isinstance(message, Continue)
             if isinstance(message, Hello):
                 return encode(Greeting(self.name, self.public_key, self.schema.digest(), __version__))
-            reply = self._begin(message.step) if isinstance(message, Begin) else self._continue(message)
+            reply = self._begin(message.step, asker) if isinstance(message, Begin) else self._continue(message)
             return encode(reply)
         except BlindsightError as error:
             self.last_error = error
@@ -216,14 +246,17 @@ class Party:
 
     # -- one sum ------------------------------------------------------------------------------------------------
 
-    def _begin(self, step: Step) -> Reply:
-        privacy = self._check(step)
+    def _begin(self, step: Step, asker: Asker | None) -> Reply:
+        encoded = msgspec.msgpack.encode(step)
+        begun = self._store.table("steps").get(step.release_id) == encoded
+        if not begun:
+            check_beginning(self.policy, asker, self._now())
+        privacy = self._check(step, begun=begun)
         known = self._clients.get(step.release_id)
         # a round's model is read once, not once a message; what the policy says is asked every time
         query = known[1] if known is not None and known[0] == step else self._query(step)
         self._check_query(step, query, privacy)
-        encoded = msgspec.msgpack.encode(step)
-        if self._store.table("steps").get(step.release_id) != encoded:
+        if not begun:
             # once it has begun, a release goes on even where its own charge has taken the rest of the budget
             self._check_budget(step, query)
             check_first_rows(self.schema, self._source(step))
@@ -297,26 +330,30 @@ class Party:
     def _check_query(self, step: Step, query: Query, privacy: DifferentialPrivacy | None) -> None:
         """Check what only the rebuilt query says against the policy as it is now."""
         check_query(query, privacy)
-        check_policy(self.policy, step, privacy, masked=is_masked(query))
+        check_policy(self.policy, self.schema, step, privacy, masked=is_masked(query))
+        self.policy.check_noise(event_of(step, query, self._noise_source))
 
-    def _check(self, step: Step) -> DifferentialPrivacy | None:
+    def _check(self, step: Step, *, begun: bool) -> DifferentialPrivacy | None:
         """Check a step against participant list, schema and policy as they are now; return the privacy asked for.
 
         Asked again for every message: a policy that the owner has tightened since holds at once.
         """
-        check_participants(step, self._pinned())
+        pinned = self._participants.current()
+        # a newer list may have come since: what was begun goes on where everybody in it is still who they were
+        if not (begun and set(step.participants) <= set(pinned)):
+            check_participants(step, pinned)
         return admitted(step, self.schema, self.policy)
 
     def _resume(self, release_id: str) -> tuple[Step, Query, SumClient]:
         if release_id in self._clients:
             step, query, client = self._clients[release_id]
-            self._check_query(step, query, self._check(step))
+            self._check_query(step, query, self._check(step, begun=True))
             return step, query, client
         encoded = self._store.table("steps").get(release_id)
         if encoded is None:
             raise ReleaseError(f"Release {release_id} was never begun here", fix="start a new run")
         step = msgspec.msgpack.decode(encoded, type=Step)
-        privacy = self._check(step)
+        privacy = self._check(step, begun=True)
         query = self._query(step)
         self._check_query(step, query, privacy)
         if not is_masked(query):
@@ -427,14 +464,3 @@ class Party:
         if update.notice:
             log.warning("%s adds nothing in %s: %s", self.name, query.name, update.notice)
         return update.values, update.notice
-
-    def _pinned(self) -> list[tuple[str, bytes]]:
-        if self._participants is None:
-            pinned = self._store.table("participants").get("pinned")
-            if pinned is None:
-                raise AuthenticationError(
-                    "No participant list is pinned at this party",
-                    fix="pin the list that all parties agreed on",
-                )
-            self._participants = msgspec.msgpack.decode(pinned, type=list[tuple[str, bytes]])
-        return self._participants
