@@ -65,6 +65,8 @@ class Federation:
     timeout_s : float
         For each exchange; a party that takes longer has dropped out of that sum.
     progress : callable (step, phase), optional
+    approval_timeout_s : float
+        How long a run waits where a party's policy has a person approve it; then PendingError.
 
     Attributes
     ----------
@@ -82,6 +84,7 @@ class Federation:
         threshold: int | None = None,
         timeout_s: float = 600.0,
         progress: Callable[[str, str], None] | None = None,
+        approval_timeout_s: float = 3600.0,
     ) -> None:
         check_enough(len(participants))
         self.schema = schema
@@ -93,6 +96,7 @@ class Federation:
         self._participants = sorted((name, bytes(key)) for name, key in participants)
         self._threshold = default_threshold(len(participants)) if threshold is None else threshold
         self._timeout_s = timeout_s
+        self._approval_timeout_s = approval_timeout_s
         self._exact_survivors: frozenset[str] | None = None
         self._warned: dict[Any, Any] = {}
 

@@ -25,6 +25,7 @@ from blindsight.errors import (
 from blindsight.keys import Identity, Sealer, create_key_file, write_atomic
 from blindsight.store import Store
 
+from ._audit import AUDIT_FILE, AuditLog
 from ._party import Party
 from ._policy import Policy
 from .kits import LIST_FILE, ParticipantList
@@ -104,7 +105,13 @@ def parties_in_memory(
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             identity, store = open_identity(folder, sealer), open_store(folder, sealer)
         parties[name] = Party(
-            name=name, data=data[name], schema=schema, identity=identity, policy=own or Policy(), store=store
+            name=name,
+            data=data[name],
+            schema=schema,
+            identity=identity,
+            policy=own or Policy(),
+            store=store,
+            audit=None if home is None else AuditLog(folder / AUDIT_FILE, store),
         )
     participants = [(name, party.public_key) for name, party in parties.items()]
     for party in parties.values():
@@ -260,6 +267,27 @@ def _write_party_file(folder: Path, name: str, data: Path, evaluation: str | os.
     write_atomic(folder / "party.toml", ("\n".join(lines) + "\n").encode())
 
 
+class _PolicyFile:
+    """The policy as the file says it now: an edit holds from the next message on, without a restart."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._policy = Policy()
+
+    def __call__(self) -> Policy:
+        """Read the file if it changed; one that cannot be used lets nothing through."""
+        try:
+            status = self._path.stat()
+            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError:
+            seen = None
+        if seen is None or seen != self._seen:
+            self._policy = Policy.read(self._path)
+            self._seen = seen
+        return self._policy
+
+
 def open_party(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[str] | None = None) -> Party:
     """Open a party from its folder.
 
@@ -281,14 +309,18 @@ def open_party(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[st
             rule=f"party.toml, {LIST_FILE} or participants.json, policy.toml, schema.toml, keys/",
             fix="make it again with 'blindsight fit --home', ask for its kit again, or restore it",
         ) from error
+    identity, store = open_identity(folder, sealer), open_store(folder, sealer)
+    policy = _PolicyFile(folder / "policy.toml")
     party = Party(
         name=settings.name,
         data=folder / settings.data,
         evaluation=folder / settings.evaluation if settings.evaluation is not None else None,
         schema=Schema.read(folder / "schema.toml"),
-        identity=open_identity(folder, sealer),
-        policy=Policy.read(folder / "policy.toml"),
-        store=open_store(folder, sealer),
+        identity=identity,
+        policy=policy(),
+        store=store,
+        audit=AuditLog(folder / AUDIT_FILE, store),
+        policy_source=policy,
     )
     if listing is None:
         party.pin(participants)

@@ -18,6 +18,8 @@ from blindsight.detectors import Query, UpdateQuery
 from blindsight.errors import (
     BlindsightError,
     DataError,
+    PendingError,
+    PolicyError,
     ReleaseError,
     StoreError,
 )
@@ -34,21 +36,25 @@ from blindsight.privacy import (
 from blindsight.securesum import Phase, SumClient, SumSpec
 from blindsight.store import Store
 
-from ._admission import admitted, check_beginning, check_participants, check_policy
+from ._admission import admitted, check_beginning, check_participants, check_policy, columns_of
+from ._audit import AuditLog
 from ._breakdown import Breakdown, keep_own_figures, kept_breakdowns
 from ._exact import ExactTotals, version_of
 from ._following import Participants
+from ._jobs import Jobs
 from ._memory import RunMemory
 from ._policy import Policy
 from ._rules import Asker
 from ._steps import (
     check_query,
+    detector_name,
     event_of,
     is_masked,
     privacy_of,
     query_of,
     run_event_of,
     spec_of,
+    step_digest,
 )
 from ._vector import check_first_rows, own_sum, own_update
 from ._wire import Begin, Continue, Greeting, Hello, Refusal, Reply, Step, decode_request, encode
@@ -84,9 +90,15 @@ class Party:
         The system's randomness unless a test injects another.
     clock : callable () -> datetime, optional
         The time, aware; asked for the policy's hours and for how long approvals are good.
+    audit : AuditLog, optional
+        Where every admission, refusal and release is written; what cannot be written does not happen.
+    policy_source : callable () -> Policy, optional
+        Asked before every message, so that an edited policy holds at once. Where it raises, everything is refused.
 
     Attributes
     ----------
+    jobs : Jobs
+        What every run asked for, and who approved it.
     last_error : BlindsightError or None
         Why the last request was refused, with everything that the coordinator is not told.
 
@@ -109,6 +121,8 @@ class Party:
         evaluation: object = None,
         noise_source: NoiseSource | None = None,
         clock: Callable[[], datetime] | None = None,
+        audit: AuditLog | None = None,
+        policy_source: Callable[[], Policy] | None = None,
     ) -> None:
         self.name = name
         self.schema = schema
@@ -120,7 +134,10 @@ class Party:
         self.set_data("evaluation", evaluation)
         self._now = clock if clock is not None else lambda: datetime.now(UTC)
         self.use_policy(policy)
+        self._audit = audit
+        self._policy_source = policy_source
         self._participants = Participants(store, name, identity.public.raw)
+        self.jobs = Jobs(store, name, identity.public.raw.hex())
         self._clients: dict[str, tuple[Step, Query, SumClient]] = {}
         self._memory = RunMemory(store)
         self._exact = ExactTotals(store)
@@ -195,7 +212,12 @@ class Party:
         where it takes somebody off, or gives somebody another key, it is refused. Exact totals stay bound to the
         survivors of the first one, whatever the list says.
         """
-        return self._participants.follow(listing, fingerprint=fingerprint)
+        changed = self._participants.follow(listing, fingerprint=fingerprint)
+        if changed:
+            self._note(
+                "list", serial=listing.serial, key=listing.fingerprint, parties=[p.name for p in listing.parties]
+            )
+        return changed
 
     @property
     def listing(self) -> ParticipantList | None:
@@ -228,21 +250,48 @@ class Party:
         before_data = True
         self.last_error = None
         self._reads_data = False
+        self._about: str | None = None
         try:
             message = decode_request(request)
             before_data = not isinstance(message, Continue)
+            if not isinstance(message, Hello):
+                self._about = message.release_id if isinstance(message, Continue) else message.step.release_id
             if isinstance(message, Hello):
                 return encode(Greeting(self.name, self.public_key, self.schema.digest(), __version__))
+            self._reread_policy()
             reply = self._begin(message.step, asker) if isinstance(message, Begin) else self._continue(message)
             return encode(reply)
         except BlindsightError as error:
             self.last_error = error
-            log.warning("%s refuses: %s", self.name, error)
-            return encode(Refusal.of(error, before_data=before_data and not self._reads_data))
+            log.log(
+                logging.INFO if isinstance(error, PendingError) else logging.WARNING, "%s refuses: %s", self.name, error
+            )
+            refusal = Refusal.of(error, before_data=before_data and not self._reads_data)
+            if self._audit is not None and not isinstance(error, PendingError):
+                # what crosses, hence nothing that may name a value
+                self._audit.refused(
+                    error=refusal.kind, what=refusal.what, rule=refusal.rule, about=self._about, asker=_named(asker)
+                )
+            return encode(refusal)
         except Exception as error:
             # whatever else goes wrong, no request may end this process, and no text of it may reach the coordinator
             log.exception("%s failed on a request", self.name)
             return encode(Refusal(type(error).__name__[:64], "The party failed on this request"))
+
+    def _reread_policy(self) -> None:
+        """Take over a policy that was edited; refuse everything where it cannot be used."""
+        if self._policy_source is None:
+            return
+        try:
+            policy = self._policy_source()
+        except BlindsightError as error:
+            log.error("%s: %s", self.name, error)
+            raise PolicyError(
+                "This party's policy cannot be used, and lets nothing through", fix="its owner: blindsight preflight"
+            ) from error
+        if policy != self.policy:
+            self.use_policy(policy)
+            self._note("policy", digest=hashlib.sha256(policy.to_toml().encode()).hexdigest())
 
     # -- one sum ------------------------------------------------------------------------------------------------
 
@@ -259,7 +308,10 @@ class Party:
         if not begun:
             # once it has begun, a release goes on even where its own charge has taken the rest of the budget
             self._check_budget(step, query)
+            self._admit(step, asker)
             check_first_rows(self.schema, self._source(step))
+        else:
+            self.jobs.check(self.jobs.get(step.run))
         self._bind_run(step)
         try:
             self._store.table("steps").put_once(step.release_id, encoded)
@@ -276,6 +328,41 @@ class Party:
         self._persist(step.release_id, client)
         self._remember(step, query, client)
         return Reply(body)
+
+    def _admit(self, step: Step, asker: Asker | None) -> None:
+        """Ask whether a person has to approve, and write down that a sum begins; before any record is read."""
+        name = detector_name(step)
+        before = self.jobs.get(step.run)
+        try:
+            self.jobs.admit(
+                step,
+                asker=asker,
+                columns=columns_of(step, self.schema),
+                rule=self.policy.approval_of(name),
+                approvers=self.policy.approvers,
+                hours=self.policy.approval_hours,
+                now=self._now(),
+            )
+        except PendingError:
+            job = self.jobs.get(step.run)
+            if before is None and job is not None:
+                self._note("waits", job=job.id, digest=job.digest, rule=job.rule, asker=job.asker, detector=name)
+            raise
+        self._note(
+            "began",
+            release=step.release_id,
+            purpose=step.purpose,
+            part=step.part,
+            detector=name,
+            digest=step_digest(step),
+            asker=_named(asker),
+            privacy="exact" if step.privacy is None else msgspec.to_builtins(step.privacy),
+            participants=len(step.participants),
+        )
+
+    def _note(self, kind: str, **detail: object) -> None:
+        if self._audit is not None:
+            self._audit.write(kind, **detail)
 
     def _bind_run(self, step: Step) -> None:
         """Hold a run to the detector and the privacy of its first step.
@@ -295,12 +382,16 @@ class Party:
 
     def _continue(self, message: Continue) -> Reply:
         step, query, client = self._resume(message.release_id)
+        self.jobs.check(self.jobs.get(step.run))
+        unsigned = not client.survivors
         try:
             body = client.handle(message.body, lambda: self._noisy_vector(step, query))
             with self._store.transaction():
                 if client.survivors and step.privacy is None:
                     self._exact.sign(step.release_id, client.survivors)
                 self._persist(step.release_id, client)
+            if unsigned and client.survivors:
+                self._note("signed", release=step.release_id, survivors=client.survivors)
         except BaseException:
             # its reply was never given: back to what is on disk, also where somebody pressed Ctrl-C
             self._clients.pop(step.release_id, None)
@@ -425,6 +516,17 @@ class Party:
         if event.exact:
             # first: a vector that may leave is remembered, even where this process ends between the two
             self._exact.contribute(step.release_id, dataset, version)
+        self._note(
+            "released",
+            release=step.release_id,
+            query=event.query,
+            coordinates=event.coordinates,
+            mechanism=event.mechanism,
+            unit=None if event.exact else event.unit,
+            rho=event.rho or None,
+            noise_multiplier=event.noise_multiplier,
+            steps=event.steps,
+        )
         output = vector.astype("<i8").tobytes()
         if isinstance(query, UpdateQuery):  # a sum of losses in between leaves the memory as it is
             with self._store.transaction():
@@ -434,6 +536,7 @@ class Party:
                 ledger.record_output(step.release_id, output)
         else:
             ledger.record_output(step.release_id, output)
+        self.jobs.released(step, last=_ends_run(step, self.schema))
         if step.purpose == "evaluation":
             keep_own_figures(self._store, step, self.schema, source, party=self.name, allowed=self.policy.detectors)
         return vector
@@ -464,3 +567,14 @@ class Party:
         if update.notice:
             log.warning("%s adds nothing in %s: %s", self.name, query.name, update.notice)
         return update.values, update.notice
+
+
+def _named(asker: Asker | None) -> str | None:
+    return asker.name if asker is not None else None
+
+
+def _ends_run(step: Step, schema: Schema) -> bool:
+    """Whether no sum follows this one in its run."""
+    if step.part == "describe/histogram":
+        return all(column.type == "category" for column in schema.features)
+    return step.purpose in ("threshold", "evaluation") or step.part in ("describe/moments", "select/moments")

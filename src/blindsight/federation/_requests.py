@@ -105,6 +105,7 @@ class Run:
                     timeout_s=federation._timeout_s,
                     only=federation._exact_survivors if exact else None,
                     progress=federation.progress,
+                    approval_timeout_s=federation._approval_timeout_s,
                 )
                 told = {name for step in record.steps for name in step.notices}
                 record.steps.append(done)
