@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ._exits import command
+from ._exits import FINDING, command
 from ._options import JsonOption, KeyFileOption
 from ._screen import Screen
 
@@ -110,3 +110,97 @@ def accept(
     if left or changed or came:
         screen.say("Exact sums stay bound to the parties of the first one; noisy ones are over the new list.")
     screen.result({"serial": new.serial, "new": came, "gone": left, "new_identity": changed})
+
+
+@party_app.command(
+    "mock",
+    short_help="Write mock records from the schema.",
+    epilog="Example: blindsight party mock --home bank-a --output mock.csv",
+)
+@command
+def mock(
+    output: Annotated[Path, typer.Option(help="CSV or Parquet file to write.")],
+    home: FolderOption = Path(),
+    schema: Annotated[Path | None, typer.Option(help="Schema file.  [default: HOME/schema.toml]")] = None,
+    rows: Annotated[int, typer.Option(help="How many.", min=1, max=1_000_000)] = 1000,
+    seed: Annotated[int, typer.Option(help="The same seed, the same records.", min=0)] = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Draw records from the declared ranges alone: to show, never to protect. No record is read."""
+    from blindsight.data import Schema, mock_records
+    from blindsight.errors import ParameterError
+
+    from ._options import writable_target
+
+    writable_target(output, "--output", sources=[schema, home / "schema.toml"])
+    if output.exists() or output.suffix not in (".csv", ".parquet"):
+        raise ParameterError(
+            "--output cannot be used",
+            got=str(output)[:300],
+            rule="a new file whose name ends in .csv or .parquet: no records are overwritten by mock ones",
+        )
+    table = mock_records(Schema.read(schema or home / "schema.toml"), rows, seed=seed)
+    if output.suffix == ".csv":
+        table.write_csv(output)
+    else:
+        table.write_parquet(output)
+    screen = Screen(as_json=json_output)
+    screen.say(f"Wrote {output}: {rows} mock records, drawn uniformly from the schema's ranges; no record was read.")
+    screen.say(
+        "They show types and ranges. They are no control, and nothing that is fitted on them is true of anybody."
+    )
+    screen.result({"output": str(output), "rows": rows, "seed": seed})
+
+
+audit_app = typer.Typer(help="What was asked, refused, approved and released here.", no_args_is_help=True)
+party_app.add_typer(audit_app, name="audit", short_help="Show and verify the audit log.")
+
+
+@audit_app.command("show", epilog="Example: blindsight party audit show --home bank-a --last 20")
+@command
+def audit_show(
+    home: FolderOption = Path(),
+    last: Annotated[int, typer.Option(help="How many lines.", min=1)] = 50,
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Print the newest lines of the audit log, once its chain holds."""
+    import msgspec
+
+    from blindsight.federation import open_audit
+
+    screen = Screen(as_json=json_output)
+    lines = open_audit(home, key_file=key_file).lines()[-last:]
+    for line in lines:
+        told = ", ".join(f"{key}={value}" for key, value in line.detail.items())
+        screen.say(f"{line.sequence:>6} {line.time_utc} {line.kind:<9} {told}")
+    screen.result({"lines": msgspec.to_builtins(lines)})
+
+
+@audit_app.command("verify", epilog="Example: blindsight party audit verify --home bank-a --seen-head 3f2a...")
+@command
+def audit_verify(
+    home: FolderOption = Path(),
+    seen_head: Annotated[
+        str | None, typer.Option(help="A head that was noted earlier; it must still be in the chain.")
+    ] = None,
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Check that no line was changed, removed or inserted, and that none is missing at the end."""
+    from blindsight.errors import FormatError, ParameterError
+    from blindsight.federation import open_audit
+
+    screen = Screen(as_json=json_output)
+    if seen_head is not None and (len(seen_head) != 64 or set(seen_head) - set("0123456789abcdef")):
+        raise ParameterError("--seen-head is no head", rule="64 hexadecimal digits, as this command prints them")
+    audit = open_audit(home, key_file=key_file)
+    problem, lines = None, 0
+    try:
+        lines = audit.verify(seen_head)
+    except FormatError as error:
+        problem = str(error)
+    screen.say(f"damaged. {problem}" if problem else f"intact, {lines} lines; head {audit.head()}")
+    screen.result({"intact": problem is None, "lines": lines, "head": audit.head(), "problem": problem})
+    if problem:
+        raise typer.Exit(FINDING)

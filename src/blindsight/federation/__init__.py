@@ -6,13 +6,16 @@ from ._certificate import certificate_of
 from ._enrol import accept_list, enrol, join
 from ._evaluation import Evaluation, known
 from ._federation import Federation
-from ._home import check_parties, open_party, provision
+from ._home import check_parties, open_audit, open_party, provision
 from ._interrupts import interrupts_held
+from ._jobs import Job
 from ._party import Party
 from ._policy import Policy
+from ._preflight import PreflightFinding, preflight
 from ._rules import Asker, Hours, Limit
 from ._run import RunRecord, StepRecord
 from ._selection import FeatureSelection
+from ._site import PartySite, open_site
 from ._statistics import ColumnDescription
 from ._steps import check_suits
 
@@ -24,9 +27,12 @@ __all__ = [
     "FeatureSelection",
     "Federation",
     "Hours",
+    "Job",
     "Limit",
     "Party",
+    "PartySite",
     "Policy",
+    "PreflightFinding",
     "RunRecord",
     "StepRecord",
     "accept_list",
@@ -38,7 +44,10 @@ __all__ = [
     "interrupts_held",
     "join",
     "known",
+    "open_audit",
     "open_party",
+    "open_site",
+    "preflight",
     "provision",
     "warn_of_few",
 ]

@@ -31,14 +31,18 @@ from ._policy import Policy
 from .kits import LIST_FILE, ParticipantList
 
 __all__ = [
+    "PartyFile",
     "check_enough",
     "check_parties",
+    "home_sealer",
     "lent",
+    "open_audit",
     "open_identity",
     "open_party",
     "open_store",
     "parties_in_memory",
     "provision",
+    "read_party_file",
 ]
 
 log = logging.getLogger(__name__)
@@ -46,7 +50,9 @@ log = logging.getLogger(__name__)
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 
-class _PartyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PartyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``party.toml`` says."""
+
     name: Annotated[str, msgspec.Meta(pattern=NAME.pattern)]
     data: Annotated[str, msgspec.Meta(max_length=4096)]
     evaluation: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
@@ -71,6 +77,11 @@ def open_store(folder: Path, sealer: Sealer | None) -> Store:
     keys = folder / "keys"
     keys.mkdir(exist_ok=True, mode=0o700)
     return Store(folder / "ledger.db", sealer if sealer is not None else _home_sealer(keys))
+
+
+def home_sealer(keys: Path, key_file: Path | None) -> Sealer:
+    """The sealer of a party's folder: of the key file that is given, or of ``keys/home.key``."""
+    return _home_sealer(keys) if key_file is None else Sealer.from_key_file(key_file)
 
 
 def _home_sealer(keys: Path) -> Sealer:
@@ -267,6 +278,39 @@ def _write_party_file(folder: Path, name: str, data: Path, evaluation: str | os.
     write_atomic(folder / "party.toml", ("\n".join(lines) + "\n").encode())
 
 
+def open_audit(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[str] | None = None) -> AuditLog:
+    """Open the audit log of a party's folder.
+
+    Raises
+    ------
+    StoreError, AuthenticationError
+        It is no party's folder, or another key sealed it.
+    """
+    folder = Path(folder)
+    if not (folder / "ledger.db").is_file():
+        raise StoreError(
+            "This is no party's folder", got=str(folder)[:200], rule="ledger.db in it", fix="--home FOLDER"
+        )
+    return AuditLog(folder / AUDIT_FILE, open_store(folder, Sealer.from_key_file(key_file) if key_file else None))
+
+
+def read_party_file(folder: Path) -> PartyFile:
+    """Read ``party.toml``.
+
+    Raises
+    ------
+    FormatError
+        It is missing or malformed.
+    """
+    try:
+        text = (folder / "party.toml").read_text(encoding="utf-8")
+        return msgspec.convert(tomllib.loads(text), PartyFile)
+    except (OSError, ValueError) as error:
+        raise FormatError(
+            f"party.toml of '{folder.name}' cannot be used", got=str(error)[:300], fix="correct it, or restore it"
+        ) from error
+
+
 class _PolicyFile:
     """The policy as the file says it now: an edit holds from the next message on, without a restart."""
 
@@ -299,7 +343,7 @@ def open_party(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[st
     folder = Path(folder)
     sealer = Sealer.from_key_file(key_file) if key_file is not None else None
     try:
-        settings = msgspec.convert(tomllib.loads((folder / "party.toml").read_text(encoding="utf-8")), _PartyFile)
+        settings = msgspec.convert(tomllib.loads((folder / "party.toml").read_text(encoding="utf-8")), PartyFile)
         listing = ParticipantList.read(folder / LIST_FILE) if (folder / LIST_FILE).exists() else None
         participants = _participants(folder) if listing is None else []
     except (OSError, ValueError) as error:

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -41,7 +42,7 @@ from ._audit import AuditLog
 from ._breakdown import Breakdown, keep_own_figures, kept_breakdowns
 from ._exact import ExactTotals, version_of
 from ._following import Participants
-from ._jobs import Jobs
+from ._jobs import Job, Jobs
 from ._memory import RunMemory
 from ._policy import Policy
 from ._rules import Asker
@@ -223,6 +224,45 @@ class Party:
     def listing(self) -> ParticipantList | None:
         """The signed participant list that was accepted last; None where an unsigned one is pinned."""
         return self._participants.listing
+
+    def decide(
+        self,
+        job: str,
+        decision: Literal["approve", "refuse"],
+        *,
+        approver: str,
+        identity: Identity | None = None,
+        note: str = "",
+    ) -> Job:
+        """Put a person's signed word under a job, and into the audit log; see :meth:`Jobs.decide`.
+
+        Parameters
+        ----------
+        job : str
+        decision : {"approve", "refuse"}
+        approver : str
+            As the policy's ``approvers`` name them.
+        identity : Identity, optional
+            The approver's; the party's own where the policy names nobody.
+        note : str
+
+        Raises
+        ------
+        ParameterError, AuthenticationError
+        """
+        decided = self.jobs.decide(
+            job,
+            decision,
+            approver=approver,
+            identity=identity if identity is not None else self._identity,
+            approvers=self.policy.approvers,
+            note=note,
+            hours=self.policy.approval_hours,
+            now=self._now(),
+        )
+        kind = "approved" if decision == "approve" else "declined"
+        self._note(kind, job=decided.id, digest=decided.digest, approver=approver, note=note or None)
+        return decided
 
     def handler(self, asker: Asker) -> Callable[[bytes], bytes]:
         """Return :meth:`handle` for requests of one asker, as a channel that authenticates it calls it."""

@@ -65,8 +65,14 @@ class FederationPlan:
     text: str
 
 
-def read_plan(path: str | os.PathLike[str]) -> FederationPlan:
+def read_plan(path: str | os.PathLike[str], *, look_for_schema: bool = True) -> FederationPlan:
     """Read a federation file, and say everything that is wrong with it at once.
+
+    Parameters
+    ----------
+    path : path-like
+    look_for_schema : bool
+        Whether the schema that it names must be there. In the kits that were made of it, it has another place.
 
     Raises
     ------
@@ -88,7 +94,7 @@ def read_plan(path: str | os.PathLike[str]) -> FederationPlan:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ParameterError(f"{path.name!r} is not TOML", got=str(error)[:200], fix=_EXAMPLE) from error
-    reader = _Reader()
+    reader = _Reader(look_for_schema=look_for_schema)
     plan = reader.plan(values, text, path.parent)
     if reader.problems or plan is None:
         count = len(reader.problems)
@@ -103,7 +109,8 @@ def read_plan(path: str | os.PathLike[str]) -> FederationPlan:
 class _Reader:
     """Collects problems; a value that cannot be used is replaced, so that the rest is still looked at."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, look_for_schema: bool) -> None:
+        self._look_for_schema = look_for_schema
         self.problems: list[str] = []
 
     def plan(self, values: dict[str, Any], text: str, folder: Path) -> FederationPlan | None:
@@ -183,7 +190,7 @@ class _Reader:
             return None
         named = self._text(values, "", "schema")
         path = folder / named if named else folder
-        if named and not path.is_file():
+        if named and self._look_for_schema and not path.is_file():
             self.problems.append(f"schema: there is no file {named[:120]!r} beside the federation file")
         return path
 

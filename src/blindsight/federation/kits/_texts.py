@@ -116,6 +116,7 @@ authority.crt     Certificate of the federation's authority; parties' certificat
 participants.signed.json
                   Who takes part, signed by the federation's key. A party whose certificate is not on it is not let in.
 federation.toml   What the federation was made from.
+schema.toml       The schema that all have agreed on, if the federation file named one; steps are planned for it.
 
 The authority's own key is NOT here, and does not belong here: who runs the coordinator could let others into the
 channel with it. (The parties would still refuse them: they believe the signed list alone.)

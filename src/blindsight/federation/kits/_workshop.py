@@ -64,7 +64,7 @@ class Workshop:
             )
         self._authority = Authority.load(own / "authority.crt", own / "authority.key")
         self._identity = Identity.load(own / "federation.identity", Sealer.from_key_file(own / "home.key"))
-        self.plan = read_plan(own / "federation.toml")
+        self.plan = read_plan(own / "federation.toml", look_for_schema=False)
         self.current = self._newest()
 
     @classmethod
@@ -331,6 +331,9 @@ class Workshop:
 
     def _finish_coordinator(self, folder: Path, listing: ParticipantList) -> None:
         listing.write(folder / LIST_FILE)
+        schema = self.folder / "authority" / "schema.toml"
+        if schema.is_file():
+            write_atomic(folder / "schema.toml", schema.read_bytes(), mode=0o644)
         write_atomic(folder / "authority.crt", pem_of([self._authority.certificate]), mode=0o644)
         write_atomic(folder / "federation.toml", self.plan.text.encode(), mode=0o644)
         write_atomic(folder / "README.txt", coordinator_readme(listing).encode(), mode=0o644)
@@ -400,9 +403,7 @@ def _make_authority(folder: Path, plan: FederationPlan) -> None:
     write_atomic(folder / "federation.toml", text.encode())
     if plan.schema is not None:
         Schema.read(plan.schema)  # nobody is to be sent one that does not read
-        # under the name that the plan gives, for reading the plan again; and under the one that kits use
-        for target in {folder / plan.schema.name, folder / "schema.toml"}:
-            write_atomic(target, plan.schema.read_bytes())
+        write_atomic(folder / "schema.toml", plan.schema.read_bytes())
 
 
 def _new_identity(keys: Path) -> str:
