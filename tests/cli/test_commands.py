@@ -30,6 +30,10 @@ from .conftest import REPOSITORY, invoke, start
 COMMANDS = [
     ["demo"], ["schema", "draft"], ["schema", "check"], ["fit"], ["score"], ["report"], ["ledger", "show"],
     ["ledger", "figures"], ["ledger", "verify"], ["doctor"], ["detectors"], ["compare"], ["plan", "blind"],
+    ["init", "make"], ["init", "add"], ["init", "rotate"], ["init", "revoke"], ["init", "show"], ["preflight"],
+    ["party", "enrol"], ["party", "join"], ["party", "accept"], ["party", "mock"], ["party", "audit", "show"],
+    ["party", "audit", "verify"], ["jobs", "list"], ["jobs", "show"], ["jobs", "approve"], ["jobs", "refuse"],
+    ["jobs", "key"],
 ]  # fmt: skip
 
 
