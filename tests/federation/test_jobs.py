@@ -21,7 +21,7 @@ from blindsight.errors import (
     PolicyError,
     ReleaseError,
 )
-from blindsight.federation import Federation, Hours, Party, Policy
+from blindsight.federation import Federation, Hours, Party, Policy, open_party
 from blindsight.federation import _coordinator as coordinator_module
 from blindsight.federation import _jobs as jobs_module
 from blindsight.federation._wire import Begin, Refusal, Reply, Step, decode_reply, encode
@@ -330,3 +330,40 @@ def test_a_party_that_restarts_has_its_jobs(number_schema: Schema, tmp_path: Pat
     again = embedded(tables(3), number_schema, BY_HAND, home=home, approval_timeout_s=0.0)
     assert isinstance(decode_reply(again.parties["bank-01"].handle(encode(Begin(step)))), Reply)
     assert charges(again) == dict.fromkeys(again.parties, 0)
+
+
+def test_people_decide_while_the_parties_run_in_processes_of_their_own(number_schema: Schema, tmp_path: Path) -> None:
+    paths = {}
+    for name, table in tables(3).items():
+        paths[name] = tmp_path / f"{name}.csv"
+        table.write_csv(paths[name])
+    policy = replace(EXACT, approval={"default": "by-hand"})
+    with Federation.processes(
+        paths, schema=number_schema, home=tmp_path / "home", policy=policy, approval_timeout_s=60.0
+    ) as federation:
+        seen = threading.Event()
+        federation.progress = lambda step, phase: seen.set() if "waits for approval" in phase else None
+
+        def people() -> None:
+            assert seen.wait(60)
+            for name in paths:
+                party = open_party(tmp_path / "home" / name)
+                (job,) = party.jobs.all()
+                party.decide(job.id, "approve", approver="somebody")
+
+        person = threading.Thread(target=people)
+        person.start()
+        federation.fit(ECOD(bins=8), privacy=None)
+        person.join()
+        # an owner edits the policy: it holds at once, and one that cannot be read lets nothing through
+        (tmp_path / "home" / "bank-01" / "policy.toml").write_text("allow_exact_sums = false\n")
+        with pytest.raises(PolicyError, match="bank-01: The policy does not allow exact sums"):
+            federation.fit(ECOD(bins=8), privacy=None)
+        (tmp_path / "home" / "bank-01" / "policy.toml").write_text("allow_exact_sums = perhaps\n")
+        with pytest.raises(PolicyError, match="bank-01: This party's policy cannot be used, and lets nothing through"):
+            federation.fit(ECOD(bins=8), privacy=None)
+    for name in paths:
+        party = open_party(tmp_path / "home" / name) if name != "bank-01" else None
+        if party is not None and party._audit is not None:
+            kinds = [line.kind for line in party._audit.lines()]
+            assert kinds[:6] == ["waits", "approved", "began", "released", "signed", "began"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from blindsight.detectors import ECOD, IForest
 from blindsight.errors import ParameterError, PolicyError, SchemaError
 from blindsight.federation import Asker, Federation, Hours, Limit, Policy
 from blindsight.federation._wire import Begin, Refusal, Reply, decode_reply, encode
+from blindsight.federation.kits import read_plan
 
 from ._drive import EXACT, dp, embedded, faulty, nothing_charged, tables
 from .test_policy import begin_of, refuse
@@ -245,14 +246,21 @@ def test_a_policy_reads_back_as_it_was_written(tmp_path: Path) -> None:
         minimum_noise=2.0,
         askers=("hub", "sha256:" + "0" * 64),
         hours=Hours(start="22:00", end="06:00", days=("mon", "fri"), zone="Europe/Vienna"),
-        limits={"ECOD": {"bins": Limit(least=2, most=64)}, "AutoEncoder": {"training.rounds": Limit(of=[1, 2.5, "x"])}},
+        limits={
+            "ECOD": {"bins": Limit(least=2.0, most=64.0)},
+            "AutoEncoder": {"training.rounds": Limit(of=[1, 2.5, "x"])},
+        },
         approval={"default": "four-eyes", "describe": "automatic"},
         approvers={"al.ice": "a" * 64, "bob": "b" * 64},
         approval_hours=1.5,
     )
     for policy in (whole, Policy()):
         (tmp_path / "policy.toml").write_text(policy.to_toml())
-        assert Policy.read(tmp_path / "policy.toml") == policy
+        read = Policy.read(tmp_path / "policy.toml")
+        assert read == policy
+        assert read.to_toml() == policy.to_toml()
+    (tmp_path / "policy.toml").write_text("")
+    assert Policy.read(tmp_path / "policy.toml").to_toml() == Policy().to_toml()
 
 
 def test_a_party_enforces_another_policy_from_the_next_message_on(number_schema: Schema) -> None:
@@ -261,3 +269,16 @@ def test_a_party_enforces_another_policy_from_the_next_message_on(number_schema:
     federation.parties["bank-01"].use_policy(Policy(detectors=("IForest",)))
     with pytest.raises(PolicyError, match=r"bank-01: .*does not allow the detector 'ECOD'"):
         federation.fit(ECOD(bins=8), privacy=dp())
+
+
+def test_the_reference_names_every_field_and_its_examples_can_be_used(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "federation.md").read_text()
+    reference = text.split("## Policy\n")[1].split("\n## ")[0]
+    for field in fields(Policy):
+        assert f"`{field.name}`" in reference or f"`[{field.name}" in reference, field.name
+        assert f"{field.name}" in Policy().to_toml(), field.name
+    (tmp_path / "policy.toml").write_text(reference.split("```toml\n")[1].split("```")[0])
+    assert Policy.read(tmp_path / "policy.toml").approval_of("ECOD") == "automatic"
+    plan = text.split("## The federation file\n")[1].split("```toml\n")[1].split("```")[0]
+    (tmp_path / "federation.toml").write_text(plan)
+    assert len(read_plan(tmp_path / "federation.toml", look_for_schema=False).parties) == 3

@@ -180,7 +180,9 @@ class _Exchanges:
                     self.notices[name] = "".join(c if c.isprintable() else " " for c in answer.notice)
             elif isinstance(answer, Refusal):
                 refusal = answer.error(name)
-                log.warning("%s", refusal)
+                # while a person makes up their mind the same comes again and again: told once
+                known = isinstance(refusal, PendingError) and self.reasons.get(name) == str(refusal)
+                log.log(logging.DEBUG if known else logging.WARNING, "%s", refusal)
                 self.reasons[name] = str(refusal)
                 if stop_at is not None and isinstance(refusal, PendingError):
                     waiting.add(name)

@@ -242,12 +242,13 @@ class Policy:
             raise ParameterError(
                 f"The policy '{path.name}' cannot be used",
                 got=str(error)[:300],
-                fix="see docs/sharp-edges.md, 'Policy'",
+                fix="see docs/federation.md, 'Policy'",
             ) from error
 
     def to_toml(self) -> str:
         """Write the policy as TOML: every key with its value; what is left open, as a remark."""
-        values = msgspec.to_builtins(self)
+        # one by one: what msgspec reads leaves fields that have their default to the class, where it does not see them
+        values = {field.name: msgspec.to_builtins(getattr(self, field.name)) for field in fields(self)}
         tables = ("hours", "limits", "approval", "approvers")
         lines = []
         for key, remark in REMARKS.items():
