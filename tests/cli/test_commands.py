@@ -74,7 +74,9 @@ def test_exit_codes_of_the_error_tree():
         kind = getattr(errors, name)
         if not issubclass(kind, errors.BlindsightError):
             continue
-        expected = 3 if issubclass(kind, errors.RefusedError) else 75 if kind is errors.UnavailableError else 2
+        expected = (
+            3 if issubclass(kind, errors.RefusedError) else 75 if issubclass(kind, errors.UnavailableError) else 2
+        )
         assert exit_code_of(kind("x")) == expected
 
 

@@ -23,6 +23,7 @@ from blindsight.keys import (
     certificate_fingerprint,
     certificate_names,
     certificate_problems,
+    create_key_file,
     read_certificate_file,
     read_certificate_request,
     read_tls_key,
@@ -361,6 +362,26 @@ def test_renewing_a_certificate_leaves_identity_and_ledger(folder: Path, enrolle
     assert not (site / "keys" / "tls.key.new").exists()
     assert listing.revoked[0].reason == "certificate rotated"
     accept_list(folder / "new" / "participants.signed.json", site)
+
+
+def test_an_identity_that_init_made_is_sealed_anew(folder: Path, workshop: Workshop, tmp_path: Path) -> None:
+    """Into a folder of its own, under a key file of its own; and again when it is rotated. The ledger stays."""
+    create_key_file(tmp_path / "seal.key")
+    site = tmp_path / "site"
+    join(folder / "kits" / "bank-a", site, key_file=tmp_path / "seal.key")
+    make_table(20, 1).write_csv(site / "records.csv")
+    first = open_party(site, key_file=tmp_path / "seal.key")
+    assert not (site / "keys" / "home.key").exists()
+    workshop.rotate("bank-a", identity=True)
+    with pytest.raises(AuthenticationError, match=r"does not hold this party's key.*identity rotated by list 2"):
+        accept_list(folder / "kits", site, key_file=tmp_path / "seal.key")
+    for _ in range(2):  # the second time changes nothing
+        join(folder / "kits" / "bank-a-2", site, key_file=tmp_path / "seal.key")
+    second = open_party(site, key_file=tmp_path / "seal.key")
+    assert second.public_key != first.public_key
+    assert second.public_key.hex() == workshop.current.party("bank-a").public_key  # type: ignore[union-attr]
+    assert read_tls_key(site / "keys" / "tls.key").public_key() == read_certificate_file(site / "tls.crt").public_key()
+    assert {mode(path) for path in (site / "keys").iterdir()} == {0o600}
 
 
 def test_requests_for_somebody_else(folder: Path, workshop: Workshop, enrolled: dict[str, Path]) -> None:

@@ -155,6 +155,7 @@ def test_who_asks_is_what_the_channel_proved(number_schema: Schema) -> None:
         assert "does not allow this asker" in decode_reply(victim.handle(request, wrong)).what  # type: ignore[union-attr]
     assert isinstance(decode_reply(victim.handler(Asker(name="x", certificate="c" * 64))(request)), Reply)
     assert isinstance(decode_reply(victim.handle(request, Asker(name="hub"))), Reply)
+    assert "does not allow this asker" in decode_reply(victim.handle(request)).what, "of what was begun, too"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

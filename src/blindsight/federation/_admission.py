@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from blindsight.data import Schema
 from blindsight.detectors import detector_from_json, detector_to_json
@@ -12,11 +11,11 @@ from blindsight.privacy import DifferentialPrivacy
 from blindsight.securesum import default_threshold
 
 from ._policy import Policy
-from ._rules import Asker, check_asker, check_limits
+from ._rules import check_limits
 from ._steps import detector_name, privacy_of, trains_in_the_clear
 from ._wire import Step
 
-__all__ = ["admitted", "check_beginning", "check_participants", "check_policy", "columns_of"]
+__all__ = ["admitted", "check_participants", "check_policy", "columns_of"]
 
 
 def check_participants(step: Step, pinned: Sequence[tuple[str, bytes]]) -> None:
@@ -36,18 +35,6 @@ def check_participants(step: Step, pinned: Sequence[tuple[str, bytes]]) -> None:
             rule="a coordinator can neither enrol parties of its own nor leave some out",
             fix="agree on a new participant list among the data owners",
         )
-
-
-def check_beginning(policy: Policy, asker: Asker | None, now: datetime) -> None:
-    """Refuse whoever may not ask, and what begins outside hours: of messages that begin a sum.
-
-    Raises
-    ------
-    PolicyError
-    """
-    check_asker(policy.askers, asker)
-    if policy.hours is not None:
-        policy.hours.check(now)
 
 
 def columns_of(step: Step, schema: Schema) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from blindsight.errors import AuthenticationError, ParameterError, StoreError
 from blindsight.keys import (
+    Identity,
     Sealer,
     certificate_fingerprint,
     certificate_problems,
@@ -17,7 +18,7 @@ from blindsight.keys import (
 )
 
 from ._following import Participants
-from ._home import open_identity, open_store
+from ._home import home_sealer, open_identity, open_store
 from .kits import LIST_FILE, EnrolmentRequest, ListedParty, ParticipantList, PinnedList, name_problem
 
 __all__ = ["accept_list", "enrol", "join"]
@@ -132,12 +133,12 @@ def join(
             rule="keys/tls.key of the folder in which the request was made",
             fix="give that folder as --home, or make a new request: blindsight party enrol",
         )
-    if (kit / "keys" / "identity").exists() and not (keys / "identity").exists() and kit != folder:
-        raise StoreError(
-            "The kit holds the party's identity, and this folder is another one",
-            fix=f"use the kit itself as the party's folder: --home {kit.name}",
-        )
-    identity = open_identity(folder, _sealer(key_file))
+    elsewhere = kit.resolve() != folder.resolve()
+    sent = kit / "keys" / "identity" if elsewhere else None
+    if sent is not None and sent.exists():
+        identity = Identity.load(sent, Sealer.from_key_file(kit / "keys" / "home.key"))
+    else:
+        sent, identity = None, open_identity(folder, _sealer(key_file))
     entry = _own_entry(listing, identity.public.raw.hex())
     problems = certificate_problems(certificate, authority, server=False, name=entry.name)
     if certificate_fingerprint(certificate) != entry.certificate:
@@ -146,11 +147,17 @@ def join(
         raise AuthenticationError(
             "The kit's certificate would not be accepted", got="; ".join(problems), fix="ask for the kit again"
         )
-    store = open_store(folder, _sealer(key_file))
+    keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+    sealer = home_sealer(keys, None if key_file is None else Path(key_file))
+    store = open_store(folder, sealer)
     try:
         Participants(store, entry.name, identity.public.raw).follow(listing, fingerprint=fingerprint)
     finally:
         store.close()
+    if sent is not None:  # sealed anew, as this folder is
+        (keys / "identity.new").unlink(missing_ok=True)
+        identity.save(keys / "identity.new", sealer)
+        os.replace(keys / "identity.new", keys / "identity")
     for name in ("tls.crt", "authority.crt", LIST_FILE):
         write_atomic(folder / name, (kit / name).read_bytes(), mode=0o644)
     for name in OWN_FILES:

@@ -37,7 +37,7 @@ from blindsight.privacy import (
 from blindsight.securesum import Phase, SumClient, SumSpec
 from blindsight.store import Store
 
-from ._admission import admitted, check_beginning, check_participants, check_policy, columns_of
+from ._admission import admitted, check_participants, check_policy, columns_of
 from ._audit import AuditLog
 from ._breakdown import Breakdown, keep_own_figures, kept_breakdowns
 from ._exact import ExactTotals, version_of
@@ -45,7 +45,7 @@ from ._following import Participants
 from ._jobs import Job, Jobs
 from ._memory import RunMemory
 from ._policy import Policy
-from ._rules import Asker
+from ._rules import Asker, check_asker
 from ._steps import (
     check_query,
     detector_name,
@@ -299,6 +299,7 @@ class Party:
             if isinstance(message, Hello):
                 return encode(Greeting(self.name, self.public_key, self.schema.digest(), __version__))
             self._reread_policy()
+            check_asker(self.policy.askers, asker)
             reply = self._begin(message.step, asker) if isinstance(message, Begin) else self._continue(message)
             return encode(reply)
         except BlindsightError as error:
@@ -338,8 +339,8 @@ class Party:
     def _begin(self, step: Step, asker: Asker | None) -> Reply:
         encoded = msgspec.msgpack.encode(step)
         begun = self._store.table("steps").get(step.release_id) == encoded
-        if not begun:
-            check_beginning(self.policy, asker, self._now())
+        if not begun and self.policy.hours is not None:
+            self.policy.hours.check(self._now())
         privacy = self._check(step, begun=begun)
         known = self._clients.get(step.release_id)
         # a round's model is read once, not once a message; what the policy says is asked every time
