@@ -62,7 +62,7 @@ def test_packages_keep_a_sorted_all(name: str) -> None:
 def test_modules_are_private_or_one_of_the_named() -> None:
     # one file a detector, by its name in small letters
     detectors = {cls.__module__.rsplit(".", 1)[1] for cls in known_detectors().values()}
-    named = {*PACKAGES, *RUN_AS_PROGRAMS, *detectors, "blind", "cli", "he", "mpc", "report", "service"}
+    named = {*PACKAGES, *RUN_AS_PROGRAMS, *detectors, "blind", "cli", "he", "kits", "mpc", "report", "service"}
     for module in MODULES:
         last = module.rsplit(".", 1)[1]
         assert last.startswith("_") or last in named, module

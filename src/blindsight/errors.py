@@ -22,6 +22,7 @@
     ├── StoreError                     the ledger or journal could not be written or read
     ├── CapacityError                  no parameters at 128-bit security can carry this circuit
     └── UnavailableError               try again later (exit code 75)
+        └── PendingError               a person at a party has yet to approve
 
 Every message answers four questions: what is wrong, what was got, which rule says so, how to mend it.
 """
@@ -41,6 +42,7 @@ __all__ = [
     "NotFittedError",
     "NotKeptError",
     "ParameterError",
+    "PendingError",
     "PolicyError",
     "ProtocolError",
     "RefusedError",
@@ -155,6 +157,10 @@ class CapacityError(BlindsightError):
 
 class UnavailableError(BlindsightError):
     """Something outside did not answer; trying again later may work."""
+
+
+class PendingError(UnavailableError):
+    """A person has yet to approve, at the party that the message names; nothing was computed. Asking again is right."""
 
 
 class BlindsightWarning(UserWarning):

@@ -30,6 +30,10 @@ from .conftest import REPOSITORY, invoke, start
 COMMANDS = [
     ["demo"], ["schema", "draft"], ["schema", "check"], ["fit"], ["score"], ["report"], ["ledger", "show"],
     ["ledger", "figures"], ["ledger", "verify"], ["doctor"], ["detectors"], ["compare"], ["plan", "blind"],
+    ["init", "make"], ["init", "add"], ["init", "rotate"], ["init", "revoke"], ["init", "show"], ["preflight"],
+    ["party", "enrol"], ["party", "join"], ["party", "accept"], ["party", "mock"], ["party", "audit", "show"],
+    ["party", "audit", "verify"], ["jobs", "list"], ["jobs", "show"], ["jobs", "approve"], ["jobs", "refuse"],
+    ["jobs", "key"],
 ]  # fmt: skip
 
 
@@ -70,7 +74,9 @@ def test_exit_codes_of_the_error_tree():
         kind = getattr(errors, name)
         if not issubclass(kind, errors.BlindsightError):
             continue
-        expected = 3 if issubclass(kind, errors.RefusedError) else 75 if kind is errors.UnavailableError else 2
+        expected = (
+            3 if issubclass(kind, errors.RefusedError) else 75 if issubclass(kind, errors.UnavailableError) else 2
+        )
         assert exit_code_of(kind("x")) == expected
 
 

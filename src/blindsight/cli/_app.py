@@ -10,10 +10,14 @@ from ._command_compare import compare
 from ._command_demo import demo
 from ._command_detectors import detectors
 from ._command_fit import fit
+from ._command_init import init_app
+from ._command_jobs import jobs_app
 from ._command_ledger import ledger_figures, ledger_show, ledger_verify
 from ._command_look import doctor, report
 from ._command_mpc_node import mpc_node_certificate, mpc_node_check, mpc_node_serve
+from ._command_party import party_app
 from ._command_plan import plan_blind
+from ._command_preflight import preflight
 from ._command_schema import schema_check, schema_draft
 from ._command_score import score
 from ._command_serve import serve_app
@@ -36,6 +40,9 @@ schema_app = typer.Typer(
 )
 ledger_app = typer.Typer(help="Look at what a party's records have paid so far.", no_args_is_help=True)
 app.add_typer(schema_app, name="schema", short_help="Write and check schemas.")
+app.add_typer(init_app, name="init", short_help="Make a federation's kits and participant list.")
+app.add_typer(party_app, name="party", short_help="Be a data owner: keys, kits, lists.")
+app.add_typer(jobs_app, name="jobs", short_help="Look at what was asked of a party; approve or refuse it.")
 app.add_typer(ledger_app, name="ledger", short_help="Show and verify what was spent.")
 mpc_app = typer.Typer(help="Be one operator of a secure computation: hold shares, open nothing.", no_args_is_help=True)
 app.add_typer(mpc_app, name="mpc-node", short_help="Be one operator of a secure computation.")
@@ -101,6 +108,9 @@ app.command(short_help="Write a run as one HTML page.", epilog="Example: blindsi
     report
 )
 app.command(short_help="Look whether this machine is fit.", epilog="Example: blindsight doctor --home run")(doctor)
+app.command(
+    short_help="Look whether a run would work from here.", epilog="Example: blindsight preflight --home bank-a"
+)(preflight)
 mpc_app.command("serve", epilog="Example: blindsight mpc-node serve --config node.toml")(mpc_node_serve)
 mpc_app.command("check", epilog="Example: blindsight mpc-node check --config node.toml")(mpc_node_check)
 mpc_app.command("certificate", epilog="Example: blindsight mpc-node certificate operator-0 --output keys")(

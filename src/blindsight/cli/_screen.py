@@ -78,10 +78,11 @@ class Screen:
             seen: set[str] = set()
             indent = " " * (len(what) - len(what.lstrip()) + 2)
 
-            def line(step: str, _phase: str) -> None:
-                if step not in seen:
-                    seen.add(step)
-                    sys.stderr.write(f"{indent}{step}\n")
+            def line(step: str, phase: str) -> None:
+                told = f"{step}: {phase}" if phase.startswith("waits") else step  # for a person, somewhere
+                if told not in seen:
+                    seen.add(told)
+                    sys.stderr.write(f"{indent}{told}\n")
                     sys.stderr.flush()
 
             yield line

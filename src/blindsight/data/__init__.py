@@ -10,6 +10,7 @@ from ._check import Finding, check
 from ._column import Column
 from ._draft import draft
 from ._hospitals import load_hospitals
+from ._mock import mock_records
 from ._records import ClippingReport, Records, read_table, records
 from ._rolling import rolling_features
 from ._rolling_state import RollingState, moment
@@ -33,6 +34,7 @@ __all__ = [
     "joined",
     "load_hospitals",
     "missing_order",
+    "mock_records",
     "moment",
     "normalise_series",
     "read_table",

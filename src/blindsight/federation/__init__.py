@@ -3,38 +3,55 @@
 from ._breakdown import Breakdown, evaluate_locally
 from ._caveats import warn_of_few
 from ._certificate import certificate_of
+from ._enrol import accept_list, enrol, join
 from ._evaluation import Evaluation, known
 from ._federation import Federation
-from ._home import check_parties, open_party, provision
+from ._home import check_parties, open_audit, open_party, provision
 from ._interrupts import interrupts_held
+from ._jobs import Job
 from ._journal import Journal, RunHeader
 from ._party import Party
 from ._policy import Policy
+from ._preflight import PreflightFinding, preflight
+from ._rules import Asker, Hours, Limit
 from ._run import RunRecord, StepRecord
 from ._selection import FeatureSelection
+from ._site import PartySite, open_site
 from ._statistics import ColumnDescription
 from ._steps import as_asked, check_suits
 
 __all__ = [
+    "Asker",
     "Breakdown",
     "ColumnDescription",
     "Evaluation",
     "FeatureSelection",
     "Federation",
+    "Hours",
+    "Job",
     "Journal",
+    "Limit",
     "Party",
+    "PartySite",
     "Policy",
+    "PreflightFinding",
     "RunHeader",
     "RunRecord",
     "StepRecord",
+    "accept_list",
     "as_asked",
     "certificate_of",
     "check_parties",
     "check_suits",
+    "enrol",
     "evaluate_locally",
     "interrupts_held",
+    "join",
     "known",
+    "open_audit",
     "open_party",
+    "open_site",
+    "preflight",
     "provision",
     "warn_of_few",
 ]

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from blindsight.data import Schema
+from blindsight.detectors import detector_from_json, detector_to_json
 from blindsight.errors import AuthenticationError, PolicyError, SchemaError
 from blindsight.privacy import DifferentialPrivacy
 from blindsight.securesum import default_threshold
 
 from ._policy import Policy
+from ._rules import check_limits
 from ._steps import detector_name, privacy_of, trains_in_the_clear
 from ._wire import Step
 
-__all__ = ["admitted", "check_participants", "check_policy"]
+__all__ = ["admitted", "check_participants", "check_policy", "columns_of"]
 
 
 def check_participants(step: Step, pinned: Sequence[tuple[str, bytes]]) -> None:
@@ -33,6 +35,18 @@ def check_participants(step: Step, pinned: Sequence[tuple[str, bytes]]) -> None:
             rule="a coordinator can neither enrol parties of its own nor leave some out",
             fix="agree on a new participant list among the data owners",
         )
+
+
+def columns_of(step: Step, schema: Schema) -> tuple[str, ...]:
+    """Names of the columns that a step may read: features, and what says whose, where and when."""
+    columns = list(schema.features)
+    if step.privacy is not None and step.privacy.unit == "person" and schema.person is not None:
+        columns.append(schema.person)
+    if step.purpose == "evaluation" and schema.label is not None:
+        columns.append(schema.label)
+    if step.detector is not None:  # detectors of series read them; of the others nobody has to know which do
+        columns += [column for column in schema.columns if column.role in ("entity", "time")]
+    return tuple(column.name for column in columns)
 
 
 def admitted(step: Step, schema: Schema, policy: Policy) -> DifferentialPrivacy | None:
@@ -62,7 +76,10 @@ def admitted(step: Step, schema: Schema, policy: Policy) -> DifferentialPrivacy 
         )
     privacy = privacy_of(step.privacy) if step.privacy is not None else None
     # before anything is charged: what a later step of this run would be refused for
-    check_policy(policy, step, privacy, masked=not trains_in_the_clear(step))
+    check_policy(policy, schema, step, privacy, masked=not trains_in_the_clear(step))
+    limits = policy.limits.get(detector_name(step) or "")
+    if limits:  # of the description as it is rebuilt: what a request leaves out has its default
+        check_limits(limits, detector_to_json(detector_from_json(step.detector, allowed=frozenset(policy.detectors))))
     if privacy is not None and schema.ranges != "declared":
         raise SchemaError(
             "Differential privacy needs declared ranges",
@@ -79,7 +96,9 @@ def admitted(step: Step, schema: Schema, policy: Policy) -> DifferentialPrivacy 
     return privacy
 
 
-def check_policy(policy: Policy, step: Step, privacy: DifferentialPrivacy | None, *, masked: bool) -> None:
+def check_policy(
+    policy: Policy, schema: Schema, step: Step, privacy: DifferentialPrivacy | None, *, masked: bool
+) -> None:
     """Refuse what the policy as it is now does not allow.
 
     Parameters
@@ -91,6 +110,8 @@ def check_policy(policy: Policy, step: Step, privacy: DifferentialPrivacy | None
     ------
     PolicyError
     """
+    policy.check_columns(columns_of(step, schema))
+    policy.check_epsilon(privacy.epsilon if privacy is not None else None)
     policy.check(
         purpose=step.purpose,
         detector=detector_name(step),

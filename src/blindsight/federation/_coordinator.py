@@ -17,6 +17,7 @@ from blindsight.detectors import Query, Total, UpdateQuery
 from blindsight.errors import (
     BlindsightError,
     ParameterError,
+    PendingError,
     ProtocolError,
     RefusedError,
     SurvivorsError,
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 
 Ints = npt.NDArray[np.int64]
 
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 10.0
+"""Before the same is asked again, where a person has yet to approve."""
+
 
 def private_total(
     channel: Channel,
@@ -46,6 +50,7 @@ def private_total(
     only: frozenset[str] | None = None,
     progress: Callable[[str, str], None] | None = None,
     journal: SumJournal | None = None,
+    approval_timeout_s: float = 0.0,
 ) -> tuple[Total, StepRecord]:
     """Open the total of ``query`` over the parties that survive.
 
@@ -63,6 +68,8 @@ def private_total(
     progress : callable (step id, phase), optional
     journal : SumJournal, optional
         Where this sum is written down phase by phase, and from where it goes on if it was begun before.
+    approval_timeout_s : float
+        How long to ask again where a person has yet to approve.
 
     Returns
     -------
@@ -72,6 +79,8 @@ def private_total(
     ------
     RefusedError
         A party's policy or budget refused before anything was computed; or too few survive.
+    PendingError
+        Somebody has not approved within ``approval_timeout_s``; asking for the same step again is right.
     BlindsightError
         A party refused for another reason before anything was computed.
 
@@ -84,7 +93,7 @@ def private_total(
     started = time.monotonic()
     sent, received = channel.traffic.sent_bytes, channel.traffic.received_bytes
     event = event_of(step, query)
-    run = _Exchanges(channel, step, query, timeout_s, progress, journal)
+    run = _Exchanges(channel, step, query, timeout_s, progress, journal, approval_timeout_s)
     if is_masked(query):
         values, survivors, dropped = _masked(run, only)
     else:
@@ -119,9 +128,11 @@ class _Exchanges:
         timeout_s: float,
         progress: Callable[[str, str], None] | None,
         journal: SumJournal | None,
+        approval_timeout_s: float,
     ) -> None:
         self.channel, self.step, self.query, self.timeout_s, self.progress = channel, step, query, timeout_s, progress
         self.journal = journal
+        self.approval_timeout_s = approval_timeout_s
         self.asked: set[str] = set(journal.asked) if journal is not None else set()
         self.reasons: dict[str, str] = {}
         self.notices: dict[str, str] = {}
@@ -131,14 +142,38 @@ class _Exchanges:
     ) -> dict[str, bytes]:
         """One exchange: the bodies of those who answered properly; why the others did not is kept.
 
-        A refusal of the kind ``stop_at`` ends the run.
+        A refusal of the kind ``stop_at`` ends the run; but where a person has yet to approve, the same is asked again.
         """
         if self.progress is not None:
             self.progress(self.step.step, phase)
         self.asked |= set(requests)
         if self.journal is not None:
             self.journal.ask(self.asked)
+        bodies, waiting = self._ask_once(requests, stop_at)
+        deadline, pause_s = time.monotonic() + self.approval_timeout_s, FIRST_PAUSE_S
+        while waiting:
+            names = ", ".join(sorted(waiting))
+            if (left_s := deadline - time.monotonic()) <= 0:
+                raise PendingError(
+                    f"The run waits for approval at {names}",
+                    got="; ".join(self.reasons[name] for name in sorted(waiting)),
+                    rule=f"approval_timeout_s = {self.approval_timeout_s:g}",
+                    fix="have it approved there, then run it again",
+                )
+            if self.progress is not None:
+                self.progress(self.step.step, f"waits for approval at {names}")
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            more, waiting = self._ask_once({name: requests[name] for name in waiting}, stop_at)
+            bodies |= more
+        return bodies
+
+    def _ask_once(
+        self, requests: Mapping[str, bytes], stop_at: type[BlindsightError] | None
+    ) -> tuple[dict[str, bytes], set[str]]:
+        """The bodies of those who answered, and the names of those where a person has yet to approve."""
         bodies: dict[str, bytes] = {}
+        waiting: set[str] = set()
         for name, data in self.channel.exchange(requests, self.timeout_s).items():
             if name not in requests:
                 continue
@@ -153,13 +188,17 @@ class _Exchanges:
                     self.notices[name] = "".join(c if c.isprintable() else " " for c in answer.notice)
             elif isinstance(answer, Refusal):
                 refusal = answer.error(name)
-                log.warning("%s", refusal)
+                # while a person makes up their mind the same comes again and again: told once
+                known = isinstance(refusal, PendingError) and self.reasons.get(name) == str(refusal)
+                log.log(logging.DEBUG if known else logging.WARNING, "%s", refusal)
                 self.reasons[name] = str(refusal)
-                if stop_at is not None and isinstance(refusal, stop_at):
+                if stop_at is not None and isinstance(refusal, PendingError):
+                    waiting.add(name)
+                elif stop_at is not None and isinstance(refusal, stop_at):
                     raise refusal
             else:
                 self.reasons[name] = "answered with a greeting"
-        return bodies
+        return bodies, waiting
 
     def sample(self, least: int) -> tuple[list[str], list[str]]:
         """Whom to ask, and who may take the place of those who do not answer, in random order."""

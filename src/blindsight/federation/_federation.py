@@ -74,6 +74,8 @@ class Federation:
     progress : callable (step, phase), optional
     journal : Journal, optional
         Where runs are written down, so that a coordinator that was killed goes on with them: see :meth:`resume`.
+    approval_timeout_s : float
+        How long a run waits where a party's policy has a person approve it; then PendingError.
 
     Attributes
     ----------
@@ -92,6 +94,7 @@ class Federation:
         timeout_s: float = 600.0,
         progress: Callable[[str, str], None] | None = None,
         journal: Journal | None = None,
+        approval_timeout_s: float = 3600.0,
     ) -> None:
         check_enough(len(participants))
         self.schema = schema
@@ -106,6 +109,7 @@ class Federation:
         self.journal = journal
         self._store: Store | None = None
         self._exact_survivors = journal.exact_survivors(self.digest) if journal is not None else None
+        self._approval_timeout_s = approval_timeout_s
         self._warned: dict[Any, Any] = {}
 
     @property

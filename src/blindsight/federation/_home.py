@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import tomllib
@@ -24,28 +25,39 @@ from blindsight.errors import (
 from blindsight.keys import Identity, Sealer, create_key_file, write_atomic
 from blindsight.store import Store
 
+from ._audit import AUDIT_FILE, AuditLog
 from ._party import Party
 from ._policy import Policy
+from .kits import LIST_FILE, ParticipantList
 
 __all__ = [
+    "PartyFile",
     "check_enough",
     "check_participant_list",
     "check_parties",
+    "home_sealer",
     "lent",
+    "open_audit",
     "open_identity",
     "open_party",
     "open_store",
     "parties_in_memory",
     "provision",
+    "read_party_file",
 ]
+
+log = logging.getLogger(__name__)
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 
 
-class _PartyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PartyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``party.toml`` says."""
+
     name: Annotated[str, msgspec.Meta(pattern=NAME.pattern)]
     data: Annotated[str, msgspec.Meta(max_length=4096)]
     evaluation: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    coordinator: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ()
 
 
 def open_identity(folder: Path, sealer: Sealer | None) -> Identity:
@@ -66,6 +78,11 @@ def open_store(folder: Path, sealer: Sealer | None) -> Store:
     keys = folder / "keys"
     keys.mkdir(exist_ok=True, mode=0o700)
     return Store(folder / "ledger.db", sealer if sealer is not None else _home_sealer(keys))
+
+
+def home_sealer(keys: Path, key_file: Path | None) -> Sealer:
+    """The sealer of a party's folder: of the key file that is given, or of ``keys/home.key``."""
+    return _home_sealer(keys) if key_file is None else Sealer.from_key_file(key_file)
 
 
 def _home_sealer(keys: Path) -> Sealer:
@@ -100,7 +117,13 @@ def parties_in_memory(
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             identity, store = open_identity(folder, sealer), open_store(folder, sealer)
         parties[name] = Party(
-            name=name, data=data[name], schema=schema, identity=identity, policy=own or Policy(), store=store
+            name=name,
+            data=data[name],
+            schema=schema,
+            identity=identity,
+            policy=own or Policy(),
+            store=store,
+            audit=None if home is None else AuditLog(folder / AUDIT_FILE, store),
         )
     participants = [(name, party.public_key) for name, party in parties.items()]
     for party in parties.values():
@@ -286,6 +309,60 @@ def _write_party_file(folder: Path, name: str, data: Path, evaluation: str | os.
     write_atomic(folder / "party.toml", ("\n".join(lines) + "\n").encode())
 
 
+def open_audit(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[str] | None = None) -> AuditLog:
+    """Open the audit log of a party's folder.
+
+    Raises
+    ------
+    StoreError, AuthenticationError
+        It is no party's folder, or another key sealed it.
+    """
+    folder = Path(folder)
+    if not (folder / "ledger.db").is_file():
+        raise StoreError(
+            "This is no party's folder", got=str(folder)[:200], rule="ledger.db in it", fix="--home FOLDER"
+        )
+    return AuditLog(folder / AUDIT_FILE, open_store(folder, Sealer.from_key_file(key_file) if key_file else None))
+
+
+def read_party_file(folder: Path) -> PartyFile:
+    """Read ``party.toml``.
+
+    Raises
+    ------
+    FormatError
+        It is missing or malformed.
+    """
+    try:
+        text = (folder / "party.toml").read_text(encoding="utf-8")
+        return msgspec.convert(tomllib.loads(text), PartyFile)
+    except (OSError, ValueError) as error:
+        raise FormatError(
+            f"party.toml of '{folder.name}' cannot be used", got=str(error)[:300], fix="correct it, or restore it"
+        ) from error
+
+
+class _PolicyFile:
+    """The policy as the file says it now: an edit holds from the next message on, without a restart."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._policy = Policy()
+
+    def __call__(self) -> Policy:
+        """Read the file if it changed; one that cannot be used lets nothing through."""
+        try:
+            status = self._path.stat()
+            seen = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except OSError:
+            seen = None
+        if seen is None or seen != self._seen:
+            self._policy = Policy.read(self._path)
+            self._seen = seen
+        return self._policy
+
+
 def open_party(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[str] | None = None) -> Party:
     """Open a party from its folder.
 
@@ -297,23 +374,31 @@ def open_party(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[st
     folder = Path(folder)
     sealer = Sealer.from_key_file(key_file) if key_file is not None else None
     try:
-        settings = msgspec.convert(tomllib.loads((folder / "party.toml").read_text(encoding="utf-8")), _PartyFile)
-        participants = _participants(folder)
+        settings = msgspec.convert(tomllib.loads((folder / "party.toml").read_text(encoding="utf-8")), PartyFile)
+        listing = ParticipantList.read(folder / LIST_FILE) if (folder / LIST_FILE).exists() else None
+        participants = _participants(folder) if listing is None else []
     except (OSError, ValueError) as error:
         raise FormatError(
             f"The party's folder '{folder.name}' is incomplete",
             got=str(error)[:300],
-            rule="party.toml, participants.json, policy.toml, schema.toml, keys/",
-            fix="make it again with 'blindsight fit --home', or restore it",
+            rule=f"party.toml, {LIST_FILE} or participants.json, policy.toml, schema.toml, keys/",
+            fix="make it again with 'blindsight fit --home', ask for its kit again, or restore it",
         ) from error
+    identity, store = open_identity(folder, sealer), open_store(folder, sealer)
+    policy = _PolicyFile(folder / "policy.toml")
     party = Party(
         name=settings.name,
-        data=Path(settings.data),
-        evaluation=Path(settings.evaluation) if settings.evaluation is not None else None,
+        data=folder / settings.data,
+        evaluation=folder / settings.evaluation if settings.evaluation is not None else None,
         schema=Schema.read(folder / "schema.toml"),
-        identity=open_identity(folder, sealer),
-        policy=Policy.read(folder / "policy.toml"),
-        store=open_store(folder, sealer),
+        identity=identity,
+        policy=policy(),
+        store=store,
+        audit=AuditLog(folder / AUDIT_FILE, store),
+        policy_source=policy,
     )
-    party.pin(participants)
+    if listing is None:
+        party.pin(participants)
+    elif party.follow(listing):
+        log.warning("%s follows participant list %d by %s", party.name, listing.serial, listing.fingerprint)
     return party

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -15,9 +17,10 @@ from blindsight._version import __version__
 from blindsight.data import Schema
 from blindsight.detectors import Query, UpdateQuery
 from blindsight.errors import (
-    AuthenticationError,
     BlindsightError,
     DataError,
+    PendingError,
+    PolicyError,
     ReleaseError,
     StoreError,
 )
@@ -34,22 +37,29 @@ from blindsight.privacy import (
 from blindsight.securesum import Phase, SumClient, SumSpec
 from blindsight.store import Store
 
-from ._admission import admitted, check_participants, check_policy
+from ._admission import admitted, check_participants, check_policy, columns_of
+from ._audit import AuditLog
 from ._breakdown import Breakdown, keep_own_figures, kept_breakdowns
 from ._exact import ExactTotals, version_of
+from ._following import Participants
+from ._jobs import Job, Jobs
 from ._memory import RunMemory
 from ._policy import Policy
+from ._rules import Asker, check_asker
 from ._steps import (
     check_query,
+    detector_name,
     event_of,
     is_masked,
     privacy_of,
     query_of,
     run_event_of,
     spec_of,
+    step_digest,
 )
 from ._vector import check_first_rows, own_sum, own_update
 from ._wire import Begin, Continue, Greeting, Hello, Refusal, Reply, Step, decode_request, encode
+from .kits import ParticipantList
 
 __all__ = ["Party"]
 
@@ -79,9 +89,17 @@ class Party:
         Labelled records for ``evaluate``; the training data if absent.
     noise_source : NoiseSource, optional
         The system's randomness unless a test injects another.
+    clock : callable () -> datetime, optional
+        The time, aware; asked for the policy's hours and for how long approvals are good.
+    audit : AuditLog, optional
+        Where every admission, refusal and release is written; what cannot be written does not happen.
+    policy_source : callable () -> Policy, optional
+        Asked before every message, so that an edited policy holds at once. Where it raises, everything is refused.
 
     Attributes
     ----------
+    jobs : Jobs
+        What every run asked for, and who approved it.
     last_error : BlindsightError or None
         Why the last request was refused, with everything that the coordinator is not told.
 
@@ -103,26 +121,24 @@ class Party:
         store: Store,
         evaluation: object = None,
         noise_source: NoiseSource | None = None,
+        clock: Callable[[], datetime] | None = None,
+        audit: AuditLog | None = None,
+        policy_source: Callable[[], Policy] | None = None,
     ) -> None:
         self.name = name
         self.schema = schema
-        self.policy = policy
         self._identity = identity
         self._store = store
         self._noise_source = noise_source
         self._sources: dict[str, object] = {}
         self.set_data("training", data)
         self.set_data("evaluation", evaluation)
-        # costs per record and per person do not add up to one epsilon: each unit has an account of its own
-        self.ledgers: Mapping[Unit, Ledger] = {
-            unit: Ledger(
-                store,
-                Budget(epsilon=policy.maximum_epsilon, delta=policy.delta, unit=unit),
-                name=f"ledger.{unit}",
-            )
-            for unit in policy.units
-        }
-        self._participants: list[tuple[str, bytes]] | None = None
+        self._now = clock if clock is not None else lambda: datetime.now(UTC)
+        self.use_policy(policy)
+        self._audit = audit
+        self._policy_source = policy_source
+        self._participants = Participants(store, name, identity.public.raw)
+        self.jobs = Jobs(store, name, identity.public.raw.hex())
         self._clients: dict[str, tuple[Step, Query, SumClient]] = {}
         self._memory = RunMemory(store)
         self._exact = ExactTotals(store)
@@ -153,6 +169,19 @@ class Party:
         """
         return kept_breakdowns(self._store)
 
+    def use_policy(self, policy: Policy) -> None:
+        """Enforce another policy from the next message on."""
+        self.policy = policy
+        # costs per record and per person do not add up to one epsilon: each unit has an account of its own
+        self.ledgers: Mapping[Unit, Ledger] = {
+            unit: Ledger(
+                self._store,
+                Budget(epsilon=policy.maximum_epsilon, delta=policy.delta, unit=unit),
+                name=f"ledger.{unit}",
+            )
+            for unit in policy.units
+        }
+
     def pin(self, participants: list[tuple[str, bytes]]) -> None:
         """Fix the participant list that this party accepts: names and public keys, sorted by name.
 
@@ -161,30 +190,93 @@ class Party:
         AuthenticationError
             Another list is pinned already, or this party is not on the list with its own key.
         """
-        participants = [(name, bytes(key)) for name, key in participants]
-        if (self.name, self.public_key) not in participants:
-            raise AuthenticationError(
-                f"The participant list does not hold {self.name} with its own key",
-                fix="have the list made from the parties' own public keys",
-            )
-        encoded = msgspec.msgpack.encode(participants)
-        try:
-            self._store.table("participants").put_once("pinned", encoded)
-        except ReleaseError as error:
-            raise AuthenticationError(
-                "Another participant list is pinned at this party",
-                rule="a coordinator cannot enrol parties on its own",
-                fix="pin a new list in a new home folder, after checking its keys with the other parties",
-            ) from error
-        self._participants = participants
+        self._participants.pin(participants)
 
-    def handle(self, request: bytes) -> bytes:
+    def follow(self, listing: ParticipantList, *, fingerprint: str | None = None) -> bool:
+        """Accept a participant list that the federation's key signed; return whether it is new here.
+
+        Parameters
+        ----------
+        listing : ParticipantList
+        fingerprint : str, optional
+            Of the federation's key, as it was heard by telephone.
+
+        Raises
+        ------
+        AuthenticationError
+            It is by another key than the one that is pinned, or older than the present list, or does not hold this
+            party with its own key. The present list is as it was.
+
+        Security
+        --------
+        New sums are over the new list's parties. A sum that was begun goes on where the new list only adds parties;
+        where it takes somebody off, or gives somebody another key, it is refused. Exact totals stay bound to the
+        survivors of the first one, whatever the list says.
+        """
+        changed = self._participants.follow(listing, fingerprint=fingerprint)
+        if changed:
+            self._note(
+                "list", serial=listing.serial, key=listing.fingerprint, parties=[p.name for p in listing.parties]
+            )
+        return changed
+
+    @property
+    def listing(self) -> ParticipantList | None:
+        """The signed participant list that was accepted last; None where an unsigned one is pinned."""
+        return self._participants.listing
+
+    def decide(
+        self,
+        job: str,
+        decision: Literal["approve", "refuse"],
+        *,
+        approver: str,
+        identity: Identity | None = None,
+        note: str = "",
+    ) -> Job:
+        """Put a person's signed word under a job, and into the audit log; see :meth:`Jobs.decide`.
+
+        Parameters
+        ----------
+        job : str
+        decision : {"approve", "refuse"}
+        approver : str
+            As the policy's ``approvers`` name them.
+        identity : Identity, optional
+            The approver's; the party's own where the policy names nobody.
+        note : str
+
+        Raises
+        ------
+        ParameterError, AuthenticationError
+        """
+        decided = self.jobs.decide(
+            job,
+            decision,
+            approver=approver,
+            identity=identity if identity is not None else self._identity,
+            approvers=self.policy.approvers,
+            note=note,
+            hours=self.policy.approval_hours,
+            now=self._now(),
+        )
+        kind = "approved" if decision == "approve" else "declined"
+        self._note(kind, job=decided.id, digest=decided.digest, approver=approver, note=note or None)
+        return decided
+
+    def handler(self, asker: Asker) -> Callable[[bytes], bytes]:
+        """Return :meth:`handle` for requests of one asker, as a channel that authenticates it calls it."""
+        return lambda request: self.handle(request, asker)
+
+    def handle(self, request: bytes, asker: Asker | None = None) -> bytes:
         """Answer one request of the coordinator; never raises. One request at a time.
 
         Parameters
         ----------
         request : bytes
             Untrusted.
+        asker : Asker, optional
+            Who sent it, as the channel proved it.
 
         Returns
         -------
@@ -192,41 +284,75 @@ class Party:
             A greeting, a protocol message, or a refusal that holds no value of any record.
         """
         with self._lock:
-            return self._handle(request)
+            return self._handle(request, asker)
 
-    def _handle(self, request: bytes) -> bytes:
+    def _handle(self, request: bytes, asker: Asker | None) -> bytes:
         before_data = True
         self.last_error = None
         self._reads_data = False
+        self._about: str | None = None
         try:
             message = decode_request(request)
             before_data = not isinstance(message, Continue)
+            if not isinstance(message, Hello):
+                self._about = message.release_id if isinstance(message, Continue) else message.step.release_id
             if isinstance(message, Hello):
                 return encode(Greeting(self.name, self.public_key, self.schema.digest(), __version__))
-            reply = self._begin(message.step) if isinstance(message, Begin) else self._continue(message)
+            self._reread_policy()
+            check_asker(self.policy.askers, asker)
+            reply = self._begin(message.step, asker) if isinstance(message, Begin) else self._continue(message)
             return encode(reply)
         except BlindsightError as error:
             self.last_error = error
-            log.warning("%s refuses: %s", self.name, error)
-            return encode(Refusal.of(error, before_data=before_data and not self._reads_data))
+            log.log(
+                logging.INFO if isinstance(error, PendingError) else logging.WARNING, "%s refuses: %s", self.name, error
+            )
+            refusal = Refusal.of(error, before_data=before_data and not self._reads_data)
+            if self._audit is not None and not isinstance(error, PendingError):
+                # what crosses, hence nothing that may name a value
+                self._audit.refused(
+                    error=refusal.kind, what=refusal.what, rule=refusal.rule, about=self._about, asker=_named(asker)
+                )
+            return encode(refusal)
         except Exception as error:
             # whatever else goes wrong, no request may end this process, and no text of it may reach the coordinator
             log.exception("%s failed on a request", self.name)
             return encode(Refusal(type(error).__name__[:64], "The party failed on this request"))
 
+    def _reread_policy(self) -> None:
+        """Take over a policy that was edited; refuse everything where it cannot be used."""
+        if self._policy_source is None:
+            return
+        try:
+            policy = self._policy_source()
+        except BlindsightError as error:
+            log.error("%s: %s", self.name, error)
+            raise PolicyError(
+                "This party's policy cannot be used, and lets nothing through", fix="its owner: blindsight preflight"
+            ) from error
+        if policy != self.policy:
+            self.use_policy(policy)
+            self._note("policy", digest=hashlib.sha256(policy.to_toml().encode()).hexdigest())
+
     # -- one sum ------------------------------------------------------------------------------------------------
 
-    def _begin(self, step: Step) -> Reply:
-        privacy = self._check(step)
+    def _begin(self, step: Step, asker: Asker | None) -> Reply:
+        encoded = msgspec.msgpack.encode(step)
+        begun = self._store.table("steps").get(step.release_id) == encoded
+        if not begun and self.policy.hours is not None:
+            self.policy.hours.check(self._now())
+        privacy = self._check(step, begun=begun)
         known = self._clients.get(step.release_id)
         # a round's model is read once, not once a message; what the policy says is asked every time
         query = known[1] if known is not None and known[0] == step else self._query(step)
         self._check_query(step, query, privacy)
-        encoded = msgspec.msgpack.encode(step)
-        if self._store.table("steps").get(step.release_id) != encoded:
+        if not begun:
             # once it has begun, a release goes on even where its own charge has taken the rest of the budget
             self._check_budget(step, query)
+            self._admit(step, asker)
             check_first_rows(self.schema, self._source(step))
+        else:
+            self.jobs.check(self.jobs.get(step.run))
         self._bind_run(step)
         try:
             self._store.table("steps").put_once(step.release_id, encoded)
@@ -243,6 +369,41 @@ class Party:
         self._persist(step.release_id, client)
         self._remember(step, query, client)
         return Reply(body)
+
+    def _admit(self, step: Step, asker: Asker | None) -> None:
+        """Ask whether a person has to approve, and write down that a sum begins; before any record is read."""
+        name = detector_name(step)
+        before = self.jobs.get(step.run)
+        try:
+            self.jobs.admit(
+                step,
+                asker=asker,
+                columns=columns_of(step, self.schema),
+                rule=self.policy.approval_of(name),
+                approvers=self.policy.approvers,
+                hours=self.policy.approval_hours,
+                now=self._now(),
+            )
+        except PendingError:
+            job = self.jobs.get(step.run)
+            if before is None and job is not None:
+                self._note("waits", job=job.id, digest=job.digest, rule=job.rule, asker=job.asker, detector=name)
+            raise
+        self._note(
+            "began",
+            release=step.release_id,
+            purpose=step.purpose,
+            part=step.part,
+            detector=name,
+            digest=step_digest(step),
+            asker=_named(asker),
+            privacy="exact" if step.privacy is None else msgspec.to_builtins(step.privacy),
+            participants=len(step.participants),
+        )
+
+    def _note(self, kind: str, **detail: object) -> None:
+        if self._audit is not None:
+            self._audit.write(kind, **detail)
 
     def _bind_run(self, step: Step) -> None:
         """Hold a run to the detector and the privacy of its first step.
@@ -262,12 +423,16 @@ class Party:
 
     def _continue(self, message: Continue) -> Reply:
         step, query, client = self._resume(message.release_id)
+        self.jobs.check(self.jobs.get(step.run))
+        unsigned = not client.survivors
         try:
             body = client.handle(message.body, lambda: self._noisy_vector(step, query))
             with self._store.transaction():
                 if client.survivors and step.privacy is None:
                     self._exact.sign(step.release_id, client.survivors)
                 self._persist(step.release_id, client)
+            if unsigned and client.survivors:
+                self._note("signed", release=step.release_id, survivors=client.survivors)
         except BaseException:
             # its reply was never given: back to what is on disk, also where somebody pressed Ctrl-C
             self._clients.pop(step.release_id, None)
@@ -297,26 +462,30 @@ class Party:
     def _check_query(self, step: Step, query: Query, privacy: DifferentialPrivacy | None) -> None:
         """Check what only the rebuilt query says against the policy as it is now."""
         check_query(query, privacy)
-        check_policy(self.policy, step, privacy, masked=is_masked(query))
+        check_policy(self.policy, self.schema, step, privacy, masked=is_masked(query))
+        self.policy.check_noise(event_of(step, query, self._noise_source))
 
-    def _check(self, step: Step) -> DifferentialPrivacy | None:
+    def _check(self, step: Step, *, begun: bool) -> DifferentialPrivacy | None:
         """Check a step against participant list, schema and policy as they are now; return the privacy asked for.
 
         Asked again for every message: a policy that the owner has tightened since holds at once.
         """
-        check_participants(step, self._pinned())
+        pinned = self._participants.current()
+        # a newer list may have come since: what was begun goes on where everybody in it is still who they were
+        if not (begun and set(step.participants) <= set(pinned)):
+            check_participants(step, pinned)
         return admitted(step, self.schema, self.policy)
 
     def _resume(self, release_id: str) -> tuple[Step, Query, SumClient]:
         if release_id in self._clients:
             step, query, client = self._clients[release_id]
-            self._check_query(step, query, self._check(step))
+            self._check_query(step, query, self._check(step, begun=True))
             return step, query, client
         encoded = self._store.table("steps").get(release_id)
         if encoded is None:
             raise ReleaseError(f"Release {release_id} was never begun here", fix="start a new run")
         step = msgspec.msgpack.decode(encoded, type=Step)
-        privacy = self._check(step)
+        privacy = self._check(step, begun=True)
         query = self._query(step)
         self._check_query(step, query, privacy)
         if not is_masked(query):
@@ -388,6 +557,17 @@ class Party:
         if event.exact:
             # first: a vector that may leave is remembered, even where this process ends between the two
             self._exact.contribute(step.release_id, dataset, version)
+        self._note(
+            "released",
+            release=step.release_id,
+            query=event.query,
+            coordinates=event.coordinates,
+            mechanism=event.mechanism,
+            unit=None if event.exact else event.unit,
+            rho=event.rho or None,
+            noise_multiplier=event.noise_multiplier,
+            steps=event.steps,
+        )
         output = vector.astype("<i8").tobytes()
         if isinstance(query, UpdateQuery):  # a sum of losses in between leaves the memory as it is
             with self._store.transaction():
@@ -397,6 +577,7 @@ class Party:
                 ledger.record_output(step.release_id, output)
         else:
             ledger.record_output(step.release_id, output)
+        self.jobs.released(step, last=_ends_run(step, self.schema))
         if step.purpose == "evaluation":
             keep_own_figures(self._store, step, self.schema, source, party=self.name, allowed=self.policy.detectors)
         return vector
@@ -428,13 +609,13 @@ class Party:
             log.warning("%s adds nothing in %s: %s", self.name, query.name, update.notice)
         return update.values, update.notice
 
-    def _pinned(self) -> list[tuple[str, bytes]]:
-        if self._participants is None:
-            pinned = self._store.table("participants").get("pinned")
-            if pinned is None:
-                raise AuthenticationError(
-                    "No participant list is pinned at this party",
-                    fix="pin the list that all parties agreed on",
-                )
-            self._participants = msgspec.msgpack.decode(pinned, type=list[tuple[str, bytes]])
-        return self._participants
+
+def _named(asker: Asker | None) -> str | None:
+    return asker.name if asker is not None else None
+
+
+def _ends_run(step: Step, schema: Schema) -> bool:
+    """Whether no sum follows this one in its run."""
+    if step.part == "describe/histogram":
+        return all(column.type == "category" for column in schema.features)
+    return step.purpose in ("threshold", "evaluation") or step.part in ("describe/moments", "select/moments")

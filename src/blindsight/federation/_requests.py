@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from blindsight.detectors import Query, Total
-from blindsight.errors import BlindsightError, BlindsightWarning, DataError, ReleaseError, StoreError
+from blindsight.errors import BlindsightError, BlindsightWarning, DataError, PendingError, ReleaseError, StoreError
 from blindsight.privacy import DifferentialPrivacy
 
 from ._certificate import UNMASKED, certificate_of
@@ -149,6 +149,7 @@ class Run:
                     only=federation.exact_survivors if exact else None,
                     progress=federation.progress,
                     journal=kept,
+                    approval_timeout_s=federation._approval_timeout_s,
                 )
                 record.steps.append(done)
                 if exact:
@@ -210,8 +211,8 @@ def _parties_warn_afterwards(federation: Federation) -> Iterator[None]:
 
 
 def _final(error: BaseException) -> bool:
-    """Whether an error ends a run for good: a refusal, or a sum that cannot be opened any more."""
-    return isinstance(error, BlindsightError) and not isinstance(error, StoreError)
+    """Whether an error ends a run for good: a refusal, or a sum that cannot be opened; not a person's delay."""
+    return isinstance(error, BlindsightError) and not isinstance(error, StoreError | PendingError)
 
 
 def in_step(error: BlindsightError, step: str) -> BlindsightError:

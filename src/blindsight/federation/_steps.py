@@ -24,6 +24,7 @@ __all__ = [
     "check_ahead",
     "check_query",
     "check_suits",
+    "detector_name",
     "event_of",
     "is_masked",
     "privacy_of",

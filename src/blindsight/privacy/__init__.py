@@ -4,6 +4,7 @@ Events say what happened (:class:`Event`); :func:`epsilon_of` says what they cos
 """
 
 from ._accountant import ACCOUNTING_ERROR, epsilon_of, noise_multiplier_for, rho_total, shown_epsilon
+from ._chain import HashChain
 from ._contributions import bound_contributions
 from ._event import Event, Trust, Unit
 from ._gaussian import MIN_LOCAL_VARIANCE, distributed_rho, local_noise_variance, noise_variance, sum_divergence
@@ -20,6 +21,7 @@ __all__ = [
     "Budget",
     "DifferentialPrivacy",
     "Event",
+    "HashChain",
     "Ledger",
     "LedgerEntry",
     "NoiseSource",

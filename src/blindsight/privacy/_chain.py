@@ -1,4 +1,4 @@
-"""Lines of the ledger and the hash chain over them."""
+"""Hash chains over canonical lines, and the lines of the ledger."""
 
 from __future__ import annotations
 
@@ -12,9 +12,29 @@ from blindsight.errors import FormatError
 
 from ._event import MAX_EVENT_BYTES, Event
 
-__all__ = ["GENESIS", "Line", "line_from_json", "line_hash", "walk"]
+__all__ = ["GENESIS", "HashChain", "Line", "line_from_json", "line_hash", "walk"]
 
-GENESIS = hashlib.sha256(b"blindsight ledger v1|genesis").hexdigest()
+
+class HashChain:
+    """Hashes that bind each line of a log to all lines before it.
+
+    Parameters
+    ----------
+    label : bytes
+        What log it is, so that a line of one is none of another.
+    """
+
+    def __init__(self, label: bytes) -> None:
+        self._label = label
+        self.genesis = hashlib.sha256(label + b"|genesis").hexdigest()
+
+    def link(self, line: bytes) -> str:
+        """Hexadecimal SHA-256 of a line, which holds the one before it; the next line's ``previous``."""
+        return hashlib.sha256(self._label + b"|line|" + line).hexdigest()
+
+
+_ledger = HashChain(b"blindsight ledger v1")
+GENESIS = _ledger.genesis
 MAX_LINE_BYTES = MAX_EVENT_BYTES + 2048
 
 
@@ -52,7 +72,7 @@ def line_from_json(data: bytes) -> Line:
 
 def line_hash(data: bytes) -> str:
     """Hexadecimal SHA-256 of a line in its canonical form; through ``previous``, of all lines before it."""
-    return hashlib.sha256(b"blindsight ledger v1|line|" + data).hexdigest()
+    return _ledger.link(data)
 
 
 def walk(payloads: list[bytes]) -> list[Line]:
