@@ -6,8 +6,9 @@ federation moves the bytes. Wire format and claims: docs/wire-securesum.md. Not 
 """
 
 from ._client import SumClient
+from ._phased_server import Dropout
 from ._phases import Phase
-from ._server import Dropout, SumServer
+from ._server import SumServer
 from ._spec import Participant, SumSpec, default_threshold, smallest_width
 from ._wire import Signer
 
