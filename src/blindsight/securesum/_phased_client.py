@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -15,31 +15,12 @@ from blindsight.errors import AuthenticationError, ProtocolError, ReleaseError, 
 from ._hashing import tagged_hash
 from ._phases import Phase
 from ._spec import SumSpec
-from ._state import Answered
+from ._state import Answered, PhasedState
 from ._wire import Signer, seal_message, signer_key
 
 __all__ = ["PhasedClient", "second_answer", "vector_digest"]
 
 Ints = npt.NDArray[np.int64]
-
-
-class PhasedState(Protocol):
-    """What the states of all kinds of client have in common."""
-
-    @property
-    def answered(self) -> tuple[Answered, ...]:
-        """One entry per finished phase, in order."""
-        ...
-
-    @property
-    def survivors(self) -> tuple[str, ...]:
-        """The survivor set that was signed."""
-        ...
-
-    @property
-    def phase(self) -> Phase:
-        """The next phase to answer."""
-        ...
 
 
 S = TypeVar("S", bound=PhasedState)
