@@ -49,6 +49,13 @@ def fit(
     max_records_per_person: PersonRecordsOption = None,
     max_records_per_party: PartyRecordsOption = None,
     trust: TrustOption = "federation",
+    sums: Annotated[
+        str,
+        typer.Option(
+            help="What hides the parties' vectors: masked, he, paillier or auto. All but masks share one key among the "
+            "parties, which every policy must allow (allow_shared_key_sums)."
+        ),
+    ] = "masked",
     exact: ExactOption = False,
     contamination: ContaminationOption = 0.02,
     policy: PolicyOption = None,
@@ -90,6 +97,7 @@ def fit(
             home=home,
             key_file=key_file,
             progress=progress,
+            sums=sums,
         )
     fitting.model.save(output, sealer=sealer_of(key_file))
     run = run_file(fitting, title=title, home=home, key_file=key_file)

@@ -23,7 +23,7 @@ from blindsight.errors import (
     WireError,
 )
 from blindsight.privacy import Event, noise_max_abs
-from blindsight.securesum import Phase, SumServer
+from blindsight.securesum import Phase, make_server
 
 from ._run import StepRecord
 from ._steps import event_of, is_masked, spec_of
@@ -98,6 +98,7 @@ def private_total(
         event=event_json(event),
         asked=sorted(run.asked),
         notices=run.notices,
+        sums=step.sums if is_masked(query) else "clear",
     )
     # every survivor's noise is in the total, those beyond the threshold included
     variance = event.local_variance * (len(survivors) if is_masked(query) else 1)
@@ -167,7 +168,7 @@ class _Exchanges:
 def _masked(run: _Exchanges, only: frozenset[str] | None) -> tuple[Ints, list[str], dict[str, str]]:
     step, query = run.step, run.query
     spec = spec_of(step, query)
-    server = SumServer(spec)
+    server = make_server(spec)
     chosen, reserve = run.sample(spec.min_survivors)
     if only is not None:
         chosen = [name for name in chosen if name in only]

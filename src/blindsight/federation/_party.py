@@ -6,6 +6,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -31,7 +32,7 @@ from blindsight.privacy import (
     Unit,
     discrete_gaussian,
 )
-from blindsight.securesum import Phase, SumClient, SumSpec
+from blindsight.securesum import Phase, PhasedClient, SumSpec, load_client, make_client
 from blindsight.store import Store
 
 from ._admission import admitted, check_participants, check_policy
@@ -123,7 +124,7 @@ class Party:
             for unit in policy.units
         }
         self._participants: list[tuple[str, bytes]] | None = None
-        self._clients: dict[str, tuple[Step, Query, SumClient]] = {}
+        self._clients: dict[str, tuple[Step, Query, PhasedClient[Any]]] = {}
         self._memory = RunMemory(store)
         self._exact = ExactTotals(store)
         self._lock = threading.Lock()
@@ -307,7 +308,7 @@ class Party:
         check_participants(step, self._pinned())
         return admitted(step, self.schema, self.policy)
 
-    def _resume(self, release_id: str) -> tuple[Step, Query, SumClient]:
+    def _resume(self, release_id: str) -> tuple[Step, Query, PhasedClient[Any]]:
         if release_id in self._clients:
             step, query, client = self._clients[release_id]
             self._check_query(step, query, self._check(step))
@@ -325,19 +326,19 @@ class Party:
         self._remember(step, query, client)
         return step, query, client
 
-    def _remember(self, step: Step, query: Query, client: SumClient) -> None:
+    def _remember(self, step: Step, query: Query, client: PhasedClient[Any]) -> None:
         """Keep a few sums open in memory; the others are on disk."""
         self._clients[step.release_id] = (step, query, client)
         while len(self._clients) > MAX_OPEN_SUMS:
             self._clients.pop(next(iter(self._clients)))
 
-    def _client(self, step: Step, spec: SumSpec) -> SumClient:
+    def _client(self, step: Step, spec: SumSpec) -> PhasedClient[Any]:
         state = self._store.table("clients").get(step.release_id)
         if state is not None:
-            return SumClient.load(state, spec=spec, name=self.name, signer=self._identity)
-        return SumClient(spec, self.name, self._identity)
+            return load_client(state, spec=spec, name=self.name, signer=self._identity)
+        return make_client(spec, self.name, self._identity)
 
-    def _persist(self, release_id: str, client: SumClient) -> None:
+    def _persist(self, release_id: str, client: PhasedClient[Any]) -> None:
         try:
             self._store.table("clients").put(release_id, client.dump())
         except StoreError:

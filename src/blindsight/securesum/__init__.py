@@ -7,6 +7,7 @@ Ed25519 identities are pinned in the specification; everything else is fresh for
 federation moves the bytes. Wire format and claims: docs/wire-securesum.md. Not yet audited.
 """
 
+from ._choose import SumChoice, SumOption, choose_sum
 from ._client import SumClient
 from ._make import load_client, make_client, make_server
 from ._phased_client import PhasedClient
@@ -29,9 +30,12 @@ __all__ = [
     "SharedKeyClient",
     "SharedKeyServer",
     "Signer",
+    "SumChoice",
     "SumClient",
+    "SumOption",
     "SumServer",
     "SumSpec",
+    "choose_sum",
     "default_threshold",
     "load_client",
     "longest_vector",

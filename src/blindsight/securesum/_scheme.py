@@ -52,6 +52,8 @@ class Accumulator(Protocol):
 class Scheme(Protocol):
     """A scheme laid out for one specification. Making one imports nothing heavy."""
 
+    blocks: int
+    """Ciphertexts of one vector."""
     secret_bytes: int
     """Of the dealt secret, the uniform secret in front included."""
     public_bytes: int

@@ -11,7 +11,7 @@ from blindsight.errors import AuthenticationError, ParameterError, WireError
 
 from ._agreement import KeyPair
 from ._digests import transcript_of
-from ._hashing import PROTOCOL, tagged_hash
+from ._hashing import HASH_BYTES, PROTOCOL, tagged_hash
 from ._key_advertisements import open_key_advertisements
 from ._phased_client import PhasedClient, vector_digest
 from ._phases import Phase
@@ -233,6 +233,8 @@ class SharedKeyClient(PhasedClient[SharedState]):
             )
         if len(request.survivors) < spec.min_survivors:
             raise self._too_few("survived", len(request.survivors))
+        if len(request.sum_digest) != HASH_BYTES:
+            raise WireError("The hash of the encrypted sum has the wrong length", rule=f"{HASH_BYTES} bytes")
         signed = survivors_digest(spec, state.story, request.survivors, request.sum_digest)
         return self._answer(Phase.CONFIRM, asked, signed, survivors=request.survivors, sum_digest=request.sum_digest)
 
