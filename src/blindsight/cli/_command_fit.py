@@ -68,6 +68,7 @@ def fit(
     from blindsight.federation import Policy, check_parties, check_suits
     from blindsight.privacy import MIN_LOCAL_VARIANCE, shown_epsilon
     from blindsight.report import write_run
+    from blindsight.securesum import names_shared_key
 
     from ._choose import choose_detector, choose_privacy, read_settings
     from ._fit import check_files, fit_parties, run_file
@@ -106,6 +107,8 @@ def fit(
     screen.say(f"Wrote {output}, from about {run.model.records:,} records of {', '.join(run.parties)}.")
     for name, log in fitting.remarked.items():
         screen.say(f"{name} has remarks on its records: see {log}.")
+    if names_shared_key(run.trust):
+        screen.say("The parties shared one key: the coordinator and any one of them together open every party's sums.")
     if run.privacy is None:
         screen.say("Exact sums: there is no differential privacy in this model.")
     else:

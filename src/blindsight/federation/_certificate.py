@@ -15,7 +15,7 @@ from blindsight.privacy import (
     sampler_delta,
     shown_epsilon,
 )
-from blindsight.securesum import SHARED_KEY
+from blindsight.securesum import names_shared_key
 
 from ._run import RunRecord, StepRecord
 
@@ -128,7 +128,7 @@ def _statement(
 
 def _shared_key(privacy: DifferentialPrivacy | None, record: RunRecord) -> str:
     """What the statement adds where sums were encrypted under a key that all parties hold."""
-    if SHARED_KEY not in record.trust:
+    if not names_shared_key(record.trust):
         return ""
     if privacy is None:
         noise = "no noise protects there"

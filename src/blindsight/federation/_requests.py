@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from blindsight.detectors import Query, Total
 from blindsight.errors import BlindsightError, BlindsightWarning, DataError, ReleaseError
 from blindsight.privacy import DifferentialPrivacy
-from blindsight.securesum import SHARED_KEY, Method, choose_sum
+from blindsight.securesum import Method, choose_sum, names_shared_key
 
 from ._certificate import UNMASKED, certificate_of
 from ._coordinator import private_total
@@ -97,7 +97,7 @@ class Run:
         step = self._step(query, purpose, detector, model)
         if not is_masked(query):
             record.trust = UNMASKED
-        elif UNMASKED not in record.trust and not (SHARED_KEY in record.trust and step.sums == "masked"):
+        elif UNMASKED not in record.trust and not (names_shared_key(record.trust) and step.sums == "masked"):
             record.trust = trust_of(step)  # the weakest of the run's sums is what the run can promise
         exact = self._privacy is None and is_masked(query)
         try:

@@ -124,7 +124,7 @@ def _unmasked(run: RunFile) -> bool:
 
 
 def _shared_key(run: RunFile) -> bool:
-    """Whether sums were encrypted under one key that all parties hold; see ``securesum.SHARED_KEY``."""
+    """Whether sums were encrypted under one key that all parties hold; see ``securesum.names_shared_key``."""
     return "the parties share one key" in run.trust
 
 

@@ -16,11 +16,18 @@ from ._phases import Phase
 from ._server import SumServer
 from ._shared_client import SharedKeyClient
 from ._shared_server import SharedKeyServer
-from ._spec import SHARED_KEY, Method, Participant, SumSpec, default_threshold, longest_vector, smallest_width
+from ._spec import (
+    Method,
+    Participant,
+    SumSpec,
+    default_threshold,
+    longest_vector,
+    names_shared_key,
+    smallest_width,
+)
 from ._wire import Signer
 
 __all__ = [
-    "SHARED_KEY",
     "Dropout",
     "Method",
     "Participant",
@@ -41,5 +48,6 @@ __all__ = [
     "longest_vector",
     "make_client",
     "make_server",
+    "names_shared_key",
     "smallest_width",
 ]

@@ -17,12 +17,12 @@ from ._hashing import PROTOCOL, tagged_hash
 __all__ = [
     "MAX_LENGTH",
     "MAX_PARTICIPANTS",
-    "SHARED_KEY",
     "Method",
     "Participant",
     "SumSpec",
     "default_threshold",
     "longest_vector",
+    "names_shared_key",
     "smallest_width",
 ]
 
@@ -40,8 +40,7 @@ MAX_TEXT = 256
 MAX_NAME = 64
 IDENTITY_BYTES = 32
 
-SHARED_KEY = "the parties share one key"
-"""How every statement of trust of such a sum begins: certificates and reports go by it."""
+_SHARED_KEY = "the parties share one key"
 _KINDS: dict[Method, str] = {"he": "BFV", "paillier": "Paillier, 3072 bits"}
 
 
@@ -68,6 +67,11 @@ def smallest_width(n_participants: int, max_abs: int) -> Literal[32, 64]:
         if n_participants * max_abs < 1 << (bits - 1):
             return 32 if bits == 32 else 64
     raise _overflow(n_participants, max_abs, 64)
+
+
+def names_shared_key(trust: str) -> bool:
+    """Whether a statement of trust is, or holds, that of a sum under a shared key: certificates go by it."""
+    return _SHARED_KEY in trust
 
 
 def longest_vector(method: Method) -> int:
@@ -259,7 +263,7 @@ class SumSpec:
         n, bad = len(self.participants), self.tolerated_colluders
         if self.shares_key:
             return (
-                f"{SHARED_KEY} ({_KINDS[self.method]}), and no party may collude with the coordinator: one that does "
+                f"{_SHARED_KEY} ({_KINDS[self.method]}), and no party may collude with the coordinator: one that does "
                 f"opens every party's vector; {n - self.min_survivors} of {n} may drop out before the encrypted "
                 "vectors are in"
             )
