@@ -28,11 +28,11 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "setting up (about three minutes) ..."
-	$(PIP) install -c constraints.txt -e '.[he,deep,mpc,serve,net,dev]'
+	$(PIP) install -c constraints.txt -e '.[he,deep,mpc,serve,net,paillier,dev]'
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.bench: $(VENV)/.dev
-	$(PIP) install -c constraints.txt -e '.[he,deep,mpc,serve,net,dev,bench]'
+	$(PIP) install -c constraints.txt -e '.[he,deep,mpc,serve,net,paillier,dev,bench]'
 	@touch $@
 
 demo: $(VENV)/.demo

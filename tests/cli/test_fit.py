@@ -167,6 +167,22 @@ def test_exact_sums_need_every_policy(fitted, tmp_path):
     assert not (tmp_path / "m.blindsight").exists()
 
 
+def test_sums_under_a_shared_key_need_every_policy_and_are_named(fitted, tmp_path):
+    command = [*fitted.command, "--exact", "--sums", "he", "--output", tmp_path / "m.blindsight"]
+    (tmp_path / "masks.toml").write_text("allow_exact_sums = true\n")
+    refused = invoke(*command, "--policy", tmp_path / "masks.toml", "--home", tmp_path / "a")
+    assert refused.code == 3
+    assert "allow_shared_key_sums = false" in refused.err
+    (tmp_path / "shared.toml").write_text("allow_exact_sums = true\nallow_shared_key_sums = true\n")
+    done = invoke(*command, "--policy", tmp_path / "shared.toml", "--home", tmp_path / "b")
+    assert done.code == 0, done.err
+    assert "any one of them together open every party's sums" in done.out
+    assert load(tmp_path / "m.blindsight", sealer=Sealer.from_key_file(fitted.key_file)).n_records_ > 0
+    wrong = invoke(*command[:-4], "--sums", "plain", "--output", tmp_path / "n.blindsight", "--home", tmp_path / "c")
+    assert wrong.code == 2
+    assert "masked, he, paillier, auto" in wrong.err
+
+
 def test_a_budget_that_does_not_carry_is_refused(fitted, tmp_path):
     (tmp_path / "tight.toml").write_text("maximum_epsilon = 0.5\n")
     done = invoke(

@@ -1,4 +1,4 @@
-"""plan blind, and score --explain."""
+"""plan blind, plan sums, and score --explain."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 
 import blindsight as bs
 from blindsight.blind import Connection, Scorer, survey
+from blindsight.securesum import choose_sum
 
 from .conftest import invoke
 
@@ -188,3 +189,23 @@ def test_explanations_are_not_asked_of_services(tmp_path):
     done = invoke("score", tmp_path / "in.csv", "--server", "https://localhost:1", "--blind", "--explain", 1)
     assert done.code == 2
     assert "--explain" in done.err
+
+
+def test_plan_sums_shows_each_way_and_says_why():
+    done = invoke("plan", "sums", "--parties", 20, "--coordinates", 1000, "--dropouts", 2)
+    assert done.code == 0, done.err
+    choice = choose_sum(20, 1000, dropouts=2)
+    assert "masked *" in done.out
+    assert "tolerates 0 colluders, not 1" in done.out
+    assert choice.why in " ".join(done.out.split())
+    value = invoke(
+        "plan", "sums", "--parties", 5, "--coordinates", 1000, "--colluders", 0, "--among", "he", "--json"
+    ).value
+    assert value["recommended"] == "he"
+    assert [option["method"] for option in value["options"]] == ["masked", "he", "paillier"]
+    assert "one that does opens every party's vector" in value["why"]
+
+
+def test_plan_sums_refuses_what_no_sum_can_do():
+    assert invoke("plan", "sums", "--parties", 5, "--coordinates", 10, "--dropouts", 2).code == 3
+    assert invoke("plan", "sums", "--parties", 5, "--coordinates", 10, "--colluders", 4).code == 2

@@ -94,6 +94,17 @@ def test_key_round_trip_and_redaction(context, key):
         pickle.dumps(key)
 
 
+def test_a_key_comes_back_from_its_coefficients(context, key):
+    coefficients = key.ternary()
+    assert set(np.unique(coefficients)) == {-1, 0, 1}
+    assert SecretKey.from_ternary(context, coefficients).to_bytes() == key.to_bytes()
+    few = np.zeros_like(coefficients)
+    few[: context.degree // 2 - 1] = 1
+    for bad, words in ((coefficients[:-1], "-1, 0 or 1"), (2 * coefficients, "-1, 0 or 1"), (few, "nearly all zeros")):
+        with pytest.raises(FormatError, match=words):
+            SecretKey.from_ternary(context, bad)
+
+
 def test_another_key_decrypts_to_noise(context, key):
     message = np.zeros(context.degree, dtype=np.int64)
     assert (SecretKey.generate(context).decrypt(encrypt(key, message)) == message).mean() < 0.01

@@ -295,6 +295,16 @@ def test_a_run_without_masks_claims_none():
     assert "masked them, and sent" in _text(full_run())
 
 
+def test_a_run_under_a_shared_key_names_who_opens_everything():
+    trust = "the parties share one key (BFV), and no party may collude with the coordinator"
+    text = _text(full_run(trust=trust))
+    assert "encrypted them, and sent the encrypted numbers" in text
+    assert "masked the" not in text
+    assert "any single party's sums, unless one party gives it the key that all of them share" in text
+    assert "single parties' sums against the coordinator and any one party together" in text
+    assert "share one key" not in _text(full_run())
+
+
 def test_a_rate_over_no_record_is_no_number():
     one = evaluation(anomalous=0.0, auroc=0.5, auroc_stddev=0.5, false_negative_rate=None, average_precision=None)
     text = _text(full_run(comparison=None, evaluation=one))

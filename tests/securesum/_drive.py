@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from blindsight.securesum import Participant, Phase, SumClient, SumServer, SumSpec, default_threshold
+from blindsight.securesum import (
+    Participant,
+    Phase,
+    SumSpec,
+    default_threshold,
+    load_client,
+    make_client,
+    make_server,
+)
 
 Ints = npt.NDArray[np.int64]
 PHASES = tuple(phase for phase in Phase if phase is not Phase.DONE)
@@ -33,14 +42,14 @@ class Sum:
     spec: SumSpec
     signers: dict[str, KeySigner]
     vectors: dict[str, Ints]
-    clients: dict[str, SumClient] = field(default_factory=dict)
-    server: SumServer = field(init=False)
+    clients: dict[str, Any] = field(default_factory=dict)
+    server: Any = field(init=False)
     sent: dict[tuple[Phase, str], bytes] = field(default_factory=dict)
     asked: dict[tuple[Phase, str], bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.server = SumServer(self.spec)
-        self.clients = {name: SumClient(self.spec, name, self.signers[name]) for name in self.spec.names}
+        self.server = make_server(self.spec)
+        self.clients = {name: make_client(self.spec, name, self.signers[name]) for name in self.spec.names}
 
     def expected(self) -> Ints:
         """The sum over the survivors, in the clear."""
@@ -61,7 +70,7 @@ class Sum:
             reply = self.clients[name].handle(request, lambda name=name: self.vectors[name])
             self.sent[phase, name] = reply
             if restart:
-                self.clients[name] = SumClient.load(
+                self.clients[name] = load_client(
                     self.clients[name].dump(), spec=self.spec, name=name, signer=self.signers[name]
                 )
             self.server.receive(name, reply if tamper is None else tamper(phase, name, reply))
@@ -97,6 +106,7 @@ def make_sum(
     seed: int = 0,
     run: str = "run-1",
     signers: dict[str, KeySigner] | None = None,
+    method: str = "masked",
 ) -> Sum:
     """A sum with random vectors that use the whole range."""
     names = [f"party-{i:03d}" for i in range(n)]
@@ -110,6 +120,7 @@ def make_sum(
         bits=bits,  # type: ignore[arg-type]
         threshold=default_threshold(n) if threshold is None else threshold,
         max_abs=max_abs,
+        method=method,  # type: ignore[arg-type]
     )
     generator = np.random.default_rng(seed)
     vectors = {name: generator.integers(-max_abs, max_abs, length, endpoint=True) for name in names}

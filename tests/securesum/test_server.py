@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from blindsight.errors import AuthenticationError, FormatError, ProtocolError, SurvivorsError, WireError
-from blindsight.securesum import Phase, SumServer
+from blindsight.securesum import Method, Phase, load_server
 from blindsight.securesum import _client as client_module
 from blindsight.securesum import _dealing as dealing_module
 from blindsight.securesum import _envelopes as envelopes_module
@@ -238,10 +238,11 @@ def test_client_of_a_slow_party_sees_a_request_of_the_right_sum_only() -> None:
         this.clients[A].handle(other.server.requests()[A])
 
 
+@pytest.mark.parametrize("method", ["masked", "he"])
 @pytest.mark.parametrize("phase", [*PHASES, Phase.DONE])
-def test_killed_between_two_phases_it_asks_the_same_and_opens_the_same_total(phase: Phase) -> None:
+def test_killed_between_two_phases_it_asks_the_same_and_opens_the_same_total(phase: Phase, method: Method) -> None:
     """Answers to the open phase are lost with it; the parties, asked again, repeat them."""
-    this = make_sum(8, threshold=6)
+    this = make_sum(8, threshold=6, method=method)
     gone = {Phase.SHARE: {"party-001"}, Phase.MASK: {"party-002"}}
     while this.server.phase < phase:
         this.exchange(silent=gone.get(this.server.phase, set()))
@@ -250,18 +251,19 @@ def test_killed_between_two_phases_it_asks_the_same_and_opens_the_same_total(pha
     for name, request in asked.items():  # answered, and then the coordinator dies
         this.server.receive(name, this.clients[name].handle(request, lambda name=name: this.vectors[name]))
     assert this.server.dump() == kept
-    again = SumServer.load(kept, spec=this.spec)
+    again = load_server(kept, spec=this.spec)
     assert (again.phase, again.requests(), dict(again.dropped)) == (phase, asked, dict(this.server.dropped))
     this.server = again
     while this.server.phase is not Phase.DONE:
         this.exchange(silent=gone.get(this.server.phase, set()))
     np.testing.assert_array_equal(this.server.result(), this.expected())
     assert len(this.server.survivors) == 6
-    np.testing.assert_array_equal(SumServer.load(this.server.dump(), spec=this.spec).result(), this.server.result())
+    np.testing.assert_array_equal(load_server(this.server.dump(), spec=this.spec).result(), this.server.result())
 
 
-def test_a_stored_state_that_was_altered_or_is_anothers_is_refused() -> None:
-    this, other = make_sum(4), make_sum(4, run="run-0")
+@pytest.mark.parametrize("method", ["masked", "he"])
+def test_a_stored_state_that_was_altered_or_is_anothers_is_refused(method: Method) -> None:
+    this, other = make_sum(4, method=method), make_sum(4, run="run-0", method=method)
     states = []
     while True:
         states.append(this.server.dump())
@@ -271,19 +273,21 @@ def test_a_stored_state_that_was_altered_or_is_anothers_is_refused() -> None:
     rng = np.random.default_rng(0)
     for state in states:
         with pytest.raises(FormatError):
-            SumServer.load(state, spec=other.spec)
+            load_server(state, spec=other.spec)
         for end in rng.integers(0, len(state), 20):
             with pytest.raises(FormatError):
-                SumServer.load(state[:end], spec=this.spec)
+                load_server(state[:end], spec=this.spec)
         fields = msgspec.msgpack.decode(state)
-        for place, value in ((2, 9), (3, ["eve"]), (3, fields[3][::-1]), (4, {"eve": [0, "", False]}), (11, b"x")):
+        for place, value in ((2, 9), (3, ["eve"]), (3, fields[3][::-1]), (4, {"eve": [0, "", False]}), (-1, b"x")):
+            changed = list(fields)
+            changed[place] = value
             with pytest.raises(FormatError):
-                SumServer.load(msgspec.msgpack.encode([*fields[:place], value, *fields[place + 1 :]]), spec=this.spec)
+                load_server(msgspec.msgpack.encode(changed), spec=this.spec)
         for position in rng.integers(0, len(state), 40):  # a byte turned: refused, or a state of the right form
             altered = bytearray(state)
             altered[position] ^= 1 << int(rng.integers(8))
             with contextlib.suppress(FormatError):
-                SumServer.load(bytes(altered), spec=this.spec)
+                load_server(bytes(altered), spec=this.spec)
 
 
 def test_a_sum_that_failed_has_no_state() -> None:

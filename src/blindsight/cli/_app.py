@@ -17,6 +17,7 @@ from ._command_look import doctor, report
 from ._command_mpc_node import mpc_node_certificate, mpc_node_check, mpc_node_serve
 from ._command_party import party_app
 from ._command_plan import plan_blind
+from ._command_plan_sums import plan_sums
 from ._command_preflight import preflight
 from ._command_schema import schema_check, schema_draft
 from ._command_score import score
@@ -47,7 +48,7 @@ app.add_typer(ledger_app, name="ledger", short_help="Show and verify what was sp
 mpc_app = typer.Typer(help="Be one operator of a secure computation: hold shares, open nothing.", no_args_is_help=True)
 app.add_typer(mpc_app, name="mpc-node", short_help="Be one operator of a secure computation.")
 plan_app = typer.Typer(help="Say what something would cost, before it is done.", no_args_is_help=True)
-app.add_typer(plan_app, name="plan", short_help="Say what scoring a model blind would cost.")
+app.add_typer(plan_app, name="plan", short_help="Say what blind scoring, or a private sum, would cost.")
 app.add_typer(serve_app, name="serve", short_help="Score sealed records for strangers, over HTTPS.")
 
 
@@ -99,6 +100,9 @@ app.command(
     epilog="Example: blindsight score --model fraud.blindsight --input today.csv --output scores.csv --blind",
 )(score)
 plan_app.command("blind", epilog="Example: blindsight plan blind fraud.blindsight --rows 1000 --verdict")(plan_blind)
+plan_app.command("sums", epilog="Example: blindsight plan sums --parties 20 --coordinates 100000 --dropouts 2")(
+    plan_sums
+)
 ledger_app.command("show", epilog="Example: blindsight ledger show --home run")(ledger_show)
 ledger_app.command("verify", epilog="Example: blindsight ledger verify --home run/bank-a --seen-head 3f2a...")(
     ledger_verify

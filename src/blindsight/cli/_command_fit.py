@@ -49,6 +49,13 @@ def fit(
     max_records_per_person: PersonRecordsOption = None,
     max_records_per_party: PartyRecordsOption = None,
     trust: TrustOption = "federation",
+    sums: Annotated[
+        str,
+        typer.Option(
+            help="What hides the parties' vectors: masked, he, paillier or auto. All but masks share one key among the "
+            "parties, which every policy must allow (allow_shared_key_sums)."
+        ),
+    ] = "masked",
     exact: ExactOption = False,
     contamination: ContaminationOption = 0.02,
     policy: PolicyOption = None,
@@ -61,6 +68,7 @@ def fit(
     from blindsight.federation import Policy, check_parties, check_suits
     from blindsight.privacy import MIN_LOCAL_VARIANCE, shown_epsilon
     from blindsight.report import write_run
+    from blindsight.securesum import names_shared_key
 
     from ._choose import choose_detector, choose_privacy, read_settings
     from ._fit import check_files, fit_parties, run_file
@@ -90,6 +98,7 @@ def fit(
             home=home,
             key_file=key_file,
             progress=progress,
+            sums=sums,
         )
     fitting.model.save(output, sealer=sealer_of(key_file))
     run = run_file(fitting, title=title, home=home, key_file=key_file)
@@ -98,6 +107,8 @@ def fit(
     screen.say(f"Wrote {output}, from about {run.model.records:,} records of {', '.join(run.parties)}.")
     for name, log in fitting.remarked.items():
         screen.say(f"{name} has remarks on its records: see {log}.")
+    if names_shared_key(run.trust):
+        screen.say("The parties shared one key: the coordinator and any one of them together open every party's sums.")
     if run.privacy is None:
         screen.say("Exact sums: there is no differential privacy in this model.")
     else:

@@ -82,6 +82,7 @@ def fit_parties(
     key_file: Path | None,
     progress: Callable[[str, str], None],
     history: list[RunRecord] | None = None,
+    sums: str = "masked",
 ) -> Fitting:
     """Fit, and evaluate if asked, with every party in a process of its own.
 
@@ -97,6 +98,8 @@ def fit_parties(
     progress : callable (step, phase)
     history : list of RunRecord, optional
         Filled with every run as it begins, for a caller that must know what a refused fit has cost.
+    sums : {"masked", "he", "paillier", "auto"}
+        What hides the parties' vectors; see ``Federation``.
     """
     from blindsight.federation import Federation
 
@@ -115,6 +118,7 @@ def fit_parties(
             policy=policy,
             key_file=key_file,
             progress=progress,
+            sums=sums,
         ) as federation,
     ):
         if history is not None:

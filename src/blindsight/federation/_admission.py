@@ -119,5 +119,6 @@ def check_policy(
         exact=privacy is None,
         fewest_survivors=max(step.threshold, 3),
         masked=masked,
+        shared_key=step.sums != "masked",
         colluders=privacy.colluders if privacy is not None and privacy.trust == "federation" else None,
     )

@@ -15,11 +15,15 @@ from blindsight.privacy import (
     sampler_delta,
     shown_epsilon,
 )
+from blindsight.securesum import names_shared_key
 
 from ._run import RunRecord, StepRecord
 
 __all__ = ["certificate_of", "epsilon_by_party", "event_from_record"]
 
+SHARED = (
+    " The parties shared one key: the coordinator and any one of them together open every party's vector, and {noise}."
+)
 UNMASKED = "masking was given up: the coordinator reads every party's update of every round by itself"
 
 
@@ -48,7 +52,9 @@ def certificate_of(record: RunRecord, privacy: DifferentialPrivacy | None, parti
         "neighbouring": events[0].neighbouring,
         "sampler_delta": None,
         "trust": record.trust,
-        "statement": _statement(privacy, spent, record, events) + _asked_and_spent(privacy, spent, events),
+        "statement": _statement(privacy, spent, record, events)
+        + _shared_key(privacy, record)
+        + _asked_and_spent(privacy, spent, events),
         "events": [step.event for step in record.steps],
     }
     if privacy is not None and spent is not None:
@@ -118,6 +124,19 @@ def _statement(
         f"{_as_long_as(privacy, events)}. "
         f"{_not_covered(privacy)}"
     )
+
+
+def _shared_key(privacy: DifferentialPrivacy | None, record: RunRecord) -> str:
+    """What the statement adds where sums were encrypted under a key that all parties hold."""
+    if not names_shared_key(record.trust):
+        return ""
+    if privacy is None:
+        noise = "no noise protects there"
+    elif privacy.trust == "local":
+        noise = "each party's own noise keeps epsilon even there"
+    else:
+        noise = "epsilon does not hold there"
+    return SHARED.format(noise=noise)
 
 
 def _asked_and_spent(privacy: DifferentialPrivacy | None, spent: float | None, events: Sequence[Event]) -> str:

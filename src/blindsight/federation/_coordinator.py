@@ -24,7 +24,7 @@ from blindsight.errors import (
     WireError,
 )
 from blindsight.privacy import Event, noise_max_abs
-from blindsight.securesum import Phase, SumServer
+from blindsight.securesum import Phase, PhasedServer, load_server, make_server
 
 from ._journal import SumJournal
 from ._run import StepRecord
@@ -111,6 +111,7 @@ def private_total(
         event=event_json(event),
         asked=sorted(run.asked),
         notices=run.notices,
+        sums=step.sums if is_masked(query) else "clear",
     )
     # every survivor's noise is in the total, those beyond the threshold included
     variance = event.local_variance * (len(survivors) if is_masked(query) else 1)
@@ -214,7 +215,8 @@ class _Exchanges:
 def _masked(run: _Exchanges, only: frozenset[str] | None) -> tuple[Ints, list[str], dict[str, str]]:
     step, query, journal = run.step, run.query, run.journal
     spec = spec_of(step, query)
-    server = SumServer.load(journal.state, spec=spec) if journal is not None and journal.state else SumServer(spec)
+    kept = b"" if journal is None else journal.state
+    server = load_server(kept, spec=spec) if kept else make_server(spec)
     while server.phase is not Phase.DONE:
         if server.phase is Phase.ADVERTISE:
             _advertise(run, server, only)
@@ -249,7 +251,7 @@ def _masked(run: _Exchanges, only: frozenset[str] | None) -> tuple[Ints, list[st
     return server.result(), list(server.survivors), dropped
 
 
-def _advertise(run: _Exchanges, server: SumServer, only: frozenset[str] | None) -> None:
+def _advertise(run: _Exchanges, server: PhasedServer, only: frozenset[str] | None) -> None:
     """The first exchange: nothing is computed or charged in it, and whoever refuses stops the run."""
     chosen, reserve = run.sample(server.spec.min_survivors)
     if only is not None:

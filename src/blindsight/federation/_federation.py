@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import EllipsisType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import msgspec
 
@@ -51,6 +51,7 @@ from ._wire import Greeting, Hello, decode_reply, encode
 __all__ = ["Federation"]
 
 D = TypeVar("D", bound=Detector)
+Sums = Literal["masked", "he", "paillier", "auto"]
 
 
 class Federation:
@@ -69,6 +70,12 @@ class Federation:
     threshold : int, optional
         Parties needed to open a sum; floor(2n/3) + 1 by default, which tolerates 2t - n - 1 colluders, and at the
         least: parties refuse a lower one.
+    sums : {"masked", "he", "paillier", "auto"}
+        What hides the parties' vectors from the coordinator. "masked", the default, withstands 2t - n - 1 parties that
+        collude with it. "he" (BFV) and "paillier" encrypt under one key that all parties hold: one party that colludes
+        with the coordinator opens everything, so that every party's policy must allow it by name
+        (``allow_shared_key_sums``). "auto" asks :func:`blindsight.securesum.choose_sum` for each sum, with the
+        privacy's ``colluders``: masks, unless these are 0.
     timeout_s : float
         For each exchange; a party that takes longer has dropped out of that sum.
     progress : callable (step, phase), optional
@@ -91,14 +98,20 @@ class Federation:
         schema: Schema,
         name: str = "federation",
         threshold: int | None = None,
+        sums: Sums = "masked",
         timeout_s: float = 600.0,
         progress: Callable[[str, str], None] | None = None,
         journal: Journal | None = None,
         approval_timeout_s: float = 3600.0,
     ) -> None:
         check_enough(len(participants))
+        if sums not in get_args(Sums):
+            raise ParameterError(
+                "Sums are not hidden this way", got=repr(sums)[:80], rule="sums is one of " + ", ".join(get_args(Sums))
+            )
         self.schema = schema
         self.name = name
+        self.sums: Sums = sums
         self.progress = progress
         self.history: list[RunRecord] = []
         self.parties: Mapping[str, Party] = {}
@@ -159,7 +172,7 @@ class Federation:
         sealer : keys.Sealer, optional
             Seals what is kept in ``home``.
         **options
-            As for the constructor: ``name``, ``threshold``, ``timeout_s``, ``progress``.
+            As for the constructor: ``name``, ``threshold``, ``sums``, ``timeout_s``, ``progress``.
         """
         check_enough(len(data))
         parties = parties_in_memory(data, schema=schema, policy=policy, home=home, sealer=sealer)

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -34,7 +34,7 @@ from blindsight.privacy import (
     Unit,
     discrete_gaussian,
 )
-from blindsight.securesum import Phase, SumClient, SumSpec
+from blindsight.securesum import Phase, PhasedClient, SumSpec, load_client, make_client
 from blindsight.store import Store
 
 from ._admission import admitted, check_participants, check_policy, columns_of
@@ -139,7 +139,7 @@ class Party:
         self._policy_source = policy_source
         self._participants = Participants(store, name, identity.public.raw)
         self.jobs = Jobs(store, name, identity.public.raw.hex())
-        self._clients: dict[str, tuple[Step, Query, SumClient]] = {}
+        self._clients: dict[str, tuple[Step, Query, PhasedClient[Any]]] = {}
         self._memory = RunMemory(store)
         self._exact = ExactTotals(store)
         self._lock = threading.Lock()
@@ -476,7 +476,7 @@ class Party:
             check_participants(step, pinned)
         return admitted(step, self.schema, self.policy)
 
-    def _resume(self, release_id: str) -> tuple[Step, Query, SumClient]:
+    def _resume(self, release_id: str) -> tuple[Step, Query, PhasedClient[Any]]:
         if release_id in self._clients:
             step, query, client = self._clients[release_id]
             self._check_query(step, query, self._check(step, begun=True))
@@ -494,19 +494,19 @@ class Party:
         self._remember(step, query, client)
         return step, query, client
 
-    def _remember(self, step: Step, query: Query, client: SumClient) -> None:
+    def _remember(self, step: Step, query: Query, client: PhasedClient[Any]) -> None:
         """Keep a few sums open in memory; the others are on disk."""
         self._clients[step.release_id] = (step, query, client)
         while len(self._clients) > MAX_OPEN_SUMS:
             self._clients.pop(next(iter(self._clients)))
 
-    def _client(self, step: Step, spec: SumSpec) -> SumClient:
+    def _client(self, step: Step, spec: SumSpec) -> PhasedClient[Any]:
         state = self._store.table("clients").get(step.release_id)
         if state is not None:
-            return SumClient.load(state, spec=spec, name=self.name, signer=self._identity)
-        return SumClient(spec, self.name, self._identity)
+            return load_client(state, spec=spec, name=self.name, signer=self._identity)
+        return make_client(spec, self.name, self._identity)
 
-    def _persist(self, release_id: str, client: SumClient) -> None:
+    def _persist(self, release_id: str, client: PhasedClient[Any]) -> None:
         try:
             self._store.table("clients").put(release_id, client.dump())
         except StoreError:

@@ -64,6 +64,10 @@ class Policy:
     allow_unmasked_updates : bool
         Whether this party's update of a training round may go to the coordinator in the clear, for robust aggregation
         and votes. The coordinator then sees what this party alone contributed.
+    allow_shared_key_sums : bool
+        Whether this party's vectors may be hidden from the coordinator by encryption under one key that all parties
+        hold (``sums="he"`` or ``"paillier"``) instead of by masks. One party that colludes with the coordinator then
+        opens what every party alone contributed.
     columns : tuple of str or None
         Columns that a sum may read, by name; None: every one of the schema. A run under a schema that needs another
         one is refused, whoever wrote that schema.
@@ -96,6 +100,7 @@ class Policy:
     maximum_epsilon: float = 10.0
     delta: float = 1e-6
     allow_unmasked_updates: bool = False
+    allow_shared_key_sums: bool = False
     columns: tuple[str, ...] | None = None
     maximum_epsilon_per_run: float | None = None
     minimum_noise: float = 0.0
@@ -271,6 +276,7 @@ class Policy:
         exact: bool,
         fewest_survivors: int,
         masked: bool = True,
+        shared_key: bool = False,
         colluders: int | None = None,
     ) -> None:
         """Raise PolicyError if this policy refuses such a release.
@@ -288,6 +294,8 @@ class Policy:
             Smallest survivor set that the protocol would open.
         masked : bool
             Whether the coordinator learns the sum alone.
+        shared_key : bool
+            Whether all parties share the key that hides their vectors from it.
         colluders : int or None
             Parties assumed to tell their noise; None where no noise of others is relied on.
         """
@@ -317,6 +325,13 @@ class Policy:
                 got="an aggregation that reads every party's update",
                 rule="allow_unmasked_updates = false",
                 fix="use aggregation='mean', or have the data owner set allow_unmasked_updates = true",
+            )
+        if shared_key and not self.allow_shared_key_sums:
+            raise PolicyError(
+                "The policy does not allow sums under a shared key",
+                got="sums='he' or 'paillier': one party that colludes with the coordinator opens every vector",
+                rule="allow_shared_key_sums = false",
+                fix="use sums='masked', or have the data owner set allow_shared_key_sums = true",
             )
         if fewest_survivors < self.minimum_survivors:
             raise PolicyError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import secrets
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from blindsight.detectors import Query, Total
 from blindsight.errors import BlindsightError, BlindsightWarning, DataError, PendingError, ReleaseError, StoreError
 from blindsight.privacy import DifferentialPrivacy
+from blindsight.securesum import Method, choose_sum, names_shared_key
 
 from ._certificate import UNMASKED, certificate_of
 from ._coordinator import private_total
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from ._federation import Federation
 
 __all__ = ["Run", "in_step"]
+
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -127,11 +131,11 @@ class Run:
         """
         check_query(query, self._privacy)
         federation, record = self._federation, self.record
-        step = self._step(query.name, purpose, detector, model)
+        step = self._step(query, purpose, detector, model)
         if not is_masked(query):
             record.trust = UNMASKED
-        elif UNMASKED not in record.trust:
-            record.trust = trust_of(step)
+        elif UNMASKED not in record.trust and not (names_shared_key(record.trust) and step.sums == "masked"):
+            record.trust = trust_of(step)  # the weakest of the run's sums is what the run can promise
         exact = self._privacy is None and is_masked(query)
         journal = federation.journal
         kept = None if journal is None else journal.sum(record.run, step.step, step_digest(step).encode())
@@ -173,8 +177,22 @@ class Run:
         """What was released so far, at what cost; see ``certificate_of``."""
         return certificate_of(self.record, self._privacy, [name for name, _ in self._federation._participants])
 
-    def _step(self, part: str, purpose: Any, detector: dict[str, Any] | None, model: bytes | None) -> Step:
+    def _sums(self, query: Query) -> Method:
+        """What hides the vectors of a query: what the federation says, or the chooser where it says "auto"."""
         federation = self._federation
+        if federation.sums != "auto" or not is_masked(query):
+            return "masked" if federation.sums == "auto" else federation.sums
+        choice = choose_sum(
+            len(federation._participants),
+            query.length,
+            threshold=federation._threshold,
+            colluders=1 if self._privacy is None else self._privacy.colluders,
+        )
+        log.info("%s: %s", query.name, choice.why)
+        return choice.method
+
+    def _step(self, query: Query, purpose: Any, detector: dict[str, Any] | None, model: bytes | None) -> Step:
+        federation, part = self._federation, query.name
         return Step(
             federation=federation.name,
             run=self.record.run,
@@ -188,6 +206,7 @@ class Run:
             detector=detector,
             model=model,
             privacy=terms_of(self._privacy),
+            sums=self._sums(query),
         )
 
 

@@ -32,6 +32,8 @@ class StepRecord:
         Parties that the coordinator asked: all of them, or a random part. Only these may have been charged.
     notices : dict of party name to text
         Why a party added nothing to a round of training. Told only where no privacy was asked for.
+    sums : str
+        What hid the parties' vectors: "masked", "he" or "paillier"; "clear" where masking was given up.
     """
 
     step: str
@@ -46,6 +48,7 @@ class StepRecord:
     event: dict[str, Any]
     asked: list[str] = field(default_factory=list)
     notices: dict[str, str] = field(default_factory=dict)
+    sums: str = "masked"
     loss: float | None = None
 
 

@@ -170,7 +170,7 @@ def as_asked(detector: D, schema: Schema, privacy: DifferentialPrivacy | None) -
 
 
 def spec_of(step: Step, query: Query) -> SumSpec:
-    """The masked sum's specification; bound to everything that the step says by the hash in its step name."""
+    """The private sum's specification; bound to everything that the step says by the hash in its step name."""
     return _spec(step, f"{step.step}#{step_digest(step)[:32]}", length=query.length)
 
 
@@ -185,6 +185,7 @@ def _spec(step: Step, name: str, *, length: int) -> SumSpec:
         bits=BITS,
         threshold=step.threshold,
         max_abs=((1 << (BITS - 1)) - 1) // max(n, 1),
+        method=step.sums,
     )
 
 
@@ -224,10 +225,10 @@ def terms_of(privacy: DifferentialPrivacy | None) -> Terms | None:
 
 
 def trust_of(step: Step) -> str:
-    """Who must be trusted for a masked sum among these participants, and for its noise, in one sentence.
+    """Who must be trusted for a private sum among these participants, and for its noise, in one sentence.
 
     Masking withstands as many colluders as the threshold allows; noise that protects in the sum alone, as many as the
-    privacy asked for, which may be fewer.
+    privacy asked for, which may be fewer. A key that all parties share withstands none.
     """
     spec = _spec(step, step.step, length=1)
     who, _, dropouts = spec.trust.partition("; ")
@@ -235,6 +236,8 @@ def trust_of(step: Step) -> str:
     if privacy is not None and privacy.trust == "federation" and privacy.colluders < spec.tolerated_colluders:
         against = f"at most {privacy.colluders} of them" if privacy.colluders else "none of them"
         who += f", and see only masked messages of the others; epsilon holds against {against}"
+    if spec.shares_key and privacy is not None and privacy.trust == "federation":
+        who += " and so leaves each with its own part of the noise alone, for which epsilon does not hold"
     return f"{who}; {dropouts}"
 
 

@@ -65,6 +65,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     detector: dict[str, Any] | None
     model: Model | None
     privacy: Terms | None
+    sums: Literal["masked", "he", "paillier"] = "masked"
 
     @property
     def release_id(self) -> str:

@@ -185,6 +185,25 @@ class HeContext(SealSession):
             self._evaluator.transform_to_ntt_inplace(plain, self._first)
         return NttPlain(plain)
 
+    def at_key_level(self, coefficients: Residues) -> Residues:
+        """NTT form of a plaintext modulo the data primes and the key-switching prime: the form of SEAL's keys.
+
+        Parameters
+        ----------
+        coefficients : ndarray of shape (N,), uint64
+            Below t; from t / 2 on they are read as negative.
+
+        Returns
+        -------
+        ndarray of shape (primes + 1, N), uint64
+        """
+        plain = self.load("Plaintext", self.format.plaintext(coefficients))
+        with self.lock:
+            self._evaluator.transform_to_ntt_inplace(plain, self.seal_context.key_parms_id())
+            plain.save(self.scratch.path)
+            values = self.format.read_plaintext(self.scratch.read())
+        return values.reshape(len(self.key_primes), self.degree)
+
     def inner_product(self, ciphers: Sequence[NttCipher], plains: Sequence[NttPlain | None]) -> Residues:
         """Residues, shape (2, primes, N), of the sum of products; zero where every factor is None."""
         total: Any = None

@@ -76,14 +76,14 @@ def multiply_constant(values: Residues, factor: int, prime: int) -> Residues:
 def dot_mod(rows: Residues, weights: Ints, prime: int) -> Residues:
     """Inner products of rows of residues with integers, modulo one prime of at most 46 bits.
 
-    Exact in float64: sums of products of digits stay below ``2**(16 + 20 + 16)``.
+    Exact in float64: sums of products of digits stay below ``2**(16 + 20 + 16)``, or ``2**(16 + 24 + 12)``.
 
     Parameters
     ----------
     rows : ndarray of shape (n, m), uint64
         Reduced; m <= 2**16.
     weights : ndarray of shape (m,), int64
-        \\|w\\| <= 2**40.
+        \\|w\\| <= 2**40; or <= 2**44 where m <= 2**12.
 
     Returns
     -------

@@ -82,6 +82,35 @@ class SecretKey:
         """
         return cls(context, key_of(context, data))
 
+    def ternary(self) -> npt.NDArray[np.int8]:
+        """The key's coefficients, each -1, 0 or 1; shape (N,), int8. As secret as the key, in a fraction of its bytes.
+
+        ``(0, floor(q / t))`` has the phase ``floor(q / t) s``, and so decrypts to the ternary s itself.
+        """
+        context = self.context
+        parts = np.zeros((2, len(context.primes), context.degree), dtype=np.uint64)
+        scale = context.modulus >> context.parameters.plain_bits
+        parts[1, :, 0] = [scale % p for p in context.primes]
+        return self.decrypt(parts).astype(np.int8)
+
+    @classmethod
+    def from_ternary(cls, context: HeContext, coefficients: npt.NDArray[np.int8]) -> SecretKey:
+        """Rebuild a key from its coefficients.
+
+        Raises
+        ------
+        FormatError
+            Another shape, a coefficient beyond -1, 0 and 1, or so few that are not zero that no honest generator
+            drew them (fewer than half; two thirds is the mean, with a deviation of .0074 at N = 4096).
+        """
+        if coefficients.shape != (context.degree,) or int(np.abs(coefficients).max()) > 1:
+            raise FormatError("A stored key is malformed", rule=f"{context.degree} coefficients of -1, 0 or 1")
+        if 2 * np.count_nonzero(coefficients) < context.degree:
+            raise FormatError("A stored key is nearly all zeros", rule="no honest generator draws it")
+        modulus = context.parameters.plain_modulus
+        residues = (coefficients.astype(np.int64) & (modulus - 1)).astype(np.uint64)
+        return cls.from_bytes(context, context.at_key_level(residues).tobytes())
+
     def encrypt_zero_seeded(self) -> tuple[bytes, Residues]:
         """Fresh encryption of zero: the seed of its second part (64 bytes) and its first, shape (primes, N)."""
         context = self.context
@@ -129,12 +158,7 @@ class SecretKey:
             Together with the polynomial it gives the key away.
         """
         if self._spectrum is None:
-            # (0, floor(q / t)) has the phase floor(q / t) s, and so decrypts to the ternary s itself
-            context = self.context
-            parts = np.zeros((2, len(context.primes), context.degree), dtype=np.uint64)
-            scale = context.modulus >> context.parameters.plain_bits
-            parts[1, :, 0] = [scale % p for p in context.primes]
-            self._spectrum = self._ring.spectrum(self.decrypt(parts))
+            self._spectrum = self._ring.spectrum(self.ternary().astype(np.int64))
         return negacyclic_product(self._ring, words, self._spectrum)
 
     def __repr__(self) -> str:

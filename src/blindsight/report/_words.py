@@ -105,8 +105,10 @@ def _moved(run: RunFile) -> str:
         )
     else:
         text = (
-            f"No record left its party. Each party computed sums over its own records{_noise_added(run)}, masked them, "
-            f"and sent the masked numbers; only their total over at least {fewest} parties was opened {crossed}"
+            f"No record left its party. Each party computed sums over its own records{_noise_added(run)}, "
+            f"{'encrypted' if _shared_key(run) else 'masked'} them, and sent the "
+            f"{'encrypted' if _shared_key(run) else 'masked'} numbers; only their total over at least {fewest} parties "
+            f"was opened {crossed}"
         )
     if run.blind is not None:
         text += (
@@ -119,6 +121,18 @@ def _moved(run: RunFile) -> str:
 def _unmasked(run: RunFile) -> bool:
     """Whether an update went to the coordinator in the clear; see ``federation``'s certificate."""
     return "masking was given up" in run.trust
+
+
+def _shared_key(run: RunFile) -> bool:
+    """Whether sums were encrypted under one key that all parties hold; see ``securesum.names_shared_key``."""
+    return "the parties share one key" in run.trust
+
+
+def _messages(run: RunFile) -> str:
+    """What the coordinator passed on."""
+    if _unmasked(run):
+        return "messages, updates among them"
+    return "encrypted messages" if _shared_key(run) else "masked messages"
 
 
 def _noise_added(run: RunFile) -> str:
@@ -246,6 +260,8 @@ def _gaps(run: RunFile) -> str:
         gaps.append("a person with several records (the guarantee counts single records)")
     elif run.privacy.unit == "party":
         gaps.append("that a party takes part, which is public")
+    if _shared_key(run):
+        gaps.append("single parties' sums against the coordinator and any one party together")
     else:
         gaps.append("a person known to several parties beyond one of them")
     gaps.append("what all records have in common, which is what a model is for")
@@ -264,6 +280,7 @@ def roles(run: RunFile) -> list[Role]:
     totals = "exact totals" if run.privacy is None else "noisy totals"
     total = sum(stage.sent_bytes + stage.received_bytes for stage in run.stages)
     bare = _unmasked(run)
+    unless = ", unless one party gives it the key that all of them share" if _shared_key(run) else ""
     table = [
         Role(
             name="Party (data owner)",
@@ -274,9 +291,10 @@ def roles(run: RunFile) -> list[Role]:
         Role(
             name="Coordinator",
             held="the participant list and the messages it passes on",
-            learned=f"{describe_bytes(total)} of {'messages, updates among them' if bare else 'masked messages'}; "
+            learned=f"{describe_bytes(total)} of {_messages(run)}; "
             f"{len(run.stages)} {totals}, hence the model; who dropped out",
-            not_learned=("" if bare else "any single party's sums; ") + "any record (under the assumptions below)",
+            not_learned=("" if bare else f"any single party's sums{unless}; ")
+            + "any record (under the assumptions below)",
         ),
     ]
     blind = run.blind

@@ -13,7 +13,7 @@ from ._phases import Phase
 from ._spec import SumSpec
 from ._wire import ADVERTISEMENT_BYTES, open_message
 
-__all__ = ["Advertisement", "check_distinct", "open_advertisements"]
+__all__ = ["Advertisement", "check_distinct", "check_enough_advertised", "open_advertisements"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,17 @@ def check_distinct(advertised: Mapping[str, Advertisement]) -> None:
             owners[public] = name
 
 
+def check_enough_advertised(spec: SumSpec, count: int) -> None:
+    """Raise SurvivorsError if fewer than ``spec.min_survivors`` advertised."""
+    if count < spec.min_survivors:
+        raise SurvivorsError(
+            "Too few parties advertised keys",
+            got=f"{count} of {len(spec.participants)}",
+            rule=f"at least {spec.min_survivors}",
+            fix="start the sum again when more parties are online",
+        )
+
+
 def open_advertisements(spec: SumSpec, messages: Mapping[str, bytes]) -> dict[str, Advertisement]:
     """Everything a party checks before it shares: enough peers, all signed, all keys different.
 
@@ -83,13 +94,7 @@ def open_advertisements(spec: SumSpec, messages: Mapping[str, bytes]) -> dict[st
     SurvivorsError
         Fewer than ``spec.min_survivors`` advertisements.
     """
-    if len(messages) < spec.min_survivors:
-        raise SurvivorsError(
-            "Too few parties advertised keys",
-            got=f"{len(messages)} of {len(spec.participants)}",
-            rule=f"at least {spec.min_survivors}",
-            fix="start the sum again when more parties are online",
-        )
+    check_enough_advertised(spec, len(messages))
     opened = {
         name: Advertisement.from_bytes(open_message(spec, Phase.ADVERTISE, name, messages[name]), owner=name)
         for name in spec.ordered(messages)

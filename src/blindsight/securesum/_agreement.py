@@ -13,7 +13,17 @@ from blindsight.errors import AuthenticationError
 
 from ._hashing import PROTOCOL
 
-__all__ = ["KEY_BYTES", "KeyPair", "OwnKeys", "check_public_key", "hkdf_sha256", "mask_key", "seed_key", "share_key"]
+__all__ = [
+    "KEY_BYTES",
+    "KeyPair",
+    "OwnKeys",
+    "check_public_key",
+    "derive",
+    "hkdf_sha256",
+    "mask_key",
+    "seed_key",
+    "share_key",
+]
 
 KEY_BYTES = 32
 _FIELD = (1 << 255) - 19
@@ -94,20 +104,21 @@ def check_public_key(public: bytes, owner: str) -> None:
 
 def share_key(shared: bytes, *, transcript: bytes, publics: tuple[bytes, bytes]) -> bytes:
     """The key that seals shares between two parties."""
-    return _derive(shared, transcript, "share key", *sorted(publics))
+    return derive(shared, transcript, "share key", *sorted(publics))
 
 
 def mask_key(shared: bytes, *, transcript: bytes, publics: tuple[bytes, bytes]) -> bytes:
     """The key of the pairwise mask between two parties."""
-    return _derive(shared, transcript, "pairwise mask", *sorted(publics))
+    return derive(shared, transcript, "pairwise mask", *sorted(publics))
 
 
 def seed_key(seed: bytes, *, transcript: bytes, owner: str) -> bytes:
     """The key of a party's self-mask."""
-    return _derive(seed, transcript, "self mask", owner.encode())
+    return derive(seed, transcript, "self mask", owner.encode())
 
 
-def _derive(secret: bytes, transcript: bytes, purpose: str, *context: bytes) -> bytes:
+def derive(secret: bytes, transcript: bytes, purpose: str, *context: bytes) -> bytes:
+    """A key of 32 bytes for one purpose, from a secret and the transcript of a sum."""
     # The salt is the hash of every advertisement: parties shown different keys derive different keys.
     # Within one purpose the context is two keys of 32 bytes or one name: joining them is unambiguous.
     info = b"\x00".join((PROTOCOL.encode(), purpose.encode(), b"")) + b"".join(context)

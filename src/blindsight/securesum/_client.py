@@ -6,16 +6,12 @@ import hmac
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from blindsight.errors import (
     AuthenticationError,
     ParameterError,
-    ProtocolError,
-    ReleaseError,
-    SurvivorsError,
     WireError,
 )
 
@@ -24,20 +20,21 @@ from ._agreement import KeyPair, OwnKeys
 from ._dealing import deal_to_peers, open_inbox
 from ._digests import request_digest, sharers_digest, survivors_digest, transcript_of
 from ._envelopes import SharePair, commit_seed
-from ._hashing import PROTOCOL, tagged_hash
+from ._hashing import PROTOCOL
 from ._masking import mask_vector
+from ._phased_client import PhasedClient, second_answer, vector_digest
 from ._phases import Phase
 from ._ring import check_vector
 from ._spec import SumSpec
-from ._state import Answered, Secrets, State, dump_state, load_state
-from ._wire import Signer, UnmaskBody, decode_request, encode_body, open_message, seal_message, signer_key
+from ._state import Secrets, State, dump_state, load_state
+from ._wire import Signer, UnmaskBody, decode_request, encode_body, open_message
 
 __all__ = ["SumClient"]
 
 Ints = npt.NDArray[np.int64]
 
 
-class SumClient:
+class SumClient(PhasedClient[State]):
     """One party in one sum, after Bonawitz et al. 2017 (CCS), Figure 4, the variant for active adversaries.
 
     Call :meth:`handle` with each request of the coordinator, or the five methods in order. After each call,
@@ -74,35 +71,9 @@ class SumClient:
     """
 
     def __init__(self, spec: SumSpec, name: str, signer: Signer) -> None:
-        if signer_key(signer) != spec.identity(name):
-            raise AuthenticationError(
-                f"The key of {name!r} is not the one in the participant list",
-                rule="the signer's public key equals the pinned one",
-                fix="load the party's own identity, or have the participant list signed again",
-            )
-        self._spec, self._name, self._signer = spec, name, signer
+        super().__init__(spec, name, signer)
         self._state = State(version=PROTOCOL, spec=spec.digest, name=name)
         self._keys: OwnKeys | None = None  # parsed from the state's secrets when first used, and dropped with them
-
-    @property
-    def spec(self) -> SumSpec:
-        """What is being summed, by whom."""
-        return self._spec
-
-    @property
-    def name(self) -> str:
-        """Which participant this is."""
-        return self._name
-
-    @property
-    def phase(self) -> Phase:
-        """The next phase this party has not answered yet; DONE after unmasking."""
-        return self._state.phase
-
-    @property
-    def survivors(self) -> tuple[str, ...]:
-        """The survivor set this party signed, sorted; empty before :meth:`confirm`, and kept after the end."""
-        return self._state.survivors
 
     def dump(self) -> bytes:
         """The whole state as bytes, for :meth:`load`.
@@ -258,8 +229,8 @@ class SumClient:
         again = self._repeated(Phase.MASK, asked)
         if again is None:
             return self._mask(inbox, self._open_inbox(inbox), vector)
-        if not hmac.compare_digest(_vector_digest(self._spec, asked, vector), self._state.vector_digest):
-            raise _second_answer(Phase.MASK)
+        if not hmac.compare_digest(vector_digest(self._spec, asked, vector), self._state.vector_digest):
+            raise second_answer(Phase.MASK)
         return again
 
     def _open_inbox(self, inbox: Mapping[str, bytes]) -> dict[str, SharePair]:
@@ -285,7 +256,7 @@ class SumClient:
             Phase.MASK,
             asked,
             sharers_digest(spec, transcript, spec.ordered(held)) + masked,
-            vector_digest=_vector_digest(spec, asked, vector),
+            vector_digest=vector_digest(spec, asked, vector),
             held={peer: pair.to_bytes() for peer, pair in held.items()},
             secrets=None,  # dealt and used: from now on only t peers together can bring them back
             advertised={},
@@ -399,50 +370,8 @@ class SumClient:
                 )
         return {name: parts[name] for name in self._spec.ordered(parts)}
 
-    def _repeated(self, phase: Phase, asked: bytes) -> bytes | None:
-        """The reply given to the same request before, or None if this phase is due now."""
-        if phase < self._state.phase:
-            answer = self._state.answered[phase]
-            if answer.request != asked:
-                raise _second_answer(phase)
-            return answer.reply
-        if phase > self._state.phase:
-            raise ProtocolError(
-                f"A {phase.label} request came out of turn",
-                got=f"this party's next phase is {self._state.phase.label}",
-                rule="advertise, share, mask, confirm, unmask; each once",
-            )
-        return None
-
     def _answer(self, phase: Phase, asked: bytes, body: bytes, **changes: Any) -> bytes:
-        reply = seal_message(self._spec, phase, self._name, body, self._signer)
-        answered = (*self._state.answered, Answered(asked, reply))
-        # One assignment, last: whatever raised before it has left the state as it was.
-        self._state = msgspec.structs.replace(self._state, answered=answered, **changes)
+        reply = super()._answer(phase, asked, body, **changes)
         if self._state.secrets is None:
             self._keys = None
         return reply
-
-    def _too_few(self, did: str, count: int, needed: int | None = None) -> SurvivorsError:
-        return SurvivorsError(
-            f"Too few parties {did}",
-            got=f"{count} of {len(self._spec.participants)}",
-            rule=f"at least {needed or self._spec.min_survivors}",
-            fix="start a new sum when more parties are online",
-        )
-
-    def __repr__(self) -> str:
-        return f"SumClient({self._name!r}, {self._spec.run!r} / {self._spec.step!r}, phase={self.phase.label})"
-
-
-def _vector_digest(spec: SumSpec, asked: bytes, vector: Ints) -> bytes:
-    return tagged_hash("vector", spec.digest, asked, vector.astype("<i8").tobytes())
-
-
-def _second_answer(phase: Phase) -> ReleaseError:
-    return ReleaseError(
-        f"The {phase.label} phase of this sum was answered before, to another request",
-        rule="each phase is answered once; the same request again gets the same bytes. Totals over different "
-        "inputs or survivor sets would subtract to single parties' vectors",
-        fix="start a new sum: a new release with fresh noise and a new charge",
-    )

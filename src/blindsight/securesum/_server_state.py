@@ -12,7 +12,7 @@ from ._hashing import HASH_BYTES, PROTOCOL
 from ._phases import Phase
 from ._spec import SumSpec
 
-__all__ = ["Gone", "ServerState", "decode_server_state", "encode_server_state"]
+__all__ = ["Gone", "Name", "Names", "ServerState", "decode_server_state", "encode_server_state"]
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Names = tuple[Name, ...]

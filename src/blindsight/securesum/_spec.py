@@ -14,16 +14,34 @@ from blindsight.errors import ParameterError
 
 from ._hashing import PROTOCOL, tagged_hash
 
-__all__ = ["MAX_LENGTH", "MAX_PARTICIPANTS", "Participant", "SumSpec", "default_threshold", "smallest_width"]
+__all__ = [
+    "MAX_LENGTH",
+    "MAX_PARTICIPANTS",
+    "Method",
+    "Participant",
+    "SumSpec",
+    "default_threshold",
+    "longest_vector",
+    "names_shared_key",
+    "smallest_width",
+]
+
+Method = Literal["masked", "he", "paillier"]
+"""What hides the vectors: masks, or encryption under one key that all parties share and the coordinator lacks."""
 
 MIN_PARTICIPANTS = 3
 """Of two, each learns the other's vector from the total; this holds for survivors as for participants."""
 MAX_PARTICIPANTS = 256
 """The graph is complete: work and bytes grow with the square. Larger fleets need a committee."""
 MAX_LENGTH = 1 << 24
+_LONGEST: dict[Method, int] = {"masked": MAX_LENGTH, "he": 1 << 22, "paillier": 1 << 17}
+"""Coordinates: the encrypted sum has to fit a message; and 2**17 coordinates take Paillier minutes already."""
 MAX_TEXT = 256
 MAX_NAME = 64
 IDENTITY_BYTES = 32
+
+_SHARED_KEY = "the parties share one key"
+_KINDS: dict[Method, str] = {"he": "BFV", "paillier": "Paillier, 3072 bits"}
 
 
 def default_threshold(n_participants: int) -> int:
@@ -49,6 +67,16 @@ def smallest_width(n_participants: int, max_abs: int) -> Literal[32, 64]:
         if n_participants * max_abs < 1 << (bits - 1):
             return 32 if bits == 32 else 64
     raise _overflow(n_participants, max_abs, 64)
+
+
+def names_shared_key(trust: str) -> bool:
+    """Whether a statement of trust is, or holds, that of a sum under a shared key: certificates go by it."""
+    return _SHARED_KEY in trust
+
+
+def longest_vector(method: Method) -> int:
+    """Most coordinates of a sum."""
+    return _LONGEST[method]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +126,9 @@ class SumSpec:
     max_abs : int
         Largest absolute value of any coordinate of one party's vector, noise included. ``n * max_abs`` must
         stay below ``2**(bits - 1)``, so that no sum can wrap.
+    method : {"masked", "he", "paillier"}
+        What hides the vectors. The last two encrypt under one key that every party holds: one party that
+        colludes with the coordinator opens all vectors (``tolerated_colluders`` is then 0).
 
     Raises
     ------
@@ -118,13 +149,18 @@ class SumSpec:
     bits: Literal[32, 64]
     threshold: int
     max_abs: int
+    method: Method = "masked"
 
     def __post_init__(self) -> None:
+        if self.method not in _LONGEST:
+            raise ParameterError(
+                "A sum is not hidden this way", got=repr(self.method)[:80], rule="masked, he or paillier"
+            )
         for field in ("federation", "run", "step"):
             _text(field, getattr(self, field), MAX_TEXT)
         self._check_participants()
         n = len(self.participants)
-        _whole("length", self.length, 1, MAX_LENGTH)
+        _whole("length", self.length, 1, longest_vector(self.method))
         if isinstance(self.bits, bool) or self.bits not in (32, 64):
             raise ParameterError("A sum has no such width", got=repr(self.bits), rule="bits is 32 or 64")
         self._check_threshold(n)
@@ -210,13 +246,27 @@ class SumSpec:
 
         Two survivor sets can both be confirmed only when t parties sign each: 2t signatures from n parties,
         of whom the honest ones sign once. With fewer than 2t - n dishonest signers that cannot happen.
+        Where the parties share one key it is 0, whatever the threshold.
         """
+        if self.shares_key:
+            return 0
         return 2 * self.threshold - len(self.participants) - 1
+
+    @property
+    def shares_key(self) -> bool:
+        """Whether all parties hold one key, so that each of them could open every vector that it gets to see."""
+        return self.method != "masked"
 
     @property
     def trust(self) -> str:
         """The trust assumption in one sentence, for plans and reports."""
         n, bad = len(self.participants), self.tolerated_colluders
+        if self.shares_key:
+            return (
+                f"{_SHARED_KEY} ({_KINDS[self.method]}), and no party may collude with the coordinator: one that does "
+                f"opens every party's vector; {n - self.min_survivors} of {n} may drop out before the encrypted "
+                "vectors are in"
+            )
         colluders = (
             "no party may collude with the coordinator"
             if bad == 0
@@ -230,20 +280,22 @@ class SumSpec:
         return self.length * (self.bits // 8)
 
     def canonical(self) -> bytes:
-        """The specification as bytes, the same on every machine: what ``digest`` hashes."""
-        return msgspec.msgpack.encode(
-            [
-                PROTOCOL,
-                self.federation,
-                self.run,
-                self.step,
-                [[participant.name, participant.public_key] for participant in self.participants],
-                self.length,
-                self.bits,
-                self.threshold,
-                self.max_abs,
-            ]
-        )
+        """The specification as bytes, the same on every machine: what ``digest`` hashes.
+
+        A masked sum's has nine entries; any other sum's has its method as the tenth.
+        """
+        entries = [
+            PROTOCOL,
+            self.federation,
+            self.run,
+            self.step,
+            [[participant.name, participant.public_key] for participant in self.participants],
+            self.length,
+            self.bits,
+            self.threshold,
+            self.max_abs,
+        ]
+        return msgspec.msgpack.encode([*entries, self.method] if self.shares_key else entries)
 
     @cached_property
     def digest(self) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol, TypeVar
+
 import msgspec
 
 from blindsight.errors import BlindsightError, FormatError, ProtocolError
@@ -14,7 +16,17 @@ from ._phases import Phase
 from ._spec import SumSpec
 from ._wire import message_limit, open_message
 
-__all__ = ["Answered", "Secrets", "State", "dump_state", "load_state"]
+__all__ = [
+    "Answered",
+    "PhasedState",
+    "Secrets",
+    "State",
+    "broken_state",
+    "check_answers",
+    "decode_state",
+    "dump_state",
+    "load_state",
+]
 
 
 class Answered(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -25,6 +37,43 @@ class Answered(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
 
     def __repr__(self) -> str:
         return f"Answered(reply=<{len(self.reply)} bytes>)"
+
+
+class PhasedState(Protocol):
+    """What the states of all kinds of client have in common."""
+
+    @property
+    def version(self) -> str:
+        """Of the protocol."""
+        ...
+
+    @property
+    def spec(self) -> bytes:
+        """Hash of the specification."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Whose state it is."""
+        ...
+
+    @property
+    def answered(self) -> tuple[Answered, ...]:
+        """One entry per finished phase, in order."""
+        ...
+
+    @property
+    def survivors(self) -> tuple[str, ...]:
+        """The survivor set that was signed."""
+        ...
+
+    @property
+    def phase(self) -> Phase:
+        """The next phase to answer."""
+        ...
+
+
+S = TypeVar("S", bound=PhasedState)
 
 
 class Secrets(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -80,14 +129,27 @@ def load_state(raw: bytes, *, spec: SumSpec, name: str) -> State:
     FormatError
         Malformed, truncated, of another version, party or sum, or contradicting itself.
     """
+    state = decode_state(raw, State, spec=spec, name=name)
+    check_answers(spec, state)
+    _check_fields(spec, state)
+    return state
+
+
+def decode_state(raw: bytes, kind: type[S], *, spec: SumSpec, name: str) -> S:
+    """Parse a state of either kind of sum, up to what is in its fields.
+
+    Raises
+    ------
+    FormatError
+    """
     longest = 4096 + 2 * sum(message_limit(spec, phase) for phase in Phase if phase is not Phase.DONE)
     longest += len(spec.participants) * (message_limit(spec, Phase.ADVERTISE) + PAIR_BYTES + 1024)
     if not isinstance(raw, bytes) or len(raw) > longest:
-        raise _broken("it is not bytes, or too long")
+        raise broken_state("it is not bytes, or too long")
     try:
-        state = msgspec.msgpack.decode(raw, type=State)
+        state = msgspec.msgpack.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise _broken("it does not parse") from None
+        raise broken_state("it does not parse") from None
     if (state.version, state.spec, state.name) != (PROTOCOL, spec.digest, name):
         raise FormatError(
             "The stored state belongs to another sum, party or version",
@@ -96,20 +158,19 @@ def load_state(raw: bytes, *, spec: SumSpec, name: str) -> State:
             fix="load it with the specification and the party that it was dumped with",
         )
     if len(state.answered) > Phase.DONE:
-        raise _broken("it has answered more phases than there are")
-    _check_answers(spec, state)
-    _check_fields(spec, state)
+        raise broken_state("it has answered more phases than there are")
     return state
 
 
-def _check_answers(spec: SumSpec, state: State) -> None:
+def check_answers(spec: SumSpec, state: PhasedState) -> None:
+    """Raise FormatError unless every reply in a state is signed by its owner for its phase."""
     for number, answer in enumerate(state.answered):
         if len(answer.request) != HASH_BYTES:
-            raise _broken("the hash of a request has the wrong length")
+            raise broken_state("the hash of a request has the wrong length")
         try:
             open_message(spec, Phase(number), state.name, answer.reply)
         except BlindsightError:
-            raise _broken("a reply in it is not signed by its owner") from None
+            raise broken_state("a reply in it is not signed by its owner") from None
 
 
 def _check_fields(spec: SumSpec, state: State) -> None:
@@ -126,34 +187,35 @@ def _check_fields(spec: SumSpec, state: State) -> None:
         and bool(state.survivors) == (done >= Phase.UNMASK)
     )
     if not expected:
-        raise _broken(f"it does not hold what the {done.label} phase needs, and only that")
+        raise broken_state(f"it does not hold what the {done.label} phase needs, and only that")
     if state.secrets is not None and any(
         len(secret) != KEY_BYTES
         for secret in (state.secrets.share_secret, state.secrets.mask_secret, state.secrets.seed)
     ):
-        raise _broken("a secret has the wrong length")
+        raise broken_state("a secret has the wrong length")
     if state.advertised and not {state.name} <= set(state.advertised) <= participants:
-        raise _broken("its peers are not participants")
+        raise broken_state("its peers are not participants")
     for peer, body in state.advertised.items():
         try:
             Advertisement.from_bytes(body, owner=peer)
         except ProtocolError:
-            raise _broken("an advertisement in it does not hold") from None
+            raise broken_state("an advertisement in it does not hold") from None
     if state.held and (
         not {state.name} <= set(state.held) <= participants
         or len(state.held) < spec.min_survivors
         or any(len(pair) != PAIR_BYTES for pair in state.held.values())
     ):
-        raise _broken("the shares it holds are not those of enough participants")
+        raise broken_state("the shares it holds are not those of enough participants")
     if state.survivors and (
         not {state.name} <= set(state.survivors) <= (set(state.held) or participants)
         or len(state.survivors) < spec.min_survivors
         or state.survivors != spec.ordered(set(state.survivors))
     ):
-        raise _broken("its survivor set is not one of those who shared")
+        raise broken_state("its survivor set is not one of those who shared")
 
 
-def _broken(why: str) -> FormatError:
+def broken_state(why: str) -> FormatError:
+    """The error for a stored state that contradicts itself."""
     return FormatError(
         f"The stored state of a sum is malformed: {why}",
         fix="restore it from the party's store; without it the party stays out of this sum",

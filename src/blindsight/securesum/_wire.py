@@ -21,15 +21,23 @@ from ._envelopes import COMMITMENTS_BYTES, ITEM_BYTES
 from ._hashing import HASH_BYTES, PROTOCOL, tagged_hash
 from ._phases import Phase
 from ._shamir import SHARE_BYTES
+from ._shared_limits import shared_body_limit
 from ._spec import IDENTITY_BYTES, SumSpec
 
 __all__ = [
+    "FRAME_BYTES",
+    "NAME_BYTES",
     "SharesBody",
     "Signer",
     "UnmaskBody",
+    "check_header",
+    "check_names",
+    "check_only_encoding",
+    "decode",
     "decode_request",
     "encode_body",
     "encode_request",
+    "message_limit",
     "open_message",
     "open_shares_body",
     "open_unmask_body",
@@ -39,9 +47,9 @@ __all__ = [
 
 ADVERTISEMENT_BYTES = 2 * KEY_BYTES + HASH_BYTES
 _SIGNATURE_BYTES = 64
-_FRAME_BYTES = 160
+FRAME_BYTES = 160
 """More than the msgpack framing, version, hash and signature of any message take."""
-_NAME_BYTES = 4 * 64 + 3
+NAME_BYTES = 4 * 64 + 3
 
 _T = TypeVar("_T")
 
@@ -107,10 +115,10 @@ class UnmaskBody(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
 # What one value in a request may hold, by phase.
 _PART_BYTES = {
     Phase.ADVERTISE: 0,
-    Phase.SHARE: ADVERTISEMENT_BYTES + _FRAME_BYTES,
+    Phase.SHARE: ADVERTISEMENT_BYTES + FRAME_BYTES,
     Phase.MASK: ITEM_BYTES,
     Phase.CONFIRM: 0,
-    Phase.UNMASK: HASH_BYTES + _FRAME_BYTES,
+    Phase.UNMASK: HASH_BYTES + FRAME_BYTES,
 }
 
 
@@ -128,13 +136,13 @@ def decode_request(spec: SumSpec, request: bytes) -> tuple[Phase, dict[str, byte
     WireError
         Malformed, too long, for another sum, or not in its only encoding.
     """
-    longest = _FRAME_BYTES + len(spec.participants) * (_NAME_BYTES + max(_PART_BYTES.values()) + 8)
-    decoded = _decode("request", request, _Request, longest)
-    _check_header("request", decoded.version, decoded.spec, spec)
+    longest = FRAME_BYTES + len(spec.participants) * (NAME_BYTES + max(_PART_BYTES.values()) + 8)
+    decoded = decode("request", request, _Request, longest)
+    check_header("request", decoded.version, decoded.spec, spec)
     if not Phase.ADVERTISE <= decoded.phase < Phase.DONE:
         raise WireError("A request is for no phase of the protocol", got=str(decoded.phase), rule="0 to 4")
     phase = Phase(decoded.phase)
-    _check_names("request", spec, decoded.parts)
+    check_names("request", spec, decoded.parts)
     for name, value in decoded.parts.items():
         if len(value) > _PART_BYTES[phase]:
             raise WireError(
@@ -142,21 +150,23 @@ def decode_request(spec: SumSpec, request: bytes) -> tuple[Phase, dict[str, byte
                 got=f"{len(value)} bytes",
                 rule=f"at most {_PART_BYTES[phase]}",
             )
-    _check_only_encoding("request", request, encode_request(spec, phase, decoded.parts))
+    check_only_encoding("request", request, encode_request(spec, phase, decoded.parts))
     return phase, decoded.parts
 
 
 def message_limit(spec: SumSpec, phase: Phase) -> int:
     """Longest message a party may send in a phase, in bytes."""
+    if spec.shares_key:
+        return shared_body_limit(spec, phase) + FRAME_BYTES
     n = len(spec.participants)
     body = {
         Phase.ADVERTISE: ADVERTISEMENT_BYTES,
-        Phase.SHARE: _FRAME_BYTES + n * (_NAME_BYTES + ITEM_BYTES + 8),
+        Phase.SHARE: FRAME_BYTES + n * (NAME_BYTES + ITEM_BYTES + 8),
         Phase.MASK: HASH_BYTES + spec.vector_bytes,
         Phase.CONFIRM: HASH_BYTES,
-        Phase.UNMASK: _FRAME_BYTES + n * (_NAME_BYTES + SHARE_BYTES + 8),
+        Phase.UNMASK: FRAME_BYTES + n * (NAME_BYTES + SHARE_BYTES + 8),
     }[phase]
-    return body + _FRAME_BYTES
+    return body + FRAME_BYTES
 
 
 def encode_body(body: SharesBody | UnmaskBody) -> bytes:
@@ -180,8 +190,8 @@ def open_message(spec: SumSpec, phase: Phase, name: str, message: bytes) -> byte
     AuthenticationError
         The signature is not the named participant's.
     """
-    decoded = _decode(f"{phase.label} message", message, _Message, message_limit(spec, phase))
-    _check_header("message", decoded.version, decoded.spec, spec)
+    decoded = decode(f"{phase.label} message", message, _Message, message_limit(spec, phase))
+    check_header("message", decoded.version, decoded.spec, spec)
     if decoded.phase != phase:
         raise WireError(
             f"A message from {name!r} is for another phase",
@@ -190,7 +200,7 @@ def open_message(spec: SumSpec, phase: Phase, name: str, message: bytes) -> byte
         )
     if len(decoded.signature) != _SIGNATURE_BYTES:
         raise WireError("A signature has the wrong length", got=str(len(decoded.signature)), rule="64 bytes")
-    _check_only_encoding("message", message, msgspec.msgpack.encode(decoded))
+    check_only_encoding("message", message, msgspec.msgpack.encode(decoded))
     try:
         key = Ed25519PublicKey.from_public_bytes(spec.identity(name))
         key.verify(decoded.signature, _signed(spec, phase, name, decoded.body))
@@ -211,8 +221,8 @@ def open_shares_body(spec: SumSpec, body: bytes, *, dealer: str, dealt_to: tuple
     WireError
         Malformed, or an item is missing, extra or of the wrong length.
     """
-    decoded = _decode("shares body", body, SharesBody, message_limit(spec, Phase.SHARE))
-    _check_names("shares body", spec, decoded.items)
+    decoded = decode("shares body", body, SharesBody, message_limit(spec, Phase.SHARE))
+    check_names("shares body", spec, decoded.items)
     good = (
         len(decoded.transcript) == HASH_BYTES
         and len(decoded.own) == COMMITMENTS_BYTES
@@ -237,7 +247,7 @@ def open_unmask_body(
     WireError
         Malformed, or a share is missing, extra, of the other kind, or of the wrong length.
     """
-    decoded = _decode("unmask body", body, UnmaskBody, message_limit(spec, Phase.UNMASK))
+    decoded = decode("unmask body", body, UnmaskBody, message_limit(spec, Phase.UNMASK))
     good = (
         set(decoded.key_shares) == set(dropped)
         and set(decoded.seed_shares) == set(survivors)
@@ -257,7 +267,7 @@ def _signed(spec: SumSpec, phase: Phase, name: str, body: bytes) -> bytes:
     return tagged_hash("message", spec.digest, bytes([phase]), name.encode(), body)
 
 
-def _decode(what: str, raw: bytes, kind: type[_T], longest: int) -> _T:
+def decode(what: str, raw: bytes, kind: type[_T], longest: int) -> _T:
     if not isinstance(raw, bytes):
         raise WireError(f"A {what} is not bytes", got=type(raw).__name__)
     if len(raw) > longest:
@@ -268,7 +278,7 @@ def _decode(what: str, raw: bytes, kind: type[_T], longest: int) -> _T:
         raise WireError(f"A {what} is malformed", got=str(error)[:120], rule="docs/wire-securesum.md") from None
 
 
-def _check_header(what: str, version: str, digest: bytes, spec: SumSpec) -> None:
+def check_header(what: str, version: str, digest: bytes, spec: SumSpec) -> None:
     if version != PROTOCOL:
         raise WireError(
             f"A {what} is of another protocol or version",
@@ -285,7 +295,7 @@ def _check_header(what: str, version: str, digest: bytes, spec: SumSpec) -> None
         )
 
 
-def _check_names(what: str, spec: SumSpec, parts: Mapping[str, bytes]) -> None:
+def check_names(what: str, spec: SumSpec, parts: Mapping[str, bytes]) -> None:
     strangers = set(parts) - set(spec.names)
     if strangers:
         raise WireError(
@@ -295,7 +305,7 @@ def _check_names(what: str, spec: SumSpec, parts: Mapping[str, bytes]) -> None:
         )
 
 
-def _check_only_encoding(what: str, raw: bytes, again: bytes) -> None:
+def check_only_encoding(what: str, raw: bytes, again: bytes) -> None:
     if raw != again:
         raise WireError(
             f"A {what} is not in its only encoding",
