@@ -1,7 +1,8 @@
 """Attacks on blind scoring: each recovers the weights with its protection switched off, and fails with all of them on.
 
-The attacks are the tests' own (tests/blind); here they print their figures. Printed: the correlation of the recovered
-weights with the true ones, on one-hot tables (rows) and quadratics (columns).
+The attacks are the tests' own (tests/blind/attacks); here they print their figures, engine by engine. Printed: the
+correlation of what is recovered with what is secret (weights; under CKKS also scores that were not paid for), and the
+correlation that chance alone reaches once in 15,000 runs at that number of weights.
 
     python benchmarks/attacks_fail.py
 """
@@ -16,12 +17,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import pytest
 from tests.blind import _models, test_budget
 from tests.blind.attacks import test_attacks as attacks
+from tests.blind.attacks import test_ckks_attacks as ckks
+from tests.blind.attacks import test_every_engine as every
 
 from blindsight.blind import BitBudget, RecordOwner, Scorer
 from blindsight.blind._protect import Protections
 from blindsight.errors import BudgetError, WireError
 
-LIMIT = 0.2
+CHANCE_DEVIATIONS = 4.0
+"""Of a correlation of chance, whose standard deviation is 1 / sqrt(number)."""
 
 
 def main() -> int:
@@ -34,29 +38,34 @@ def main() -> int:
         equal_on: float | None = attacks.equal_seeds(scorer_takes_them=False)
     except WireError:
         equal_on = None
+    flooded = Protections(owed_only=False)
+    slots = [ckks.slots_not_owed(switch)[0] for switch in (flooded, on)]
     results = [
-        (
-            "large-noise monomial, rows",
-            attacks.large_noise_monomial(Protections(owed_only=False)),
-            attacks.large_noise_monomial(on),
-        ),
-        (
-            "unmasked second part, columns",
-            attacks.unmasked_second_part_columns(unmasked),
-            attacks.unmasked_second_part_columns(on),
-        ),
-        ("unmasked second part, rows", *(attacks.unmasked_second_part_rows(switch) for switch in (unmasked, on))),
-        ("known noise, rows", *attacks.known_noise("rows", [bare, on])),
-        ("known noise, columns", *attacks.known_noise("columns", [bare, on])),
-        ("zero `a` in the key", attacks.shaped_a(accepted=True), attacks.shaped_a(accepted=False)),
-        ("equal seeds in the key", attacks.equal_seeds(scorer_takes_them=True), equal_on),
-        ("shaped `b` in the key (textbook mask)", *shaped),
+        ("rows: large-noise monomial", 1344, *(attacks.large_noise_monomial(switch) for switch in (flooded, on))),
+        ("rows: unmasked second part", 1344, *(attacks.unmasked_second_part_rows(switch) for switch in (unmasked, on))),
+        ("rows: known noise", 480, *attacks.known_noise("rows", [bare, on])),
+        ("columns: 4,096 answers for one record", 200, *(every.columns_of_one_record(s) for s in (flooded, on))),
+        ("columns: unmasked second part", 465, *(attacks.unmasked_second_part_columns(s) for s in (unmasked, on))),
+        ("columns, seeded: unmasked second part", 200, *(every.unmasked_seeded_columns(s) for s in (unmasked, on))),
+        ("columns: known noise", 465, *attacks.known_noise("columns", [bare, on])),
+        ("columns: zero `a` in the key", 465, attacks.shaped_a(accepted=True), attacks.shaped_a(accepted=False)),
+        ("columns: equal seeds in the key", 465, attacks.equal_seeds(scorer_takes_them=True), equal_on),
+        ("columns: shaped `b` (textbook mask)", 465, *shaped),
+        ("explanations: large-noise monomial", 200, *(every.explained_monomial(s) for s in (flooded, on))),
+        ("explanations: unmasked second parts", 200, *(every.unmasked_explanations(s) for s in (unmasked, on))),
+        ("explanations: known noise", 200, *every.known_noise_of_explanations([bare, on])),
+        ("verdicts: unmasked second part", 200, *(every.unmasked_verdict_words(s) for s in (unmasked, on))),
+        ("CKKS: imaginary parts", 4096, *(ckks.imaginary_part(s) for s in (flooded, on))),
+        ("CKKS: slots that were not paid for", 4096, *slots),
+        ("CKKS: unmasked last part", 435, *(ckks.unmasked_parts(s, 2) for s in (unmasked, on))),
     ]
     failures = 0
-    print(f"{'attack':40s}{'protection off':>16s}{'all on':>10s}")
-    for name, off, protected in results:
-        failures += off <= 0.9 or (protected is not None and abs(protected) >= LIMIT)
-        print(f"{name:40s}{off:16.3f}{'refused' if protected is None else format(protected, '.3f'):>10s}")
+    print(f"{'attack':40s}{'protection off':>16s}{'all on':>10s}{'chance below':>14s}")
+    for name, numbers, off, protected in results:
+        limit = CHANCE_DEVIATIONS / numbers**0.5
+        failures += off <= 0.9 or (protected is not None and abs(protected) >= limit)
+        shown = "refused" if protected is None else format(protected, ".3f")
+        print(f"{name:40s}{off:16.3f}{shown:>10s}{limit:14.3f}")
 
     model = _models.table_model(4, 8)
     scorer = Scorer(model)

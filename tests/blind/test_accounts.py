@@ -24,6 +24,14 @@ def test_rows_are_a_budget_of_their_own():
     assert scorer.rows_answered() == 7
 
 
+def test_an_account_without_a_name_is_an_account():
+    scorer = Scorer(MODEL)
+    owner = RecordOwner(scorer.offer())
+    scorer.score(owner.seal(records(MODEL, 1)), account="")
+    assert scorer.bits_released("") == scorer.bits_released() > 0
+    assert scorer.bits_released(owner.key_id) == 0
+
+
 def test_an_account_is_charged_whatever_its_keys():
     bits = Scorer(MODEL).parameters.charge_bits(3)
     scorer = Scorer(MODEL, budget=BitBudget(bits_per_owner=bits))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -33,9 +34,10 @@ class KeyValue(Protocol):
 
 
 class MemoryTable:
-    """A table that lives as long as the process."""
+    """A table that lives as long as the process, and is of no use in one that was forked off."""
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self._values: dict[str, bytes] = {}
         self._lock = threading.RLock()
         self._undo: list[dict[str, bytes | None]] = []
@@ -58,7 +60,19 @@ class MemoryTable:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All writes of the block or none, and no other thread's between them."""
+        """All writes of the block or none, and no other thread's between them.
+
+        Raises
+        ------
+        StoreError
+            In a forked process: it would spend again what its parent spends, budgets and masks of verdicts.
+        """
+        if self._process != os.getpid():
+            raise StoreError(
+                "A table in memory was copied by a fork",
+                rule="each count and each mask is spent by one process",
+                fix="give table=store.table(...), which processes share, or make the Scorer after the fork",
+            )
         with self._lock:
             self._undo.append({})
             try:

@@ -98,19 +98,28 @@ class CkksRerandomiser:
         self._context, self._parts = context, p.parts
         self._digits = context.negacyclic.digits(np.stack(zeros))
         self._ready: deque[Residues] = deque()
+        self._process = os.getpid()
         self._most = max(1, MAX_READY_BYTES // (8 * p.parts * p.kept * p.degree))
 
     def prepare(self, answers: int) -> None:
         """Make masks ahead of time, until there are this many, or 256 MB of them."""
+        self._forget_after_fork()
         while len(self._ready) < min(answers, self._most):
             self._ready.append(self._mask())
 
     def take(self) -> Residues:
         """Return a mask, shape (parts, kept, N), reduced, which nobody gets again."""
+        self._forget_after_fork()
         try:
             return self._ready.popleft()
         except IndexError:
             return self._mask()
+
+    def _forget_after_fork(self) -> None:
+        """A forked process has copies of the masks that its parent uses: two answers under one show the weights."""
+        if self._process != os.getpid():
+            self._ready.clear()
+            self._process = os.getpid()
 
     def _mask(self) -> Residues:
         context = self._context

@@ -105,18 +105,27 @@ class Rerandomiser:
         self._context = context
         self._ciphers = [context.prepare_cipher(context.seeded_ciphertext(seed, c0)) for seed, c0 in zeros]
         self._ready: deque[Residues] = deque(maxlen=MAX_READY)
+        self._process = os.getpid()
 
     def prepare(self, answers: int) -> None:
         """Make masks ahead of time, until there are this many (at most 1,024; 200 kB each, or 500)."""
+        self._forget_after_fork()
         while len(self._ready) < min(answers, MAX_READY):
             self._ready.append(self._context.inner_product(*self.terms()))
 
     def take(self) -> Residues | None:
         """Return a mask made ahead, shape (2, primes, N), which nobody gets again; None if there is none."""
+        self._forget_after_fork()
         try:
             return self._ready.popleft()
         except IndexError:
             return None
+
+    def _forget_after_fork(self) -> None:
+        """A forked process has copies of the masks that its parent uses: two answers under one show the weights."""
+        if self._process != os.getpid():
+            self._ready.clear()
+            self._process = os.getpid()
 
     def terms(self) -> Mask:
         """Encryptions of zero and fresh multipliers, for one answer only."""

@@ -326,7 +326,7 @@ class Scorer:
         price: Priced = p if explainer is None else explainer.price
 
         def charge() -> int:
-            return self._ledger.charge(account or header.key.hex(), header.rows, price)
+            return self._ledger.charge(header.key.hex() if account is None else account, header.rows, price)
 
         charge() if settle is None else settle(charge)
         pieces: list[bytes] = []

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from blindsight.blind import RecordOwner, Scorer
-from blindsight.blind._envelope import Header, close_envelope, new_salt, public_bytes, split_envelope
+from blindsight.blind._envelope import Header, Kind, close_envelope, new_salt, public_bytes, split_envelope
 from blindsight.blind._protect import Protections
 from blindsight.he import pack_residues, unpack_residues
 
@@ -29,10 +29,10 @@ class Adversary:
     def secret(self) -> np.ndarray:
         return secret_of(self.key)
 
-    def message(self, body: bytes, rows: int, *, extra: bytes = b"") -> bytes:
+    def message(self, body: bytes, rows: int, *, extra: bytes = b"", kind: Kind = "sealed") -> bytes:
         salt = new_salt()
         header = Header(
-            kind="sealed",
+            kind=kind,
             offer=self.owner._digest,
             key=self.owner._key_id,
             request=salt,
@@ -53,9 +53,29 @@ class Adversary:
         body = b"".join(seed + pack_residues(c0, self.width) for seed, c0 in pieces)
         return self.read(self.scorer.score(self.message(body, rows)))
 
+    def ask_explained(
+        self, pieces: Sequence[tuple[bytes, np.ndarray]], rows: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Send seeded ciphertexts and ask for contributions; both parts for each block."""
+        body = b"".join(seed + pack_residues(c0, self.width) for seed, c0 in pieces)
+        answer = self.scorer.score(self.message(body, rows, kind="explain"))
+        _, found = split_envelope(answer, "explained", offer=self.owner._digest)
+        size = len(found) // self.owner.encoder.blocks
+        return [self.parts(found[at : at + size]) for at in range(0, len(found), size)]
+
+    def ask_words(self, parts: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Send unseeded ciphertexts in columns to a scorer of verdicts; words of its first part, and of its second."""
+        body = pack_residues(parts.transpose(2, 0, 1, 3), self.width)
+        _, found = split_envelope(self.scorer.score(self.message(body, rows)), "answer", offer=self.owner._digest)
+        width = self.parameters.share_bits // 8
+        words = unpack_residues(found[8:], ((len(found) - 8) // width,), width).astype(np.uint64)
+        return words[: -self.context.degree], words[-self.context.degree :]
+
     def read(self, answer: bytes) -> tuple[np.ndarray, np.ndarray]:
         """First part (as many coefficients as came) and second part of a one-group answer."""
-        _, body = split_envelope(answer, "answer", offer=self.owner._digest)
+        return self.parts(split_envelope(answer, "answer", offer=self.owner._digest)[1])
+
+    def parts(self, body: memoryview) -> tuple[np.ndarray, np.ndarray]:
         second = len(body) - self.parameters.part_bytes
         primes = len(self.context.primes)
         first = unpack_residues(body[:second], (primes, second // primes // self.width), self.width)

@@ -1,32 +1,33 @@
 """Operators as real processes on 127.0.0.1, with real certificates."""
 
-import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from blind._recording import free_ports
 from blindsight.blind.mpc import MpcHolder, MpcOwner, OperatorAddress, make_certificate
 from blindsight.errors import BlindsightError
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 class Nodes:
-    """Two or three ``blindsight mpc-node serve`` in folders of their own."""
+    """Two or three ``blindsight mpc-node serve`` in folders of their own.
+
+    ``seen``: what an operator believes the others' links to be, for tests that put something between.
+    """
 
     def __init__(
-        self, folder: Path, operators: int, *, run_timeout_s: float = 20.0, more: Any = lambda rank: ""
+        self,
+        folder: Path,
+        operators: int,
+        *,
+        run_timeout_s: float = 20.0,
+        more: Any = lambda rank: "",
+        seen: Callable[[int, list[str]], list[str]] = lambda rank, links: links,
     ) -> None:
         self.folder, self.count = folder, operators
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,15 +37,15 @@ class Nodes:
         ports = free_ports(2 * operators)
         self.addresses = [f"127.0.0.1:{port}" for port in ports[:operators]]
         self.links = [f"127.0.0.1:{port}" for port in ports[operators:]]
-        entries = "".join(
-            f'[[operators]]\naddress = "{a}"\nlink = "{k}"\ncertificate = "{n}.crt"\n'
-            for a, k, n in zip(self.addresses, self.links, names, strict=True)
-        )
         clients = "".join(
             f'[[clients]]\nname = "{n}"\nrole = "{r}"\ncertificate = "{n}.crt"\n'
             for n, r in (("owner", "owner"), ("other", "owner"), ("holder", "holder"), ("rival", "holder"))
         )
         for rank, name in enumerate(names):
+            entries = "".join(
+                f'[[operators]]\naddress = "{a}"\nlink = "{k}"\ncertificate = "{n}.crt"\n'
+                for a, k, n in zip(self.addresses, seen(rank, self.links), names, strict=True)
+            )
             (folder / f"node-{rank}.toml").write_text(
                 f'rank = {rank}\nprivate_key = "{name}.key"\nstate = "state-{rank}"\n'
                 f"run_timeout_s = {run_timeout_s}\nconnect_timeout_s = 15.0\n{more(rank)}{entries}{clients}"
@@ -70,10 +71,12 @@ class Nodes:
         return {"certificate": self.folder / f"{name}.crt", "private_key": self.folder / f"{name}.key"}
 
     def start(self, rank: int) -> None:
-        command = [sys.executable, "-m", "blindsight", "mpc-node", "serve", "--config", f"node-{rank}.toml"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with self.logs[rank].open("ab") as log:
-            self.processes[rank] = subprocess.Popen(command, cwd=self.folder, stderr=log, env=environment)
+            self.processes[rank] = subprocess.Popen(self.command(rank), cwd=self.folder, stderr=log, env=environment)
+
+    def command(self, rank: int) -> list[str]:
+        return [sys.executable, "-m", "blindsight", "mpc-node", "serve", "--config", f"node-{rank}.toml"]
 
     def wait(self, seconds: float = 30.0) -> None:
         deadline = time.monotonic() + seconds

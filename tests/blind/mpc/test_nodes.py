@@ -236,14 +236,18 @@ def test_malformed_bodies(nodes: Nodes) -> None:
         good = pack(RunHeader(id="0" * 32, model="0" * 32, rows=1), [b"1"])
         assert owner.post("/v1/runs", content=good).json()["kind"] == ParameterError.__name__
         assert owner.post("/v1/runs", content=iter([good])).status_code == 400  # chunked: no length
-    request = f"POST /v1/runs HTTP/1.1\r\nhost: x\r\ncontent-length: {1 << 40}\r\n\r\n".encode()
+    head = "POST /v1/runs HTTP/1.1\r\nhost: x\r\n"
+    requests = [f"{head}content-length: {1 << 40}\r\n\r\n"]  # refused at its header, before a byte of the body
+    # a length is declared, and another framing lets the body go on after it: as long as one likes
+    requests += [f"{head}content-length: 9\r\ntransfer-encoding: chunked\r\n\r\n" + "ffff\r\n" + "x" * 0xFFFF + "\r\n"]
     context = pinned_context(
         TlsFiles(**nodes.identity("owner"), trusted=Path()), server=False, peers=[nodes.operators[0].certificate]
     )
     host, port = nodes.addresses[0].split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as plain, context.wrap_socket(plain) as tls:
-        tls.sendall(request)  # refused at its header, before a byte of the body
-        assert tls.recv(100).startswith(b"HTTP/1.1 400")
+    for request in requests:
+        with socket.create_connection((host, int(port)), timeout=20) as plain, context.wrap_socket(plain) as tls:
+            tls.sendall(request.encode())
+            assert tls.recv(100).startswith(b"HTTP/1.1 400")
 
 
 def test_the_log_holds_no_value(nodes: Nodes) -> None:

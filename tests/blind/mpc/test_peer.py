@@ -1,6 +1,7 @@
 """Asking operators that fail in the middle of a handshake."""
 
 import gc
+import json
 import socket
 import ssl
 import sys
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from blindsight.blind.mpc import MpcHolder, OperatorAddress, make_certificate
-from blindsight.errors import UnavailableError
+from blindsight.blind.mpc._peer import _raised
+from blindsight.errors import BudgetError, UnavailableError
 
 ASKED = 12
 
@@ -63,3 +65,15 @@ def test_a_refusal_leaves_no_socket_of_another_handshake_open(tmp_path: Path, mo
         server.close()
     gc.collect()
     assert not [str(one.exc_value) for one in left]
+
+
+def test_an_operators_words_reach_a_terminal_without_what_it_would_obey() -> None:
+    body = json.dumps(
+        {"kind": "BudgetError", "what": "no\x1b[2J more\r\n", "got": "\x07" * 900, "fix": "é, 名"}
+    ).encode()
+    error = _raised("host:1", 403, body)
+    assert isinstance(error, BudgetError)
+    assert error.what == "Operator host:1: no [2J more  "
+    assert error.got == " " * 500
+    assert error.fix == "é, 名"
+    assert isinstance(_raised("host:1", 500, b'{"kind": "SystemExit", "what": "x"}'), UnavailableError)

@@ -92,17 +92,21 @@ class _Bodies:
 
 
 def _length(request: Request, limit: int) -> int:
+    """Declared length of a body; ProtocolError if there is none, it is too large, or another framing overrides it."""
     length = request.headers.get("content-length", "")
     if not length.isdigit() or len(length) > 12 or int(length) > limit:
         raise ProtocolError("A body's length is missing or too large", got=length[:20], rule=f"at most {limit}")
+    if "transfer-encoding" in request.headers:  # a body in chunks ends where it likes, whatever length it declares
+        raise ProtocolError("A body is sent in chunks", rule="a content-length and nothing else")
     return int(length)
 
 
 async def _read(request: Request) -> bytes:
+    """Read a body whose framing :func:`_length` has checked, so that the server cuts it at its declared length."""
     try:
         parts: list[bytes] = []
         async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():  # the server cuts a body at its declared length
+            async for part in request.stream():
                 parts.append(part)
         return b"".join(parts)
     except TimeoutError as error:

@@ -70,11 +70,16 @@ def _raised(where: str, status: int, data: bytes) -> BlindsightError:
     try:
         body: dict[str, Any] = json.loads(data[:16_384])
         kind = _KINDS[body["kind"]]
-        parts = {name: str(body[name])[:MAX_PROBLEM_CHARS] for name in ("got", "rule", "fix") if name in body}
-        return kind(f"Operator {where}: {str(body['what'])[:MAX_PROBLEM_CHARS]}", **parts)
+        parts = {name: _words(body[name]) for name in ("got", "rule", "fix") if name in body}
+        return kind(f"Operator {where}: {_words(body['what'])}", **parts)
     except (ValueError, KeyError, TypeError, RecursionError):
         kind = UnavailableError if status >= 500 else AuthenticationError if status in (401, 403) else WireError
         return kind(f"Operator {where} refused", got=f"status {status}")
+
+
+def _words(value: object) -> str:
+    """Somebody else's words, cut short, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in str(value)[:MAX_PROBLEM_CHARS])
 
 
 class HttpPeer:
