@@ -359,8 +359,8 @@ REMARKS = {
     "maximum_epsilon": "Budget of these records for all releases of one unit together, at this delta.",
     "delta": "Probability at which the budget is stated.",
     "allow_unmasked_updates": "May updates go to the coordinator in the clear (median, Krum, votes)?",
-    "allow_shared_key_sums": "May BFV or Paillier replace masks? One party that colludes with the coordinator then opens "
-    "everything.",
+    "allow_shared_key_sums": "May BFV or Paillier replace masks? One party that colludes with the coordinator then "
+    "opens everything.",
     "columns": "Columns that a sum may read; without this line, every one of schema.toml.",
     "maximum_epsilon_per_run": "Most epsilon that one request may ask for; without this line, the whole budget.",
     "minimum_noise": "Least noise of every sum: standard deviation over sensitivity; DP-SGD: the noise multiplier.",
