@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ._exits import REFUSED, command
-from ._options import JsonOption, KeyFileOption, sealer_of
+from ._options import AllowOption, JsonOption, KeyFileOption, sealer_of
 from ._screen import Screen
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def plan_blind(
     verdict: Annotated[
         bool, typer.Option("--verdict", help="Reveal one bit a record, above the threshold or not, instead of scores.")
     ] = False,
+    allow: AllowOption = None,
     key_file: KeyFileOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -37,7 +38,8 @@ def plan_blind(
 
     screen = Screen(as_json=json_output)
     reveal: Reveal = "verdict" if verdict else "score"
-    found = survey(modelfile.load(model, sealer=sealer_of(key_file)), rows=rows, reveal=(reveal,))
+    loaded = modelfile.load(model, sealer=sealer_of(key_file), allowed=frozenset(allow or ()))
+    found = survey(loaded, rows=rows, reveal=(reveal,))
     best = found.recommended(reveal)
     screen.table(
         f"{found.model}, {rows:,} records, {reveal}s",
