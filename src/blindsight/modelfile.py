@@ -138,8 +138,9 @@ def _loads(data: bytes, allowed: frozenset[str] | None) -> Detector:
         schema = Schema.from_json(header["schema"])
         model = detector_from_json(header["detector"], allowed=allowed)
         model.load_state(schema, State(values=header["state"], arrays=arrays))
-    except UnknownDetectorError:  # nothing is wrong with the file
-        raise
+    except UnknownDetectorError as error:  # nothing need be wrong with the file
+        what = "The model file is of an unknown detector"
+        raise UnknownDetectorError(what, got=error.got, rule=error.rule, fix=error.fix) from error
     except BlindsightError as error:
         raise _malformed(str(error)[:300]) from error
     model.schema = schema
