@@ -1,10 +1,10 @@
 """1,000,000 rows x 20 features on one core: fit from Parquet, scoring, model size, peak memory; each beside its peer.
 
-Every figure comes from a process of its own, pinned to one core. Peers keep all rows in memory and are fitted from
-memory on ``--peer-rows`` rows (the row says how many), which flatters them. A sum-based fit reads the file once for its
-sum and once for the score histogram; that histogram is what a peer does not have.
+Every figure comes from a process of its own, pinned to one core; fits by the clock, scores by processor time. Peers
+keep all rows in memory and are fitted from memory (the row says on how many), which flatters them. A sum-based fit
+reads the file once for its sum and once for the score histogram; that histogram is what a peer does not have.
 
-    python benchmarks/fast_detectors.py [--rows 1000000]
+    python benchmarks/fast_detectors.py [--rows 1000000] [--only ECOD "PyOD ECOD"]
 """
 
 from __future__ import annotations
@@ -23,7 +23,18 @@ from typing import Any
 import numpy as np
 
 FEATURES = 20
-OURS = ("ECOD", "COPOD", "HBOS", "IForest", "LODA", "PCA", "Mahalanobis", "RandomFeatures", "OCSVM")
+OURS = (
+    "ECOD",
+    "COPOD",
+    "HBOS",
+    "IForest",
+    "IForest, 100 trees",
+    "LODA",
+    "PCA",
+    "Mahalanobis",
+    "RandomFeatures",
+    "OCSVM",
+)
 PEERS: dict[str, tuple[str, int]] = {
     "scikit-learn IForest": ("IForest", 1_000_000),
     "PyOD IForest": ("IForest", 1_000_000),
@@ -81,7 +92,9 @@ def child(name: str, path: str, rows: int) -> None:
         from blindsight.data import Column
 
         schema = bs.Schema(tuple(Column(name=f"x{j}", low=-6.0, high=6.0) for j in range(FEATURES)))
-        detector = getattr(bs, name)(schema=schema)
+        kind, _, trees = name.partition(", ")
+        more = {"trees": int(trees.split()[0])} if trees else {}
+        detector = getattr(bs, kind)(schema=schema, **more)
         passes = 0
 
         def total_of(query: Any) -> Any:
@@ -102,9 +115,9 @@ def child(name: str, path: str, rows: int) -> None:
     result["peak_mib"] = int(status.split("VmHWM:")[1].split()[0]) / 1024
     X = sample(rows, 1)
     score(X[:1000])
-    started = time.perf_counter()
+    started = time.process_time()  # of this one thread: what else the machine does must not decide a ratio
     score(X)
-    result["score"] = time.perf_counter() - started
+    result["score"] = time.process_time() - started
     print(json.dumps(result))
 
 
@@ -122,6 +135,7 @@ def measure(name: str, path: str, rows: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--only", nargs="+", default=[*OURS, *PEERS], help="which detectors")
     parser.add_argument("--child", nargs=2)
     options = parser.parse_args()
     if options.child:
@@ -133,7 +147,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
         write(path, options.rows)
-        for name in (*OURS, *PEERS):
+        for name in options.only:
             rows = min(options.rows, PEERS[name][1]) if name in PEERS else options.rows
             got = measure(name, str(path), rows)
             speed[name] = rows / got["score"]
@@ -144,14 +158,21 @@ def main() -> int:
                 f"{got['bytes'] / 1000:>10,.0f}{got['peak_mib']:>10,.0f}"
             )
     print("peak memory of a peer holds its rows; ours reads the file in chunks")
-    forest = speed["IForest"] / speed["scikit-learn IForest"]
-    ecod = speed["ECOD"] / speed["PyOD ECOD"]
-    print(f"IForest scoring over scikit-learn's: {forest:.1f} times; bar 2: {'met' if forest >= 2 else 'MISSED'}")
-    print(f"ECOD scoring over PyOD's: {ecod:.0f} times; bar 20: {'met' if ecod >= 20 else 'MISSED'}")
+    missed = not one_pass
+    for ours, theirs, bar in (
+        ("IForest", "scikit-learn IForest", 2.0),
+        ("IForest, 100 trees", "scikit-learn IForest", None),  # the bar is for what each does by default
+        ("ECOD", "PyOD ECOD", 20.0),
+    ):
+        if ours in speed and theirs in speed:
+            ratio = speed[ours] / speed[theirs]
+            told = "" if bar is None else f"; bar {bar:g}: {'MISSED' if ratio < bar else 'met'}"
+            missed |= bar is not None and ratio < bar
+            print(f"{ours} scores {ratio:.1f} times as fast as {theirs}{told}")
     print(
         f"sum-based fits on declared scales in one pass, the score histogram aside: {'met' if one_pass else 'MISSED'}"
     )
-    return int(forest < 2 or ecod < 20 or not one_pass)
+    return int(missed)
 
 
 if __name__ == "__main__":

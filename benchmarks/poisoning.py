@@ -45,7 +45,7 @@ def fit(part: Any, seed: int, factor: float, extra: dict[str, Any], forged: int 
     class Poisoned(bs.AutoEncoder):
         def _train(self, local: Local, start: Any, correction: Any) -> Any:
             trained = super()._train(local, start, correction)
-            before = self._flat(start)
+            before = self._layout.flat(start)
             change = (trained.flat - before) * local.cache.get("factor", 1.0)
             return dataclasses.replace(trained, flat=before + change)
 

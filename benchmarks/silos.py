@@ -6,7 +6,7 @@ centralised fit, integer for integer.
 Part 2: an autoencoder on NSL-KDD (five skewed silos, normal rows) and on NAB's CPU hosts (one host a party, windows of
 24 values, the first half to train, the second to test on one's own traffic), with and without each remedy.
 
-    python benchmarks/silos.py [--sets 8] [--seeds 3] [--part 1 2]
+    python benchmarks/silos.py [--sets 8] [--seeds 3] [--part 1 2] [--remedies FedAvg Reptile]
 """
 
 from __future__ import annotations
@@ -152,12 +152,17 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "Reptile, step .5": {"server": "reptile", "server_rate": 0.5},
     "equal weights": {"weighting": "equal"},
     "validation weights": {"weighting": "validation"},
+    "jitter below 2,000 rows": {"augment": "jitter", "augment_below": 2_000},
     "mixup below 2,000 rows": {"augment": "mixup", "augment_below": 2_000},
 }
+TUNED = ("FedAvg", "Reptile, step .5")
+"""Also measured after some epochs at each party, which is what Reptile's start is for."""
 Measured = dict[str, list[float]]
 
 
-def measure_remedies(silos: list[Any], tests: list[tuple[Any, np.ndarray]], schema: Any, seed: int) -> Measured:
+def measure_remedies(
+    silos: list[Any], tests: list[tuple[Any, np.ndarray]], schema: Any, seed: int, wanted: list[str]
+) -> Measured:
     """Mean and worst AUROC over the parties, each on its own test records, by remedy."""
     import blindsight as bs
 
@@ -174,14 +179,23 @@ def measure_remedies(silos: list[Any], tests: list[tuple[Any, np.ndarray]], sche
     def make(scales: str = "declared", **extra: Any) -> Any:
         return bs.AutoEncoder(seed=seed, scales=scales, schema=schema, training=bs.Training(**{**TRAINING, **extra}))
 
-    note("local only", [make().fit(silo) for silo in silos])
-    note("centralised", [make().fit(stack(silos))] * len(silos))
+    def asked(name: str) -> bool:
+        return not wanted or any(name.startswith(prefix) for prefix in wanted)
+
+    if not wanted:
+        note("local only", [make().fit(silo) for silo in silos])
+        note("centralised", [make().fit(stack(silos))] * len(silos))
     for name, extra in REMEDIES.items():
+        if not asked(name):
+            continue
         model = federate(data, schema, make(**extra))
         note(name, [model] * len(silos))
+        if name in TUNED:
+            note(f"{name} + fine-tuned", [model.personalise(silo, epochs=5) for silo in silos])
         if name == "FedAvg":
-            note("  + fine-tuned locally", [model.personalise(silo, epochs=5) for silo in silos])
-            note("  + distilled locally", [model.personalise(silo, epochs=5, distil=1.0) for silo in silos])
+            note("FedAvg + distilled", [model.personalise(silo, epochs=5, distil=1.0) for silo in silos])
+    if wanted:
+        return found
     model = federate(data, schema, make(scales="learned"))
     note("scales learned together", [model] * len(silos))
     model = federate(data, schema, make(scales="local"))
@@ -199,7 +213,7 @@ def stack(silos: list[Any]) -> Any:
 def compare_remedies(options: argparse.Namespace) -> None:
     for title, make_data in (("NSL-KDD, five skewed silos", nslkdd), ("NAB, one CPU host a party", nab_hosts)):
         print(f"  {title}", file=sys.stderr)
-        found = [measure_remedies(*make_data(seed), seed) for seed in range(options.seeds)]
+        found = [measure_remedies(*make_data(seed), seed, options.remedies) for seed in range(options.seeds)]
         rounds, epochs = TRAINING["rounds"], TRAINING["local_epochs"]
         print(f"\n{title}: AutoEncoder, {rounds} rounds of {epochs} epochs, AUROC on one's own tests")
         print(f"{'':28s}{'mean':>7s}{'+-':>7s}{'worst party':>13s}   ({options.seeds} seeds; +- is between seeds)")
@@ -217,6 +231,7 @@ def main() -> int:
     parser.add_argument("--sets", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--part", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--remedies", nargs="+", default=[], help="part 2: only those whose names begin so")
     options = parser.parse_args()
     equal = compare_detectors(options) if 1 in options.part else True
     if 2 in options.part:

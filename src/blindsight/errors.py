@@ -19,6 +19,7 @@
     │   ├── WireError                  malformed: length, type, shape, range
     │   └── AuthenticationError        signature, MAC, key or identity does not match
     ├── FormatError                    a file of ours is malformed or of another version
+    │   └── UnknownDetectorError       it names a detector that is not known, or not allowed, here
     ├── StoreError                     the ledger or journal could not be written or read
     ├── CapacityError                  no parameters at 128-bit security can carry this circuit
     └── UnavailableError               try again later (exit code 75)
@@ -51,6 +52,7 @@ __all__ = [
     "StoreError",
     "SurvivorsError",
     "UnavailableError",
+    "UnknownDetectorError",
     "WireError",
 ]
 
@@ -145,6 +147,10 @@ class AuthenticationError(ProtocolError):
 
 class FormatError(BlindsightError):
     """A file of ours is malformed, truncated or of another version."""
+
+
+class UnknownDetectorError(FormatError):
+    """A file or request names a detector that is not known here, or another package's that is not allowed here."""
 
 
 class StoreError(BlindsightError):

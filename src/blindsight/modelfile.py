@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from .data import Schema
 from .detectors import Detector, State, detector_from_json, detector_to_json
-from .errors import BlindsightError, FormatError, StoreError
+from .errors import BlindsightError, FormatError, StoreError, UnknownDetectorError
 from .keys import Sealer, is_sealed, write_atomic
 
 __all__ = ["dumps", "inspect", "is_model_file", "load", "loads", "save"]
@@ -116,6 +116,8 @@ def loads(data: bytes, *, allowed: frozenset[str] | None = None) -> Detector:
     ------
     FormatError
         Anything malformed: length, header, field, type, shape, range, NaN, or parts that do not fit each other.
+    UnknownDetectorError
+        A detector of another package, which is not installed or not allowed.
     """
     try:
         return _loads(data, allowed)
@@ -136,6 +138,9 @@ def _loads(data: bytes, allowed: frozenset[str] | None) -> Detector:
         schema = Schema.from_json(header["schema"])
         model = detector_from_json(header["detector"], allowed=allowed)
         model.load_state(schema, State(values=header["state"], arrays=arrays))
+    except UnknownDetectorError as error:  # nothing need be wrong with the file
+        what = "The model file is of an unknown detector"
+        raise UnknownDetectorError(what, got=error.got, rule=error.rule, fix=error.fix) from error
     except BlindsightError as error:
         raise _malformed(str(error)[:300]) from error
     model.schema = schema

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from blindsight import modelfile
 from blindsight.detectors import (
+    TableStudent,
     Training,
     detector_from_json,
     detector_to_json,
     known_detectors,
     module_detector,
 )
-from blindsight.errors import FormatError, ParameterError
+from blindsight.errors import BlindsightError, ParameterError, UnknownDetectorError
+from blindsight.federation import Federation, Policy
 from blindsight.testing import detector_checks
 from sample_tables import NUMBER_SCHEMA, make_table
 
@@ -88,10 +91,29 @@ class TestBrought:
         X = make_table(60, 0)
         model = module_detector("Halves")(training=Training(**SMALL), schema=NUMBER_SCHEMA).fit(X)
         data = modelfile.dumps(model)
-        with pytest.raises(FormatError, match="Unknown detector"):
+        with pytest.raises(UnknownDetectorError, match=r"which an installed package brings.*--allow Halves"):
             modelfile.loads(data)
+        with pytest.raises(UnknownDetectorError, match="check the spelling"):
+            detector_from_json({"name": "Thirds", "parameters": {}})
         again = modelfile.loads(data, allowed=frozenset({"Halves"}))
         assert np.array_equal(again.decision_function(X), model.decision_function(X))
+
+    def test_a_student_learns_from_it_where_the_policy_names_both(self) -> None:
+        tables = {name: make_table(80, place) for place, name in enumerate("abc")}
+        teacher = module_detector("Halves")(training=Training(**SMALL), schema=NUMBER_SCHEMA).fit(tables["a"])
+        student = TableStudent(teacher=teacher, rounds=2)
+
+        def fitted(*names: str) -> TableStudent:
+            policy = Policy(detectors=names, allow_exact_sums=True)
+            with Federation.embedded(tables, schema=NUMBER_SCHEMA, policy=policy) as federation:
+                return federation.fit(student, privacy=None)
+
+        model = fitted("TableStudent", "Halves")
+        X = make_table(200, 9)
+        assert spearmanr(model.decision_function(X), teacher.decision_function(X))[0] > 0.5
+        assert np.array_equal(modelfile.loads(modelfile.dumps(model)).decision_function(X), model.decision_function(X))
+        with pytest.raises(BlindsightError, match="Halves"):
+            fitted("TableStudent")
 
     def test_norm_weights_begin_at_one(self) -> None:
         model = module_detector("Halves")()

@@ -57,6 +57,7 @@ CASES: dict[str, tuple[Callable[[], Detector], str]] = {
     "IForest/numbers": (lambda: IForest(trees=20, depth=5), "number"),
     "IForest/mixed": (IForest, "mixed"),
     "IForest/learned": (lambda: IForest(trees=10, depth=8, scales="learned"), "mixed"),
+    "IForest/subsample": (lambda: IForest(trees=10, depth=5, subsample=0.3), "mixed"),
     "LODA/numbers": (lambda: LODA(projections=20, bins=16), "number"),
     "LODA/mixed": (LODA, "mixed"),
     "LODA/learned": (lambda: LODA(projections=20, scales="learned"), "mixed"),

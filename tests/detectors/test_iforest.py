@@ -81,6 +81,22 @@ def test_it_ranks_as_well_as_the_forest_of_scikit_learn() -> None:
     assert ours > 0.9
 
 
+def test_a_subsample_shows_every_tree_its_part_of_the_records() -> None:
+    X, y = cloud(4000, 1)
+    model = IForest(trees=40, subsample=0.25, schema=BOX).fit(X)
+    masses = model.totals_.reshape(40, -1).sum(axis=1)
+    assert masses.sum() == 10 * len(X), "every record counts in ten trees"
+    assert model.n_records_ == len(X)
+    assert np.abs(masses - 1000).max() < 6 * math.sqrt(4000 * 0.25 * 0.75)
+    assert model.fit_query(BOX).sensitivity_l2 == math.sqrt(10)
+    whole = IForest(trees=40, schema=BOX).fit(X)
+    assert roc_auc_score(y, model.decision_function(X)) > roc_auc_score(y, whole.decision_function(X)) - 0.02
+    parts = IForest(trees=40, subsample=0.25, schema=BOX).fit(X[1000:].astype(np.float32)).partial_fit(X[:1000])
+    parts.forget(X[:500])
+    rest = IForest(trees=40, subsample=0.25, schema=BOX).fit(np.concatenate([X[500:1000], X[1000:].astype(np.float32)]))
+    assert np.array_equal(parts.totals_, rest.totals_), "a record's trees are its own, whoever counts it, and when"
+
+
 def test_an_undeclared_category_and_a_value_never_seen_score_higher() -> None:
     table = make_table(2000, 2)
     model = IForest(schema=MIXED_SCHEMA).fit(table)
@@ -125,7 +141,16 @@ def test_the_noise_floor_grows_with_noise_and_leaves() -> None:
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"trees": 0}, {"trees": 4097}, {"trees": 2.0}, {"depth": 9}, {"depth": True}, {"seed": -1}, {"scales": "x"}],
+    [
+        {"trees": 0},
+        {"trees": 4097},
+        {"trees": 2.0},
+        {"depth": 9},
+        {"depth": True},
+        {"seed": -1},
+        {"scales": "x"},
+        {"subsample": 0.0},
+    ],
 )
 def test_bad_parameters_are_refused_by_name(parameters: dict[str, object]) -> None:
     with pytest.raises(ParameterError, match=next(iter(parameters))):

@@ -123,6 +123,23 @@ def test_what_is_no_network_says_that_it_cannot_be_tuned(cls: type) -> None:
         model.localise(make_table(60, 1))
 
 
+@pytest.mark.parametrize("make", [ECOD, lambda **given: AutoEncoder(training=Training(**SMALL), **given)])
+def test_a_threshold_of_ones_own_is_exact_and_ends_the_certificate(make) -> None:
+    model = make(contamination=0.05, schema=NUMBER_SCHEMA).fit(make_table(300, 0))
+    model.certificate_ = {"differential_privacy": True, "epsilon": 1.0}
+    X, shared = own_table(), model.threshold_
+    scores = model.decision_function(X)
+    assert model.calibrate(X) is model
+    assert np.array_equal(model.decision_function(X), scores), "only the threshold moves"
+    assert model.threshold_ != shared
+    assert model.n_records_ == 300
+    assert 0.03 < float(model.predict(X).mean()) <= 0.05
+    for one in (model, modelfile.loads(modelfile.dumps(model))):
+        assert one.certificate_["differential_privacy"] is False
+        assert "a threshold of that party's own" in one.certificate_["statement"]
+        assert one.certificate_["earlier"] == [{"differential_privacy": True, "epsilon": 1.0}]
+
+
 def test_a_model_of_local_scales_is_evaluated_with_each_partys_own() -> None:
     """The shared model cannot score alone; its evaluation counts what each party's localised copy would."""
     from blindsight.federation import Federation, Policy

@@ -35,7 +35,8 @@ from blindsight.detectors import (
 )
 from blindsight.errors import BlindsightWarning, DataError, NotFittedError, ParameterError, SchemaError
 from blindsight.privacy import SampledNoise
-from blindsight.testing import check_detector
+from blindsight.testing import check_detector, detector_checks
+from sample_tables import NUMBER_SCHEMA
 
 torch.set_num_threads(1)
 
@@ -543,6 +544,33 @@ def test_what_is_refused() -> None:
         LSTMAutoEncoder().stream()
     with pytest.raises(NotFittedError):
         LSTMAutoEncoder().window_scores(table())
+
+
+TIMED = Schema((*NUMBER_SCHEMA.columns, Column(name="when", role="time", type="number")))
+NOT_FOR_WINDOWS = {"batches", "bad_inputs"}
+"""A window's score depends on the records before it, and one record alone is no window; tests above hold both."""
+
+
+ONCE = {"malformed_states"}
+"""Both are read by the same code, and a Transformer has so many tensors that damaging each takes long."""
+
+
+@pytest.mark.parametrize(
+    ("cls", "check"),
+    [
+        (cls, name)
+        for cls in KINDS
+        for name in detector_checks(cls)
+        if name not in (NOT_FOR_WINDOWS if cls is LSTMAutoEncoder else NOT_FOR_WINDOWS | ONCE)
+    ],
+)
+def test_window_detectors_pass_the_suite(cls: type[SequenceDetector], check: str) -> None:
+    small: dict[str, Any] = {"hidden": 2} if cls is LSTMAutoEncoder else {"width": 2, "heads": 1}
+
+    def make() -> SequenceDetector:
+        return cls(window=2, interval=1.0, aligned=True, training=SHORT, **small)
+
+    detector_checks(make)[check](make, TIMED)
 
 
 def test_a_conv_net_sees_neighbours() -> None:

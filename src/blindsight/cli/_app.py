@@ -9,6 +9,7 @@ import typer
 from ._command_compare import compare
 from ._command_demo import demo
 from ._command_detectors import detectors
+from ._command_export import export
 from ._command_fit import fit
 from ._command_init import init_app
 from ._command_jobs import jobs_app
@@ -95,6 +96,11 @@ app.command(
     epilog="Example: blindsight compare --schema schema.toml --detectors ecod,hbos,iforest --input records.csv "
     "--test test.csv --output compare.html",
 )(compare)
+app.command(
+    short_help="Write a smaller copy of a network.",
+    epilog="Example: blindsight export --model network.blindsight --output small.blindsight --prune 0.5 "
+    "--test labelled.csv",
+)(export)
 app.command(
     short_help="Score records, in the clear or blind.",
     epilog="Example: blindsight score --model fraud.blindsight --input today.csv --output scores.csv --blind",

@@ -58,7 +58,13 @@ class Entry:
     note: str
 
 
-def catalogue(schema: Schema | None, privacy: DifferentialPrivacy | None, *, parties: int) -> list[Entry]:
+def catalogue(
+    schema: Schema | None,
+    privacy: DifferentialPrivacy | None,
+    *,
+    parties: int,
+    allowed: frozenset[str] = frozenset(),
+) -> list[Entry]:
     """Every known detector with its default parameters, by name.
 
     Parameters
@@ -68,10 +74,13 @@ def catalogue(schema: Schema | None, privacy: DifferentialPrivacy | None, *, par
     privacy : DifferentialPrivacy, optional
         For the budget of each sum.
     parties : int
+    allowed : frozenset of str
+        Other packages' detectors that may be loaded, and are then listed too.
     """
     from blindsight.detectors import known_detectors
 
-    return [_entry(cls, schema, privacy, parties) for _, cls in sorted(known_detectors().items(), key=_caseless)]
+    known = known_detectors(allowed=allowed)
+    return [_entry(cls, schema, privacy, parties) for _, cls in sorted(known.items(), key=_caseless)]
 
 
 def _caseless(item: tuple[str, object]) -> str:

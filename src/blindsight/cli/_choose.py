@@ -6,15 +6,17 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindsight.errors import ParameterError
 
 if TYPE_CHECKING:
     from blindsight.detectors import Detector
+    from blindsight.keys import Sealer
     from blindsight.privacy import DifferentialPrivacy
 
-__all__ = ["choose_detector", "choose_privacy", "detector_class", "plain_name", "read_settings"]
+__all__ = ["choose_detector", "choose_privacy", "detector_class", "give_teacher", "plain_name", "read_settings"]
 
 
 def choose_privacy(
@@ -174,6 +176,43 @@ def choose_detector(
             )
         parameters["training"] = {**training, inner: value}
     return detector_from_json({"name": cls.name, "parameters": parameters}, allowed=frozenset({cls.name}))
+
+
+def give_teacher(
+    detector: Detector, teacher: Path | None, *, sealer: Sealer | None, allowed: frozenset[str] = frozenset()
+) -> None:
+    """Let a student imitate the model in a file.
+
+    Parameters
+    ----------
+    detector : Detector
+        Changed, if it is a TableStudent.
+    teacher : Path, optional
+    sealer : keys.Sealer, optional
+        Opens the file if it is sealed.
+    allowed : frozenset of str
+        Other packages' detectors that the file may hold.
+
+    Raises
+    ------
+    ParameterError
+        A student without a teacher, or a teacher for what is no student.
+    FormatError, AuthenticationError, StoreError
+        The file cannot be read.
+    """
+    from blindsight import modelfile
+    from blindsight.detectors import TableStudent
+
+    if isinstance(detector, TableStudent):
+        if teacher is None:
+            raise ParameterError("A TableStudent needs a teacher", fix="--teacher MODEL, fitted under the same schema")
+        detector.teacher = modelfile.load(teacher, sealer=sealer, allowed=allowed)
+    elif teacher is not None:
+        raise ParameterError(
+            f"{detector.name} takes no teacher",
+            rule="--teacher goes with --detector tablestudent",
+            fix="leave --teacher out",
+        )
 
 
 def _listed(value: Any) -> Any:

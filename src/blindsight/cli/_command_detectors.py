@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ._exits import command
-from ._options import JsonOption
+from ._options import AllowOption, JsonOption
 from ._screen import Screen
 
 __all__ = ["detectors"]
@@ -21,17 +21,21 @@ def detectors(
     epsilon: Annotated[float | None, typer.Option(help="Whole budget, for what each sum would take of it.")] = None,
     delta: Annotated[float, typer.Option(help="Probability beyond epsilon.")] = 1e-6,
     parties: Annotated[int, typer.Option(min=3, max=256, help="How many take part.")] = 5,
+    allow: AllowOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """List every detector: how it is fitted, what one party sends, what it costs, whether it can be scored blind."""
     from blindsight.data import Schema
+    from blindsight.detectors import brought_names
     from blindsight.privacy import DifferentialPrivacy
 
     from ._catalogue import catalogue
 
     screen = Screen(as_json=json_output)
     privacy = None if epsilon is None else DifferentialPrivacy(epsilon=epsilon, delta=delta)
-    entries = catalogue(None if schema is None else Schema.read(schema), privacy, parties=parties)
+    allowed = frozenset(allow or ())
+    entries = catalogue(None if schema is None else Schema.read(schema), privacy, parties=parties, allowed=allowed)
+    unlisted = sorted(set(brought_names()) - {entry.name for entry in entries})
     screen.table(
         f"{len(entries)} detectors, with their default parameters",
         [("Detector", "left"), ("Fitted by", "left"), ("Sums", "right"), ("Bytes a sum", "right"),
@@ -53,4 +57,6 @@ def detectors(
         "Epsilon: what the fit takes of the budget, 60% of it unless shares say otherwise, in one sum or spread over "
         "the rounds; the score histogram and an evaluation take the rest. Refused: exact sums only."
     )
-    screen.result({"detectors": [asdict(entry) for entry in entries]})
+    if unlisted:
+        screen.say(f"Installed by other packages, and shown where --allow names them: {', '.join(unlisted)}.")
+    screen.result({"detectors": [asdict(entry) for entry in entries], "brought": unlisted})

@@ -9,6 +9,7 @@ import typer
 
 from ._exits import command, safe_after
 from ._options import (
+    AllowOption,
     ContaminationOption,
     DeltaOption,
     EvaluateOption,
@@ -42,6 +43,9 @@ def fit(
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE of the detector, e.g. bins=32 or training.rounds=20; repeatable."),
     ] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Model file that a TableStudent imitates; every party sees it.")
+    ] = None,
     evaluate: EvaluateOption = None,
     epsilon: Annotated[float | None, typer.Option(help="Privacy of fit, threshold and evaluation together.")] = None,
     delta: DeltaOption = 1e-6,
@@ -60,6 +64,7 @@ def fit(
     contamination: ContaminationOption = 0.02,
     policy: PolicyOption = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Federated anomaly detection",
+    allow: AllowOption = None,
     key_file: KeyFileOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -70,7 +75,7 @@ def fit(
     from blindsight.report import write_run
     from blindsight.securesum import names_shared_key
 
-    from ._choose import choose_detector, choose_privacy, read_settings
+    from ._choose import choose_detector, choose_privacy, give_teacher, read_settings
     from ._fit import check_files, fit_parties, run_file
 
     screen = Screen(as_json=json_output)
@@ -79,8 +84,9 @@ def fit(
         exact=exact, max_records_per_party=max_records_per_party, trust=trust,
     )  # fmt: skip
     data, tests = named_paths(party, "--party"), named_paths(evaluate or (), "--evaluate")
-    writable_target(output, "--output", sources=[schema, policy, key_file, *data.values(), *tests.values()])
+    writable_target(output, "--output", sources=[schema, policy, key_file, teacher, *data.values(), *tests.values()])
     chosen = choose_detector(detector, read_settings(settings or ()), contamination=contamination)
+    give_teacher(chosen, teacher, sealer=sealer_of(key_file), allowed=frozenset(allow or ()))
     shared = Schema.read(schema)
     rules = None if policy is None else Policy.read(policy)
     check_parties(data)

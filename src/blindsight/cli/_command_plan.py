@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from ._exits import REFUSED, command
-from ._options import JsonOption, KeyFileOption, sealer_of
+from ._options import AllowOption, JsonOption, KeyFileOption, sealer_of
 from ._screen import Screen
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def plan_blind(
     verdict: Annotated[
         bool, typer.Option("--verdict", help="Reveal one bit a record, above the threshold or not, instead of scores.")
     ] = False,
+    allow: AllowOption = None,
     key_file: KeyFileOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -45,7 +46,8 @@ def plan_blind(
     screen = Screen(as_json=json_output)
     reveal: Reveal = "verdict" if verdict else "score"
     line = Connection(round_trip_ms=round_trip_ms, mbit=mbit)
-    found = survey(modelfile.load(model, sealer=sealer_of(key_file)), rows=rows, reveal=(reveal,), connection=line)
+    loaded = modelfile.load(model, sealer=sealer_of(key_file), allowed=frozenset(allow or ()))
+    found = survey(loaded, rows=rows, reveal=(reveal,), connection=line)
     best = found.recommended(reveal)
     able = [option for option in found.options if not option.refusal]
     if able:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._exits import command, safe_after
-from ._options import JsonOption, KeyFileOption, writable_target
+from ._options import AllowOption, JsonOption, KeyFileOption, writable_target
 from ._screen import Screen
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def score(
             "--link-port", help="For verdicts: own port that the service connects to; 0: a free one.", min=0, max=65535
         ),
     ] = 0,
+    allow: AllowOption = None,
     key_file: KeyFileOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -118,7 +119,7 @@ def score(
     writable_target(output, "--output", sources=[model, source, key_file])
     _here(
         screen, model=model, source=source, output=output, blind=blind, packing=packing, bit_budget=bit_budget,
-        home=home, key_file=key_file, explain=explain,
+        home=home, key_file=key_file, explain=explain, allowed=frozenset(allow or ()),
     )  # fmt: skip
 
 
@@ -134,6 +135,7 @@ def _here(
     home: Path | None,
     key_file: Path | None,
     explain: int,
+    allowed: frozenset[str],
 ) -> None:
     from ._score import score_blind, score_clear
 
@@ -143,7 +145,7 @@ def _here(
         if blind:
             done = score_blind(
                 model_path=model, input_path=source, output=output, key_file=key_file, home=home,
-                packing=packing, bit_budget=bit_budget, progress=progress, explain=explain,
+                packing=packing, bit_budget=bit_budget, progress=progress, explain=explain, allowed=allowed,
             )  # fmt: skip
             writer = done.writer
             summary |= {
@@ -155,7 +157,7 @@ def _here(
         else:
             clear = score_clear(
                 model_path=model, input_path=source, output=output, key_file=key_file, progress=progress,
-                explain=explain,
+                explain=explain, allowed=allowed,
             )  # fmt: skip
             writer, expected = clear.writer, clear.contamination
     summary |= writer.summary()

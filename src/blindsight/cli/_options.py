@@ -12,6 +12,7 @@ from blindsight.errors import DataError, ParameterError
 from blindsight.keys import Sealer
 
 __all__ = [
+    "AllowOption",
     "ContaminationOption",
     "DeltaOption",
     "EvaluateOption",
@@ -32,6 +33,10 @@ __all__ = [
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
 KeyFileOption = Annotated[
     Path | None, typer.Option("--key-file", help="Key file that seals model, identities and ledgers at rest.")
+]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option("--allow", help="Name of another package's detector that may be loaded here; repeatable."),
 ]
 HomeOption = Annotated[Path, typer.Option("--home", help="Folder with one sub-folder a party, or one party's folder.")]
 PolicyOption = Annotated[

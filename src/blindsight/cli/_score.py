@@ -71,13 +71,20 @@ class BlindScoring:
 
 
 def score_clear(
-    *, model_path: Path, input_path: Path, output: Path, key_file: Path | None, progress: Progress, explain: int = 0
+    *,
+    model_path: Path,
+    input_path: Path,
+    output: Path,
+    key_file: Path | None,
+    progress: Progress,
+    explain: int = 0,
+    allowed: frozenset[str] = frozenset(),
 ) -> ClearScoring:
     """Score a file with a model that this process may see; with the largest contributions, if that is asked for."""
     from blindsight import modelfile
     from blindsight.detectors import CircuitDetector
 
-    model = modelfile.load(model_path, sealer=sealer_of(key_file))
+    model = modelfile.load(model_path, sealer=sealer_of(key_file), allowed=allowed)
     seconds = 0.0
     with ScoreWriter(output, model.threshold_) as writer:
         # a detector of windows reads whole series
@@ -106,6 +113,7 @@ def score_blind(
     bit_budget: int | None,
     progress: Progress,
     explain: int = 0,
+    allowed: frozenset[str] = frozenset(),
 ) -> BlindScoring:
     """Score a file as its owner: this process reads the records, another one reads the model.
 
@@ -121,6 +129,8 @@ def score_blind(
     explain : int
         How many of each record's largest contributions to write beside its score; each record is then charged once
         more for every block of the encoding.
+    allowed : frozenset of str
+        Other packages' detectors that the scorer's process may load.
 
     Raises
     ------
@@ -143,6 +153,8 @@ def score_blind(
         command += ["--bit-budget", str(bit_budget)]
     if explain:
         command += ["--explanations"]
+    for name in sorted(allowed):
+        command += ["--allow", name]
     seal_s = score_s = open_s = 0.0
     with interrupts_held():
         scorer = ProcessChannel({"scorer": command})

@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--packing", choices=("rows", "columns"), default="rows")
     parser.add_argument("--bit-budget", type=int)
     parser.add_argument("--explanations", action="store_true", help="answer with contributions where asked")
+    parser.add_argument("--allow", action="append", default=[], help="another package's detector that may be loaded")
     options = parser.parse_args(arguments)
     opened: tuple[Detector, Scorer] | None = None
     trouble: BlindsightError | None = None
@@ -67,7 +68,7 @@ def _open(options: argparse.Namespace) -> tuple[Detector, Scorer]:
     from ._options import sealer_of
 
     sealer = sealer_of(options.key_file)
-    model = modelfile.load(options.model, sealer=sealer)
+    model = modelfile.load(options.model, sealer=sealer, allowed=frozenset(options.allow))
     table = None
     if options.home is not None:
         try:

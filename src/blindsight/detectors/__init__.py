@@ -7,7 +7,7 @@ from ._export import export
 from ._features import category_names, count_query, one_hot_bins, public_range, quantiser
 from ._preparation import Preparation, Scaling, preparation_query
 from ._queries import Local, Query, SumQuery, Total, TotalOf, Update, UpdateQuery
-from ._registry import detector_from_json, detector_to_json, known_detectors
+from ._registry import brought_names, detector_from_json, detector_to_json, known_detectors
 from ._rounds import RoundDetector
 from ._scores import ScoreHistogram, score_edges
 from ._selection import FeatureRank, moments_query, number_columns, select_features
@@ -72,6 +72,7 @@ __all__ = [
     "Update",
     "UpdateQuery",
     "VotingForest",
+    "brought_names",
     "category_names",
     "count_query",
     "detector_from_json",

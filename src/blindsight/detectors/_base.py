@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, clone
 
 from blindsight.data import Records, Schema, records
-from blindsight.errors import BlindsightWarning, ParameterError
+from blindsight.errors import BlindsightWarning, DataError, ParameterError
 
 from ._estimator import ScoringEstimator
 from ._queries import Local, Query, SumQuery, Total, TotalOf
@@ -272,10 +272,21 @@ class Detector(ScoringEstimator):
         return self._scores_of(chunk), chunk.label != 0
 
     def calibrate(self, X: Any) -> Self:
-        """Replace the score histogram by that of ``X``, exactly and locally: a threshold of one's own."""
+        """Replace the score histogram by that of ``X``, exactly and locally: a threshold of one's own.
+
+        Privacy
+        -------
+        The model then holds how many of these records score how high, without noise, and its certificate says so: it
+        is for whoever has ``X``.
+        """
         self._check_fitted()
         total = local_total(self.score_query(), self.schema_, X)
+        if not total.values.any():
+            raise DataError("There is nothing to calibrate on", got=f"no {self._counted}")
         self.score_histogram_ = ScoreHistogram(edges=self._score_grid(), counts=total.values)
+        if not getattr(self, "is_personal_", False):  # a personal copy's certificate says more already
+            how = "given the exact scores of one party's records, for a threshold of that party's own,"
+            self.certificate_ = superseded(how, (self.certificate_,))
         return self
 
     # -- updating: sum-based detectors override these ---------------------------------------------------------------

@@ -72,15 +72,20 @@ class CountingDetector(SumDetector):
         return self.encoder_.blocks
 
     @property
+    def _ones_of_a_record(self) -> int:
+        """In how many slots one record counts."""
+        return self._blocks
+
+    @property
     def n_records_(self) -> float:
-        """Mean over the blocks of their total count."""
+        """All counts together, over the number of slots in which one record counts."""
         self._check_fitted()
-        return max(float(self.totals_.sum()) / self._blocks, 0.0)
+        return max(float(self.totals_.sum()) / self._ones_of_a_record, 0.0)
 
     @property
     def n_records_deviation_(self) -> float:
         """Standard deviation of the noise in ``n_records_``."""
-        return math.sqrt(self.noise_variance_ * self.totals_.size) / self._blocks
+        return math.sqrt(self.noise_variance_ * self.totals_.size) / self._ones_of_a_record
 
     def noise_floor(self, noise_variance: float) -> int:
         """Records that outnumber the noise of one block's slots, all together, two to one."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+from collections.abc import Iterable
 from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
 
-from blindsight.errors import FormatError, ParameterError
+from blindsight.errors import FormatError, ParameterError, UnknownDetectorError
 
 from ._base import Detector
+from ._brought import ENTRY_POINT_GROUP as MODULES
 from ._brought import brought_modules
 from ._training import Training
 from .autoencoder import AutoEncoder
@@ -32,7 +34,7 @@ from .student import TableStudent
 from .transformer import TransformerAutoEncoder
 from .votingforest import VotingForest
 
-__all__ = ["detector_from_json", "detector_to_json", "known_detectors"]
+__all__ = ["brought_names", "detector_from_json", "detector_to_json", "known_detectors"]
 
 ENTRY_POINT_GROUP = "blindsight.detectors"
 
@@ -73,6 +75,11 @@ def known_detectors(*, allowed: frozenset[str] | None = None) -> dict[str, type[
     return found
 
 
+def brought_names() -> list[str]:
+    """Names of the detectors and modules that installed packages bring; none of their code is loaded."""
+    return sorted({entry.name for group in (ENTRY_POINT_GROUP, MODULES) for entry in entry_points(group=group)})
+
+
 def detector_to_json(detector: Detector) -> dict[str, Any]:
     """Name and parameters, as plain JSON values; the schema travels on its own."""
     parameters = {k: _to_plain(v) for k, v in detector.get_params(deep=False).items() if k != "schema"}
@@ -84,8 +91,10 @@ def detector_from_json(value: object, *, allowed: frozenset[str] | None = None) 
 
     Raises
     ------
+    UnknownDetectorError
+        No such name, or another package's that is not allowed.
     FormatError
-        Unknown name, unknown parameter, or a value that is not a finite number, a short string, a bool or None.
+        Unknown parameter, or a value that is not a finite number, a short string, a bool or None.
     ParameterError
         A value outside the detector's domain.
     """
@@ -94,12 +103,7 @@ def detector_from_json(value: object, *, allowed: frozenset[str] | None = None) 
     name, parameters = value["name"], value["parameters"]
     known = known_detectors(allowed=allowed)
     if not isinstance(name, str) or name not in known:
-        raise FormatError(
-            "Unknown detector",
-            got=repr(name)[:60],
-            rule="one of " + ", ".join(sorted(known)),
-            fix="check the spelling",
-        )
+        raise _unknown(name, known)
     cls = known[name]
     accepted = set(inspect.signature(cls.__init__).parameters) - {"self", "schema"}
     if not isinstance(parameters, dict) or not set(parameters) <= accepted:
@@ -110,10 +114,29 @@ def detector_from_json(value: object, *, allowed: frozenset[str] | None = None) 
     try:
         parameters = {key: _from_plain(key, item) for key, item in parameters.items()}
         detector = cls(**parameters)
+        if isinstance(detector, TableStudent):
+            detector._allowed_teachers = allowed or frozenset()
         detector._validate()
     except TypeError as error:
         raise ParameterError(f"A parameter of {name} has the wrong type", rule="see the class's docstring") from error
     return detector
+
+
+def _unknown(name: object, known: Iterable[str]) -> UnknownDetectorError:
+    """An installed package may have it, and nobody has allowed it: that is another mistake than a misspelt name."""
+    if name in brought_names():
+        return UnknownDetectorError(
+            "Unknown detector",
+            got=f"{name!r}, which an installed package brings"[:120],
+            rule="code of other packages is loaded only where its name is allowed",
+            fix=f"allowed=frozenset({{{name!r}}}) in Python, --allow {name} on the command line",
+        )
+    return UnknownDetectorError(
+        "Unknown detector",
+        got=repr(name)[:60],
+        rule="one of " + ", ".join(sorted(known)),
+        fix="check the spelling; if another package brings it, install that, and allow it by name",
+    )
 
 
 MAX_ITEMS = 64

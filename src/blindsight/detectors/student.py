@@ -88,6 +88,9 @@ class TableStudent(CircuitDetector):
 
     name = "TableStudent"
 
+    _allowed_teachers: frozenset[str] = frozenset()
+    """Teachers of other packages that a state may hold: what whoever loads it allows, at a party its policy."""
+
     def __init__(
         self,
         *,
@@ -318,7 +321,7 @@ class TableStudent(CircuitDetector):
             raise ValueError("the teacher is malformed")
         if not isinstance(described["state"], dict):
             raise ValueError("the teacher's state is not an object")
-        teacher = detector_from_json(described["detector"])
+        teacher = detector_from_json(described["detector"], allowed=self._allowed_teachers)
         if isinstance(teacher, TableStudent):
             raise ValueError("the teacher is a student itself")
         teacher.load_state(self.schema_, State(values=described["state"], arrays=arrays))

@@ -1,6 +1,6 @@
 """Who does what in a run: steps, parties with their policies, the coordinator, and what is read off the totals."""
 
-from ._breakdown import Breakdown, evaluate_locally
+from ._breakdown import Breakdown, breakdown_of, evaluate_locally
 from ._caveats import warn_of_few
 from ._certificate import certificate_of
 from ._enrol import accept_list, enrol, join
@@ -40,6 +40,7 @@ __all__ = [
     "StepRecord",
     "accept_list",
     "as_asked",
+    "breakdown_of",
     "certificate_of",
     "check_parties",
     "check_suits",
