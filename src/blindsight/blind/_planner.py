@@ -27,7 +27,6 @@ from ._plan import BlindParameters, plan
 from ._planner_times import Times, bfv_times, ckks_times, mpc_times
 from ._planner_trust import Engine, Reveal, Trust, trust_of
 from ._verdict import NUMBER_BYTES, verdict_bytes
-from .mpc._client import MAX_RUN_ROWS, RUN_BYTES
 from .mpc._program import Program, program_of
 from .mpc._shares import answer_bytes, share_bytes
 from .mpc._wire import LENGTH as PIECE_PREFIX
@@ -360,8 +359,7 @@ def _mpc(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) ->
     program, _ = program_of(model, protocol="aby3" if engine == "aby3" else "cheetah", answer="score")
     program = msgspec.structs.replace(program, answer=reveal)
     program.__post_init__()
-    element = 2 * program.inputs * program.ring_bits // 8
-    runs = _pieces(rows, max(1, min(MAX_RUN_ROWS, RUN_BYTES // element)))
+    runs = _pieces(rows, program.rows_per_run)
     header = RunHeader(id="0" * 32, model="0" * 32, rows=1)
     up = down = 0
     for count in runs:
