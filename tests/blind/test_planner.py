@@ -99,7 +99,7 @@ class Recorded:
 def test_sizes_of_mpc_are_those_of_the_messages(engine, reveal):
     pytest.importorskip("spu", reason="needs the extra 'mpc'")
     from blind.mpc._threads import Threads
-    from blindsight.blind.mpc._program import program_of
+    from blindsight.blind.mpc import program_of
     from blindsight.blind.mpc._shares import split
     from blindsight.blind.mpc._wire import RunHeader, pack
 
@@ -162,7 +162,7 @@ def test_fixed_point_errors_stay_within_what_is_planned(kind, engine):
 def test_fixed_point_errors_of_a_real_run():
     pytest.importorskip("spu", reason="needs the extra 'mpc'")
     from blind.mpc._threads import Threads
-    from blindsight.blind.mpc._program import program_of
+    from blindsight.blind.mpc import program_of
     from blindsight.blind.mpc._shares import join
 
     rng = np.random.default_rng(3)

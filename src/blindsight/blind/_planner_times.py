@@ -5,12 +5,16 @@ Right to a factor of two or so, on such a machine.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from msgspec import UNSET
 
 from ._ckks_circuit import IntegerNetwork
 from ._ckks_plan import CkksParameters
 from ._plan import BlindParameters
 from .mpc._program import Program
+from .mpc._steps import PRECISE
 
 __all__ = ["Times", "bfv_times", "ckks_times", "mpc_times"]
 
@@ -44,6 +48,10 @@ for a comparison."""
 
 TANH_PRODUCTS = 40
 """What a tanh takes, in products."""
+
+MPC_CURVED = {"aby3": (22.0, 1500.0), "cheetah": (900.0, 4000.0)}
+"""In recurrent layers and attention, in either ring: microseconds, and bytes between the operators, for an exponential
+or a root (benchmarks/mpc_sequences.py, benchmarks/mpc.py)."""
 
 WIDE_RING = 4
 """A ring of 128 bits, in rings of 64."""
@@ -115,11 +123,13 @@ def mpc_times(program: Program, rows: int, runs: int) -> Times:
     row_us = weights * weight_us + products * product_us + comparisons * compare_us
     row_bytes = (sums + products) * (whole_bytes if program.whole else fixed_bytes) + comparisons * compare_bytes
     wide = program.ring_bits == 128
+    curved_us, curved_bytes = MPC_CURVED[program.protocol]
+    curved = sum(form.curved for form in program.forms if form.step.kind in PRECISE)
     return Times(
         owner_ms=rows * program.inputs * MPC_SHARE_NS[program.protocol] * (2 if wide else 1) / 1e6,
-        server_ms=runs * run_ms + rows * row_us * (WIDE_RING if wide else 1) / 1e3,
+        server_ms=runs * run_ms + rows * (row_us * (WIDE_RING if wide else 1) + curved * curved_us) / 1e3,
         set_up_s=set_up_s,
-        link_bytes=round(rows * row_bytes * (2 if wide else 1)),
+        link_bytes=round(rows * (row_bytes * (2 if wide else 1) + curved * curved_bytes)),
     )
 
 
@@ -130,13 +140,16 @@ def _work(program: Program) -> tuple[int, int, int, int]:
         return program.inputs, 1, 0, comparisons
     if program.form == "quadratic":
         return program.inputs**2, program.inputs, program.inputs, comparisons
-    weights, sums, products, width = 0, 0, 0, program.inputs
-    for step in program.steps:
-        if step.kind == "dense":
-            weights, sums = weights + width * step.outputs, sums + step.outputs
-            width = step.outputs
-        elif step.kind in ("relu", "leaky"):
+    weights, sums, products = 0, 0, 0
+    for form in program.forms:
+        width, kind = math.prod(form.shape), form.step.kind
+        if kind in ("relu", "leaky"):
             comparisons += width
-        else:
-            products += width * (TANH_PRODUCTS if step.kind == "tanh" else 2)
-    return weights, sums, products + width, comparisons
+        elif kind in ("tanh", "square"):
+            products += width * (TANH_PRODUCTS if kind == "tanh" else 2)
+        elif form.step.outputs and form.secrets:  # every row, or place, meets every matrix once
+            rows = form.shape[0] if kind == "block" else math.prod(form.after or ()) // form.step.outputs
+            for matrix in (shape for shape in form.secrets if len(shape) == 2):
+                weights, sums = weights + rows * math.prod(matrix), sums + rows * matrix[0]
+    compared = math.prod(program.outputs) if program.compared is UNSET else program.compared
+    return weights, sums, products + compared, comparisons

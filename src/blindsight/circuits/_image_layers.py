@@ -66,8 +66,9 @@ class Convolution:
         """(n, channels, *sides) -> (n, filters, *sides)."""
         sides = Z.shape[2:]
         padded = np.pad(Z, [(0, 0), (0, 0), *[(1, 1)] * len(sides)])
-        windows = np.lib.stride_tricks.sliding_window_view(padded, (3,) * len(sides), axis=range(2, 2 + len(sides)))
-        windows = windows[(slice(None), slice(None), *[slice(None, None, self.stride)] * len(sides))]
+        axes = tuple(range(2, 2 + len(sides)))
+        view = np.lib.stride_tricks.sliding_window_view(padded, (3,) * len(sides), axis=axes)  # type: ignore[call-overload]
+        windows: Floats = view[(slice(None), slice(None), *[slice(None, None, self.stride)] * len(sides))]
         around = (1, *range(2 + len(sides), 2 + 2 * len(sides)))
         found = np.tensordot(windows, self.weights, axes=(around, range(1, self.weights.ndim))) + self.bias
         moved: Floats = np.moveaxis(found, -1, 1)
@@ -111,7 +112,7 @@ class Enlarge:
 
     def peak(self, shape: Shape) -> int:
         """The output, before the last place is cut."""
-        return math.prod(shape) * 2 ** len(self.sides)
+        return math.prod(shape) << len(self.sides)
 
     def __call__(self, Z: Floats) -> Floats:
         """(n, channels, *sides) -> (n, channels, *larger sides)."""

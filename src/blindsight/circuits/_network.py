@@ -41,7 +41,7 @@ class Layer(Protocol):
     def peak(self, shape: Shape) -> int:
         """Most numbers of one record that it holds at once, for an input of this shape."""
 
-    def __call__(self, Z: Floats) -> Floats:
+    def __call__(self, Z: Floats, /) -> Floats:
         """Apply to inputs of shape (n, *shape)."""
 
 
@@ -250,10 +250,11 @@ class Network:
         found = np.empty(len(Z))
         peak = max(layer.peak(shape) for layer, shape in zip(self.layers, self.shapes, strict=False))
         step = max(1, min(ROWS, NUMBERS // peak))
+        compared = self.compared or 0  # a number, once this exists
         for start in range(0, len(Z), step):
             z = Z[start : start + step]
             goal = z if self.centre is None else self.centre[None]
-            difference = self.outputs(z)[:, -self.compared :] - goal[:, -self.compared :]  # type: ignore[operator]
+            difference = self.outputs(z)[:, -compared:] - goal[:, -compared:]
             squares = difference * difference
             found[start : start + step] = squares.mean(axis=1) if self.target == "inputs" else squares.sum(axis=1)
         return found

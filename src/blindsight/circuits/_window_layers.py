@@ -143,8 +143,8 @@ class Lstm:
     """A recurrent layer (Hochreiter and Schmidhuber 1997) whose gates are all a tanh.
 
     With ``a, b, g, o = tanh(inputs @ x + states @ h + bias)`` by quarters, ``c = ((1 + b) c + (1 + a) g) / 2`` and
-    ``h = (1 + o) tanh(c) / 2``, both 0 at first. Since ``sigmoid(z) = (1 + tanh(z / 2)) / 2``, it is the usual layer with
-    the weights of its input, forget and output gates halved.
+    ``h = (1 + o) tanh(c) / 2``, both 0 at first. Since ``sigmoid(z) = (1 + tanh(z / 2)) / 2``, it is the usual layer
+    with the weights of its input, forget and output gates halved.
 
     Parameters
     ----------
@@ -205,8 +205,8 @@ class Block:
 
     ``norm`` takes a row less its mean, over the root of its variance plus 1e-5. With ``q, k, v = into @ norm(x) +
     into_bias`` by thirds, cut into heads, ``x += out @ A + out_bias`` and ``x += down @ gelu(up @ norm(x) + up_bias) +
-    down_bias``. ``A`` are the rows of ``softmax(q k') v``: all of the first head, then all of the second, laid out again
-    as rows of the full width, as ``opacus.layers.DPMultiheadAttention`` does it for batches that come first.
+    down_bias``. ``A`` are the rows of ``softmax(q k') v``: all of the first head, then all of the second, laid out
+    again as rows of the full width, as ``opacus.layers.DPMultiheadAttention`` does it for batches that come first.
 
     Parameters
     ----------
@@ -265,9 +265,7 @@ class Block:
         """(n, rows, w) -> (n, rows, w)."""
         n, rows, width = Z.shape
         mixed = standardised_rows(Z) @ self.into.T + self.into_bias
-        q, k, v = (
-            part.reshape(n, rows, self.heads, -1).transpose(0, 2, 1, 3) for part in np.split(mixed, 3, axis=2)
-        )
+        q, k, v = (part.reshape(n, rows, self.heads, -1).transpose(0, 2, 1, 3) for part in np.split(mixed, 3, axis=2))
         logits = q @ k.transpose(0, 1, 3, 2)
         powers = np.exp(logits - logits.max(axis=3, keepdims=True))
         attended = (powers / powers.sum(axis=3, keepdims=True)) @ v

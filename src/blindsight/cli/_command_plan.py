@@ -79,7 +79,7 @@ def _cost(option: Option, *, chosen: bool) -> tuple[str, ...]:
     cost, times, rows = option.cost, option.cost.times, option.cost.rows
     return (
         name,
-        "exact" if option.error == 0 else f"{option.error:.2g}",
+        "exact" if option.error == 0 else "no bound" if math.isnan(option.error) else f"{option.error:.2g}",
         f"{cost.bytes_up / rows:,.0f}",
         f"{cost.bytes_down / rows:,.0f}",
         f"{times.link_bytes / rows:,.0f}" if times.link_bytes else "",

@@ -177,7 +177,6 @@ def missing_order(schema: Schema, whole: Records) -> str:
     )
 
 
-
 def doubtful_order(schema: Schema, whole: Records, interval: float | None) -> str:
     """Say in a sentence why the records' order says little of the time between them; "" where nothing does.
 

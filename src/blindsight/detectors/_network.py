@@ -88,7 +88,7 @@ def _chain(module: Reconstruction | Encoding) -> Network:
 
     from ._modules import SQUARE_BOUND, LearnedSquare, Reconstruction
 
-    layers: list[Dense | Activation] = []
+    layers: list[Layer] = []
     for part in module.net:
         if isinstance(part, nn.Linear):
             layers.append(_dense(part))

@@ -61,9 +61,9 @@ def bounds_of(network: Network, reach: Floats) -> Bounds:
             interval = (layer(interval[0][None])[0], layer(interval[1][None])[0])
             if isinstance(layer, Shift):
                 found.products.append((float(_most(interval).max()), name))
-    low, high = (side.reshape(-1)[-network.compared :] for side in interval)  # type: ignore[operator]
-    goal = (-reach, reach) if network.centre is None else (network.centre, network.centre)
-    goal = (goal[0][-network.compared :], goal[1][-network.compared :])  # type: ignore[operator]
+    last = -(network.compared or 0)
+    low, high = (side.reshape(-1)[last:] for side in interval)
+    goal = (-reach[last:], reach[last:]) if network.centre is None else (network.centre, network.centre)
     most = np.maximum(np.abs(low - goal[1]), np.abs(high - goal[0]))
     # the squares are truncated before they are summed: the sum holds half the fraction bits, and is never the worst
     found.products.append((float((most * most).max()), "the squared distance"))
@@ -97,13 +97,11 @@ def _block(layer: Block, interval: Interval, found: Bounds, name: str) -> Interv
     width = interval[0].shape[1]
     length = math.sqrt(width)
     _norm(interval, found, name)
-    q, k, v = np.split(layer.into, 3)
-    q_bias, k_bias, v_bias = np.split(layer.into_bias, 3)
+    q, k, _ = np.split(layer.into, 3)
+    q_bias, k_bias, _ = np.split(layer.into_bias, 3)
     side = width // layer.heads
     for head in (slice(at, at + side) for at in range(0, width, side)):
-        reach = [
-            np.linalg.norm(w[head], 2) * length + np.linalg.norm(b[head]) for w, b in ((q, q_bias), (k, k_bias))
-        ]
+        reach = [np.linalg.norm(w[head], 2) * length + np.linalg.norm(b[head]) for w, b in ((q, q_bias), (k, k_bias))]
         found.logits.append((float(reach[0] * reach[1]), name))
     into = np.linalg.norm(layer.into, axis=1) * length + np.abs(layer.into_bias)
     largest = float(np.abs(layer.into).sum(axis=1).max()) * length + float(np.abs(layer.into_bias).max())
@@ -115,9 +113,7 @@ def _block(layer: Block, interval: Interval, found: Bounds, name: str) -> Interv
     interval = interval[0] + attended[0], interval[1] + attended[1]
     _norm(interval, found, name)
     up = np.linalg.norm(layer.up, axis=1) * length + np.abs(layer.up_bias)
-    found.products.append(
-        (float((np.abs(layer.up).sum(axis=1) * length + np.abs(layer.up_bias)).max()), name)
-    )
+    found.products.append((float((np.abs(layer.up).sum(axis=1) * length + np.abs(layer.up_bias)).max()), name))
     wide = np.broadcast_to(up, (len(interval[0]), len(up)))
     small = _linear(
         Dense(weights=layer.down, bias=layer.down_bias), (np.full_like(wide, -0.17), np.maximum(wide, 0)), found, name

@@ -18,9 +18,10 @@ import numpy.typing as npt
 from blindsight.errors import AuthenticationError, BlindsightWarning, ParameterError, WireError
 
 from ._certificates import TlsFiles
+from ._describe import program_of
 from ._offer import MpcOffer
 from ._peer import ask, client_of
-from ._program import OPERATORS, program_of
+from ._program import OPERATORS
 from ._records import records_of
 from ._shares import answer_dtype, join, split
 from ._wire import ModelHeader, RunHeader, pack
@@ -241,8 +242,8 @@ class MpcOwner(_Client):
         Parameters
         ----------
         X : ndarray of shape (n, d), float64
-            Feature rows; finite. For a model of windows also a table, as for ``decision_function``: of series in order of
-            time, with the columns that order records and tell series apart. A record's score is that of the window
+            Feature rows; finite. For a model of windows also a table, as for ``decision_function``: of series in order
+            of time, with the columns that order records and tell series apart. A record's score is that of the window
             which ends with it; give enough records before those of interest.
         rows_per_run : int, optional
             Records of one run.

@@ -27,7 +27,8 @@ GELU = (
     0.01552543632, -0.09394139995, 0.2326666748, -0.2592293632, -0.01737596642, 0.4370784887, -0.4908128783,
     0.01524367401, 0.3452813709, -0.1480407748, -0.09251749085, 0.0488959297, 0.007232652583,
 )  # fmt: skip
-"""Powers of ``s`` in ``z Phi(-z)`` for ``z = (s + 1) reach / 2``: a least-squares fit at Chebyshev points, within 7e-6."""
+"""Of powers of ``s`` in ``z Phi(-z)`` for ``z = (s + 1) reach / 2``: least squares at 400 Chebyshev points, within
+7.2e-6."""
 
 EXPONENT_REACH = 12.0
 """In a ring of 64 bits exponentials below ``exp(-12)`` are that."""
@@ -53,9 +54,8 @@ def leaky(z: Any) -> Any:
 def tanh(z: Any) -> Any:
     """Within 7e-5 in a ring of 64 bits, 1.3e-5 in one of 128.
 
-    ``2 / (1 + exp(-2 |z|)) - 1``. The divisor lies between 1 and 2, so that Newton's iteration for a reciprocal begins at
-    the line that is nowhere off by more than 1/17 (Press et al., Numerical Recipes, section 9.4), and squares what it is
-    off by.
+    ``2 / (1 + exp(-2 |z|)) - 1``. The divisor lies between 1 and 2, so that Newton's iteration for a reciprocal begins
+    at the line that is nowhere off by more than 1/17, and squares what it is off by.
     """
     import jax.numpy as jnp
 

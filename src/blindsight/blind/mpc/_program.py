@@ -14,15 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET, UnsetType
 
-from blindsight.circuits import Encoder, InnerProduct, Monomials, Network, Shape, Standardised, Windowed
+from blindsight.circuits import Shape
 from blindsight.errors import CapacityError, ParameterError, WireError
 
-from ._bounds import bounds_of
-from ._functions import SQUARINGS
+from ._forms import Form, form_of
 from ._link import import_spu
-from ._steps import PRECISE, Size, Step, after, apply, nonlinear, peak, secret_shapes, step_of
+from ._steps import Size, Step
 
-__all__ = ["MAX_ROWS", "Argument", "Program", "Step", "program_of", "whole_threshold"]
+__all__ = ["MAX_ROWS", "Argument", "Program", "Protocol", "Step", "check_protocol", "runtime_config"]
 
 Protocol = Literal["aby3", "cheetah"]
 Floats = npt.NDArray[np.float64]
@@ -45,8 +44,9 @@ MAX_RUN_ROWS = 4096
 RUN_BYTES = 1 << 26
 """Most bytes of one array at one operator, where the caller does not say how many records."""
 
-RUN_NONLINEAR = 1 << 19
-"""Most comparisons, exponentials and roots of a run there: some ten seconds."""
+RUN_CURVED = {"aby3": 1 << 19, "cheetah": 1 << 14}
+"""Most exponentials and roots of a run there, and of any single record: ten seconds or so, see
+benchmarks/mpc_sequences.py."""
 
 
 @dataclass(frozen=True)
@@ -125,33 +125,47 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         """Walk through the shapes: every step has to fit."""
         if self.shape is UNSET and self.steps[0].kind != "dense":
             raise ValueError("the steps of a network do not fit")
-        following = self.inputs - math.prod(self.shapes[0])
-        outputs = math.prod(self.shapes[-1])
+        following = self.inputs - math.prod(self.reads)
+        outputs = math.prod(self.outputs)
         expected = outputs if self.target == "centre" else following or self.inputs
         if following < 0 or outputs != expected or (following and self.target == "centre"):
             raise ValueError("the steps of a network do not fit")
+        if any(form.curved > RUN_CURVED[self.protocol] for form in self.forms) or self.peak > MAX_ELEMENTS:
+            raise ValueError("one record is too much for a run")
         if self.compared is not UNSET and (self.compared > outputs or self.target == "centre"):
             raise ValueError("what is compared does not fit")
 
+    @property
+    def reads(self) -> Shape:
+        """Arrangement of the numbers that a network reads: the first of a record."""
+        return (self.inputs,) if self.shape is UNSET else self.shape
+
     @functools.cached_property
-    def shapes(self) -> tuple[Shape, ...]:
-        """Of what is read, and then of each step's output; ValueError where a step does not fit."""
-        found = [(self.inputs,) if self.shape is UNSET else self.shape]
+    def forms(self) -> tuple[Form, ...]:
+        """The steps with their shapes; ValueError where one does not fit."""
+        found: list[Form] = []
+        shape: Shape = self.reads
         for step in self.steps:
-            found.append(after(step, found[-1]))
+            found.append(form_of(step, shape, self.ring_bits))
+            shape = found[-1].after or ()
         return tuple(found)
+
+    @property
+    def outputs(self) -> Shape:
+        """Shape of what a network gives."""
+        return self.forms[-1].after or ()
 
     @property
     def peak(self) -> int:
         """Most numbers of one record in one array."""
-        return max([self.inputs, *(peak(*pair) for pair in zip(self.steps, self.shapes, strict=False))])
+        return max([self.inputs, *(form.peak for form in self.forms)])
 
     @property
     def rows_per_run(self) -> int:
         """Records of one run, where the caller does not say."""
-        work = sum(nonlinear(*pair) for pair in zip(self.steps, self.shapes, strict=False))
         element = 2 * self.peak * self.ring_bits // 8
-        return max(1, min(MAX_RUN_ROWS, RUN_BYTES // element, RUN_NONLINEAR // max(work, 1)))
+        most = RUN_CURVED[self.protocol] // max(sum(form.curved for form in self.forms), 1)
+        return max(1, min(MAX_RUN_ROWS, RUN_BYTES // element, most))
 
     @property
     def operators(self) -> int:
@@ -201,10 +215,9 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             found += [Argument((self.inputs,), True), Argument((), True)]
         elif self.form == "quadratic":
             found += [Argument((self.inputs, self.inputs), True), Argument((), True)]
-        for step, shape in zip(self.steps, self.shapes, strict=False):
-            found += [Argument(secret, False) for secret in secret_shapes(step, shape)]
+        found += [Argument(shape, False) for form in self.forms for shape in form.secrets]
         if self.target == "centre":
-            found.append(Argument((math.prod(self.shapes[-1]),), False))
+            found.append(Argument((math.prod(self.outputs),), False))
         if self.answer == "verdict":
             found.append(Argument((), self.whole))
         return tuple(found)
@@ -225,10 +238,11 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             return x @ left.pop(0) + left.pop(0)
         if self.form == "quadratic":
             return ((x @ left.pop(0)) * x).sum(axis=1) + left.pop(0)
-        read = self.shapes[0]
-        z = x[:, : math.prod(read)].reshape(-1, *read)
-        for step in self.steps:
-            z = apply(step, z, left, self.ring_bits)
+        z = x[:, : math.prod(self.reads)].reshape(-1, *self.reads)
+        for form in self.forms:
+            count = len(form.secrets)
+            own, left[:count] = left[:count], []
+            z = form.run(z, own)
         z = z.reshape(z.shape[0], -1)
         compared = z.shape[1] if self.compared is UNSET else self.compared
         if self.target == "centre":
@@ -310,145 +324,3 @@ def _compiled(program: Program, rows: int) -> bytes:
             lambda outputs: [f"out{i}" for i in range(len(outputs))],
         )
     return bytes(executable.code)
-
-
-def program_of(
-    model: Any, *, protocol: Protocol = "aby3", answer: Literal["score", "verdict"] = "score"
-) -> tuple[Program, list[npt.NDArray[Any]]]:
-    """Describe a fitted model's circuit, and read its secrets.
-
-    Parameters
-    ----------
-    model
-        With ``encoder_``, ``circuit_`` and ``score_scale_``, or with ``inputs_`` and ``network_``; for verdicts also
-        ``threshold_``.
-    protocol : {"aby3", "cheetah"}
-    answer : {"score", "verdict"}
-
-    Returns
-    -------
-    program : Program
-    secrets : list of ndarray
-        As :meth:`Program.secrets` wants them: int64 or float64.
-
-    Raises
-    ------
-    CapacityError
-        The model has no such circuit, or one whose numbers fit no ring; the message names the layer.
-    """
-    check_protocol(protocol)
-    if hasattr(model, "circuit_"):
-        program, secrets = _whole(model.encoder_, model.circuit_, protocol, answer)
-        threshold = _threshold_of(model, answer, lambda t: np.int64(whole_threshold(t, model.score_scale_)))
-    elif hasattr(model, "network_"):
-        program, secrets = _real(model.network_, np.broadcast_to(_reach(model.inputs_), model.network_.n_inputs), protocol, answer)
-        threshold = _threshold_of(model, answer, np.float64)
-    else:
-        raise CapacityError(
-            f"{type(model).__name__} cannot be scored by multi-party computation",
-            rule="an integer circuit on a public encoding, or a network of layers that are known here",
-            fix="teach its scores to a table, TableStudent, and offer that",
-        )
-    return program, secrets + threshold
-
-
-def _threshold_of(model: Any, answer: str, kind: Callable[[float], Any]) -> list[npt.NDArray[Any]]:
-    if answer == "score":
-        return []
-    if not hasattr(model, "threshold_"):
-        raise ParameterError("The model has no threshold", rule="a verdict is score > threshold_")
-    return [np.asarray(kind(float(model.threshold_)))]
-
-
-def whole_threshold(threshold: float, scale: float) -> int:
-    """Return the largest integer score s with ``s * scale <= threshold`` in float64: ``score > s`` is the verdict.
-
-    Parameters
-    ----------
-    threshold : float
-        Of ``decision_function``.
-    scale : float
-        Positive: ``decision_function = scale * score``.
-    """
-    limit = (1 << 62) - 1  # no score reaches it
-    if not math.isfinite(threshold):
-        return limit if threshold > 0 else -limit
-    low, high = -limit, limit
-    if threshold < low * scale:
-        return low
-    while low < high:  # products with a positive scale are monotone, whatever their rounding
-        middle = (low + high + 1) // 2
-        if middle * scale <= threshold:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _whole(
-    encoder: Encoder, circuit: InnerProduct, protocol: Protocol, answer: Literal["score", "verdict"]
-) -> tuple[Program, list[npt.NDArray[Any]]]:
-    circuit.check(encoder)  # below 2**62: neither a score nor its difference from a threshold wraps around
-    weights, bias = np.asarray(circuit.weights), np.asarray(np.int64(circuit.bias))
-    if isinstance(encoder, Monomials):
-        side = encoder.n_features + 1
-        upper = np.zeros((side, side), dtype=np.int64)
-        upper[np.triu_indices(side)] = weights
-        return Program(protocol=protocol, answer=answer, form="quadratic", inputs=side), [upper, bias]
-    return Program(protocol=protocol, answer=answer, form="inner_product", inputs=encoder.length), [weights, bias]
-
-
-def _reach(inputs: Standardised | Windowed) -> Floats:
-    """Largest absolute value of each input, or of all."""
-    return inputs.reach if isinstance(inputs, Windowed) else np.asarray(inputs.max_abs)
-
-
-def _real(
-    network: Network, reach: Floats, protocol: Protocol, answer: Literal["score", "verdict"]
-) -> tuple[Program, list[npt.NDArray[Any]]]:
-    secrets: list[npt.NDArray[Any]] = [np.asarray(secret) for layer in network.layers for secret in layer.secrets]
-    if network.target == "centre":
-        secrets.append(np.asarray(network.centre))
-    ring, fraction = _ring(network, reach, protocol)
-    flat = len(network.shapes[0]) == 1 and not network.following
-    program = Program(
-        protocol=protocol,
-        answer=answer,
-        form="network",
-        inputs=network.n_inputs,
-        steps=tuple(step_of(layer) for layer in network.layers),
-        target=network.target,
-        ring_bits=ring,
-        fraction_bits=fraction,
-        shape=UNSET if flat else network.shapes[0],
-        compared=UNSET if network.compared == math.prod(network.shapes[-1]) else network.compared,  # type: ignore[arg-type]
-    )
-    return program, secrets
-
-
-def _ring(network: Network, reach: Floats, protocol: Protocol) -> tuple[Literal[64, 128], int]:
-    """Smallest ring, and in it most fraction bits, in which no number of any record can be too large."""
-    found = bounds_of(network, reach)
-    precise = any(layer.kind in PRECISE for layer in network.layers)
-    rings: tuple[Literal[64, 128], ...] = (64, 128)
-    if protocol == "cheetah":
-        rings = (64,)
-    elif precise:
-        rings = (128,)
-    for ring in rings:
-        for fraction in FRACTION_BITS[ring]:
-            limits = (
-                (found.products, 2.0 ** (ring - 1 - SPARE_BITS - 2 * fraction), "a product"),
-                (found.variances, 2.0 ** (fraction - 4), "a variance"),
-                (found.logits, 2.0 ** (SQUARINGS - 1), "the logarithm of an attention"),
-            )
-            over = [(*max(values), limit, what) for values, limit, what in limits if max(values, default=(0.0, ""))[0] >= limit]
-            if not over:
-                return ring, fraction
-    value, worst, limit, what = over[0]
-    raise CapacityError(
-        f"A network's numbers can outgrow every ring of {protocol}, first in {worst}",
-        got=f"{what} of up to 2**{math.log2(value):.0f}",
-        rule=f"2**{math.log2(limit):.0f}",
-        fix="scale the layer down, or use aby3, whose ring may have 128 bits",
-    )
