@@ -1,4 +1,4 @@
-"""Layers of windows and images: each against its formula spelt out, trained modules against torch, and what is refused."""
+"""Layers of windows and images: each against its formula, modules against torch, and what is refused."""
 
 from __future__ import annotations
 

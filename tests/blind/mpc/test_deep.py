@@ -114,10 +114,15 @@ def test_images_under_aby3(three: Threads) -> None:
     check(three, *images())
 
 
-def test_cheetah_takes_small_ones(two: Threads) -> None:
-    check(two, trained("LSTMAutoEncoder", hidden=2, window=3), turning()[:4], verdicts=False)
+def test_cheetah_takes_small_recurrent_models(two: Threads) -> None:
+    check(two, trained("LSTMAutoEncoder", hidden=2, window=3), turning()[:3], verdicts=False)
+
+
+@pytest.mark.slow
+def test_cheetah_takes_small_images_and_attention(two: Threads) -> None:
     model, X = images()
     check(two, model, X[:2], verdicts=False)
+    check(two, trained("TransformerAutoEncoder", width=2, heads=1, window=3), turning()[:2], verdicts=False)
 
 
 # -- the owner's side
@@ -139,7 +144,7 @@ def test_an_owner_makes_the_windows_of_decision_function(kind: str, options: dic
 def test_an_owner_is_told_what_is_wrong_with_its_table() -> None:
     model, table = trained("LSTMAutoEncoder"), turning()
     offer = offer_of(model, program_of(model)[0])
-    with pytest.raises(DataError, match="decreases|goes back|order"):
+    with pytest.raises(DataError, match="The time goes back"):
         records_of(offer, table.reverse(), 10)
     with pytest.raises(DataError):
         records_of(offer, table.drop("heat"), 10)
@@ -356,7 +361,7 @@ def test_functions_are_within_what_is_stated_of_them() -> None:
 
     with jax.experimental.enable_x64():
         z = np.linspace(-30, 30, 20_001)
-        assert np.abs(np.asarray(tanh(z)) - np.tanh(z)).max() < 1.3e-5
+        assert np.abs(np.asarray(tanh(z)) - np.tanh(z)).max() < 2e-5
         assert np.abs(np.asarray(gelu(z)) - z * (1 + erf(z / np.sqrt(2))) / 2).max() < 1e-5
         rows = np.random.default_rng(2).normal(size=(50, 7)) * np.geomspace(1e-3, 1e5, 50)[:, None]
         centred = rows - rows.mean(axis=1, keepdims=True)
