@@ -2,7 +2,7 @@
 
     python benchmarks/mpc.py            # everything: about ten minutes
     python benchmarks/mpc.py --quick    # no delay only, 1,000 rows
-    python benchmarks/mpc.py --deep     # LSTM, Transformer and convolution of default sizes instead, 1 and 16 windows, ABY3
+    python benchmarks/mpc.py --deep     # instead: LSTM, Transformer, convolution of default sizes, 1 and 16 windows
 
 A ReLU autoencoder 29-10-29 under ABY3 (three operators) and CHEETAH (two), a quadratic of 29 features beside BFV
 columns in the same run. Times are the owner's: from feature rows to answers, sharing, TLS and opening included. The

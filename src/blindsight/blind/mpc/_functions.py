@@ -55,8 +55,8 @@ def tanh(z: Any) -> Any:
     """Within 5e-5 in a ring of 64 bits with 18 fraction bits (3e-4 with 16), 2e-5 in one of 128.
 
     ``2 / (1 + exp(-2 |z|)) - 1``. The divisor d lies between 1 and 2, where the cubic ``(1 - T(2 d - 3) / 577) / d``, T
-    Chebyshev's polynomial of degree 4, is off from the reciprocal by 1/577 at most; one step of Newton's iteration squares
-    that. Products are few, and few stand one after the other: each is a message between operators.
+    Chebyshev's polynomial of degree 4, is off from the reciprocal by 1/577 at most; one step of Newton's iteration
+    squares that. Products are few, and few stand one after the other: each is a message between operators.
     """
     import jax.numpy as jnp
 
