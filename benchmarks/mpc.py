@@ -270,7 +270,9 @@ def measure_deep() -> None:
                     owner.score(model.X[:rows], rows_per_run=rows)  # compiles for this many records
                     for rtt_ms in (0.0, 10.0):
                         operators.delay_s.value = rtt_ms / 2e3
-                        measure(f"ABY3 {kind}, score", operators, owner, model.X[:rows], rtt_ms, error)
+                        planned = planned_ms(model, "ABY3", "score", rows, rtt_ms)
+                        what = f"ABY3 {kind}, score"
+                        measure(what, operators, owner, model.X[:rows], rtt_ms, error, planned=planned)
                     operators.delay_s.value = 0.0
         finally:
             operators.close()
