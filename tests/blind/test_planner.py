@@ -363,6 +363,22 @@ def test_round_trips_of_a_network_grow_with_its_depth_alone(engine):
     assert mpc_rounds(p, 3).batch == 3 * mpc_rounds(p, 1).batch
 
 
+@pytest.mark.parametrize("engine", ["aby3", "cheetah"])
+def test_round_trips_of_a_recurrent_layer_grow_with_its_window(engine):
+    rng = np.random.default_rng(0)
+    lstm = Lstm(inputs=rng.normal(size=(12, 2)), states=rng.normal(size=(12, 3)), bias=np.zeros(12))
+    rows = Standardised(offsets=(0.0,) * 2, scales=(1.0,) * 2, slots=(0,) * 2, bound=4.0)
+
+    def rounds(window):
+        network = Network(layers=(lstm, dense(rng, 2, 3)), target="inputs", shape=(window, 2))
+        inputs = Windowed(rows=rows, window=window, horizon=0, by_window=False, interval=None, tolerance=0.1)
+        return option(NetworkModel(inputs, network, 1.0), engine, rows=1).cost.rounds.batch
+
+    two, four, eight = rounds(2), rounds(4), rounds(8)
+    assert math.isclose(eight - four, 2 * (four - two))
+    assert four - two > 100  # a row waits for the one before it
+
+
 def test_the_connection_changes_what_is_recommended():
     model = quadratic_model(29)
 

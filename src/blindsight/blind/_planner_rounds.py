@@ -55,7 +55,7 @@ MPC_STEP_ROUNDS = {
 }  # fmt: skip
 
 MPC_ROW_ROUNDS = {"aby3": 90.0, "cheetah": 90.0}
-"""Each row of a window in a recurrent layer. Attention was counted on windows of four rows; CHEETAH's tanh is reckoned."""
+"""Each row of a window in a recurrent layer. Attention was counted on windows of four rows, CHEETAH's tanh reckoned."""
 
 MPC_VERDICT_ROUNDS = {"aby3": 4.0, "cheetah": 9.0}
 """The comparison with the threshold."""
