@@ -3,6 +3,7 @@
     python benchmarks/mpc.py            # everything: about ten minutes
     python benchmarks/mpc.py --quick    # no delay only, 1,000 rows
     python benchmarks/mpc.py --rows 1,1000 --repeats 5     # what the planner's estimates are held against
+    python benchmarks/mpc.py --deep     # instead: LSTM, Transformer, convolution of default sizes, 1 and 16 windows
 
 A ReLU autoencoder 29-10-29 under ABY3 (three operators) and CHEETAH (two), a quadratic of 29 features beside BFV
 columns in the same run. Times are the owner's: from feature rows to answers, sharing, TLS and opening included. The
@@ -37,7 +38,20 @@ import numpy as np
 import blindsight as bs
 from blindsight.blind import Connection, RecordOwner, Scorer, survey
 from blindsight.blind.mpc import MpcHolder, MpcOwner, OperatorAddress, make_certificate
-from blindsight.circuits import Activation, Dense, Network, Standardised
+from blindsight.circuits import (
+    Activation,
+    Block,
+    Convolution,
+    Dense,
+    Enlarge,
+    Lstm,
+    Network,
+    Repeat,
+    Reshape,
+    Shift,
+    Standardised,
+    Windowed,
+)
 from blindsight.errors import BlindsightError
 
 FEATURES, HIDDEN = 29, 10
@@ -181,6 +195,89 @@ def autoencoder() -> Any:
     )
 
 
+def deep(kind: str) -> Any:
+    """A model of default size with drawn weights, on windows of 32 rows of 8 inputs or images of 8 x 8."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape) / shape[-1] ** 0.5
+
+    def dense(outputs: int, inputs: int) -> Dense:
+        return Dense(weights=draw(outputs, inputs), bias=draw(outputs))
+
+    def recurrent(hidden: int, inputs: int) -> Lstm:
+        return Lstm(inputs=draw(4 * hidden, inputs), states=draw(4 * hidden, hidden), bias=draw(4 * hidden))
+
+    def block(w: int) -> Block:
+        names = {"into": (3 * w, w), "out": (w, w), "up": (2 * w, w), "down": (w, 2 * w)}
+        weights = {name: draw(*shape) for name, shape in names.items()}
+        return Block(heads=2, **weights, **{f"{name}_bias": draw(shape[0]) for name, shape in names.items()})
+
+    def convolution(filters: int, channels: int, stride: int = 1) -> Convolution:
+        return Convolution(weights=draw(filters, channels, 3, 3) / 3, bias=draw(filters), stride=stride)
+
+    features = 64 if kind == "convolution" else 8
+    rows = Standardised(offsets=(0.0,) * features, scales=(1.0,) * features, slots=(0,) * features, bound=20.0)
+    inputs: Any = rows
+    if kind == "convolution":
+        leaky = Activation("leaky")
+        layers: tuple[Any, ...] = (
+            convolution(8, 1, 2), leaky, convolution(16, 8, 2), leaky, Reshape(shape=(64,)), dense(16, 64),
+            dense(64, 16), leaky, Reshape(shape=(16, 2, 2)), Enlarge(sides=(4, 4)), convolution(8, 16), leaky,
+            Enlarge(sides=(8, 8)), convolution(1, 8),
+        )  # fmt: skip
+        shape: tuple[int, ...] = (1, 8, 8)
+    else:
+        inputs = Windowed(rows=rows, window=32, horizon=0, by_window=False, interval=None, tolerance=0.1)
+        shape = (32, 8)
+        layers = (recurrent(32, 8), Repeat(rows=32), recurrent(32, 32), dense(8, 32))
+        if kind == "transformer":
+            layers = (
+                dense(16, 8), Shift(values=draw(32, 16)), block(16), Reshape(shape=(512,)), dense(16, 512),
+                Activation("tanh"), dense(512, 16), Reshape(shape=(32, 16)), Shift(values=draw(32, 16)), block(16),
+                dense(8, 16),
+            )  # fmt: skip
+    network = Network(layers=layers, target="inputs", shape=shape)
+
+    def scores(X: np.ndarray) -> np.ndarray:
+        if inputs is rows:
+            return network.scores(rows.encode(X))
+        places = np.maximum(np.arange(len(X))[:, None] + np.arange(-31, 1), 0)
+        return network.scores(inputs.encode(X[places]))
+
+    X = rng.normal(size=(100, features))
+    schema = bs.Schema.infer(X).declare()
+    return SimpleNamespace(
+        network_=network, inputs_=inputs, schema_=schema, is_secret_=True, decision_function=scores,
+        threshold_=float(np.quantile(scores(X), 0.98)), X=X,
+    )  # fmt: skip
+
+
+def measure_deep() -> None:
+    """Recurrent layers, attention and convolutions under ABY3."""
+    with tempfile.TemporaryDirectory() as folder:
+        operators = Operators(3, Path(folder) / "operators")
+        try:
+            for kind in ("lstm", "transformer", "convolution"):
+                model = deep(kind)
+                operators.holder().share(model, kind)
+                owner, clear = operators.owner(kind), model.decision_function(model.X)
+
+                def error(answers: np.ndarray, clear: np.ndarray = clear, scale: float = model.threshold_) -> str:
+                    return f"largest error {np.abs(answers - clear[: len(answers)]).max() / scale:.1e} of the threshold"
+
+                for rows in (1, 16):
+                    owner.score(model.X[:rows], rows_per_run=rows)  # compiles for this many records
+                    for rtt_ms in (0.0, 10.0):
+                        operators.delay_s.value = rtt_ms / 2e3
+                        planned = planned_ms(model, "ABY3", "score", rows, rtt_ms)
+                        what = f"ABY3 {kind}, score"
+                        measure(what, operators, owner, model.X[:rows], rtt_ms, error, planned=planned)
+                    operators.delay_s.value = 0.0
+        finally:
+            operators.close()
+
+
 def planned_ms(model: Any, protocol: str, reveal: Any, rows: int, rtt_ms: float) -> float:
     """The planner's estimate of a batch, without set-up; its connection is as wide as it takes."""
     found = survey(model, rows=rows, reveal=[reveal], connection=Connection(round_trip_ms=rtt_ms, mbit=1e6))
@@ -221,6 +318,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rows", default="1,1000,10000", help="Of a batch; CHEETAH takes no more than 1,000.")
     parser.add_argument("--repeats", type=int, default=REPEATS, help="Of each measurement.")
+    parser.add_argument("--deep", action="store_true")
     options = parser.parse_args()
     quick = options.quick
     warnings.simplefilter("ignore")
@@ -228,6 +326,9 @@ def main() -> None:
     X = rng.normal(size=(10_000, FEATURES)) * 1.5
     load = f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}"
     print(f"{load}; median of {options.repeats}; set-up before the clock")
+    if options.deep:
+        measure_deep()
+        return
     model = autoencoder()
     clear = model.decision_function(X)
     start = time.perf_counter()

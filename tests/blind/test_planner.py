@@ -12,7 +12,7 @@ from blind._networks import NetworkModel, dense, network_model, rows_of
 from blindsight.blind import Connection, RecordOwner, Scorer, survey
 from blindsight.blind._planner_rounds import he_rounds, mpc_rounds
 from blindsight.blind._planner_times import bfv_times
-from blindsight.circuits import Activation, InnerProduct, Network
+from blindsight.circuits import Activation, InnerProduct, Lstm, Network, Standardised, Windowed
 from blindsight.errors import NotFittedError, ParameterError
 
 
@@ -100,7 +100,7 @@ class Recorded:
 def test_sizes_of_mpc_are_those_of_the_messages(engine, reveal):
     pytest.importorskip("spu", reason="needs the extra 'mpc'")
     from blind.mpc._threads import Threads
-    from blindsight.blind.mpc._program import program_of
+    from blindsight.blind.mpc import program_of
     from blindsight.blind.mpc._shares import split
     from blindsight.blind.mpc._wire import RunHeader, pack
 
@@ -163,7 +163,7 @@ def test_fixed_point_errors_stay_within_what_is_planned(kind, engine):
 def test_fixed_point_errors_of_a_real_run():
     pytest.importorskip("spu", reason="needs the extra 'mpc'")
     from blind.mpc._threads import Threads
-    from blindsight.blind.mpc._program import program_of
+    from blindsight.blind.mpc import program_of
     from blindsight.blind.mpc._shares import join
 
     rng = np.random.default_rng(3)
@@ -265,6 +265,27 @@ def test_a_detector_that_is_no_circuit_is_refused_by_every_engine():
     assert all("VotingForest" in refusal for refusal in refusals(model).values())
 
 
+def test_a_network_of_windows_is_for_operators_alone():
+    rng = np.random.default_rng(0)
+    lstm = Lstm(inputs=rng.normal(size=(12, 2)), states=rng.normal(size=(12, 3)), bias=np.zeros(12))
+    network = Network(layers=(lstm, dense(rng, 2, 3)), target="inputs", shape=(4, 2))
+    rows = Standardised(offsets=(0.0,) * 2, scales=(1.0,) * 2, slots=(0,) * 2, bound=20.0)
+    inputs = Windowed(rows=rows, window=4, horizon=0, by_window=False, interval=None, tolerance=0.1)
+    model = NetworkModel(inputs, network, 1.0)
+    found = {o.engine: o for o in survey(model, rows=10, reveal=["score"]).options}
+    assert "Layer 1, lstm 8 to 12, is not the only one" in found["rows"].refusal
+    assert "Layer 1 of the network, lstm, is not dense" in found["columns"].refusal
+    for engine, pieces, ring in (("aby3", 2, 16), ("cheetah", 1, 8)):
+        option_ = found[engine]
+        assert option_.parameters.ring_bits == 8 * ring
+        assert math.isnan(option_.error)
+        assert option_.cost.bytes_down == option_.parameters.operators * 10 * pieces * ring
+        assert option_.rows_to_extract == 12 * 2 + 12 * 3 + 12 + 2 * 3 + 2
+        assert option_.cost.times.server_ms > 0
+        assert option_.cost.times.link_bytes > 0
+    assert "MPC 3PC" in survey(model).why()
+
+
 def test_a_network_without_a_threshold():
     base = network_model()
     model = NetworkModel(base.inputs_, base.network_, math.nan)
@@ -340,6 +361,22 @@ def test_round_trips_of_a_network_grow_with_its_depth_alone(engine):
     p = option(table_model(4, 10), engine).parameters
     assert mpc_rounds(p, 1).batch < none
     assert mpc_rounds(p, 3).batch == 3 * mpc_rounds(p, 1).batch
+
+
+@pytest.mark.parametrize("engine", ["aby3", "cheetah"])
+def test_round_trips_of_a_recurrent_layer_grow_with_its_window(engine):
+    rng = np.random.default_rng(0)
+    lstm = Lstm(inputs=rng.normal(size=(12, 2)), states=rng.normal(size=(12, 3)), bias=np.zeros(12))
+    rows = Standardised(offsets=(0.0,) * 2, scales=(1.0,) * 2, slots=(0,) * 2, bound=4.0)
+
+    def rounds(window):
+        network = Network(layers=(lstm, dense(rng, 2, 3)), target="inputs", shape=(window, 2))
+        inputs = Windowed(rows=rows, window=window, horizon=0, by_window=False, interval=None, tolerance=0.1)
+        return option(NetworkModel(inputs, network, 1.0), engine, rows=1).cost.rounds.batch
+
+    two, four, eight = rounds(2), rounds(4), rounds(8)
+    assert math.isclose(eight - four, 2 * (four - two))
+    assert four - two > 100  # a row waits for the one before it
 
 
 def test_the_connection_changes_what_is_recommended():

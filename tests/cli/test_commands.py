@@ -268,6 +268,7 @@ def test_detectors_are_listed_with_what_they_cost(banks: Path) -> None:
     assert entries["AutoEncoder"]["kind"] == "rounds"
     assert entries["AutoEncoder"]["extra"] == "deep"
     assert entries["AutoEncoder"]["blind"] == "MPC; CKKS if square"
+    assert entries["LSTMAutoEncoder"]["blind"] == entries["ConvAutoEncoder"]["blind"] == "MPC"
     assert "over 30 rounds" in entries["AutoEncoder"]["epsilon"]
     shown = invoke("detectors")
     assert shown.code == 0

@@ -68,14 +68,15 @@ def _fold(network: Network) -> _Folded:
     """Fold dense layers, activation, target and mean; CapacityError names the first layer that does not fit."""
     squares: list[int] = []
     for i, layer in enumerate(network.layers):
-        if isinstance(layer, Activation):
-            if layer.kind != "square":
-                raise CapacityError(
-                    f"Layer {i + 1} of the network, {layer.kind}, is not a polynomial",
-                    rule="CKKS evaluates dense layers and square activations",
-                    fix=f"train it with activation='square', or {MPC}",
-                )
+        if isinstance(layer, Activation) and layer.kind == "square":
             squares.append(i)
+        elif not isinstance(layer, Dense):
+            other = "train it with activation='square', or " if isinstance(layer, Activation) else ""
+            raise CapacityError(
+                f"Layer {i + 1} of the network, {layer.kind}, is {'not a polynomial' if other else 'not dense'}",
+                rule="CKKS evaluates dense layers and square activations",
+                fix=other + MPC,
+            )
     if len(squares) > 1:
         raise CapacityError(
             f"Layer {squares[1] + 1} of the network, the second square activation, does not fit",

@@ -116,7 +116,8 @@ def serve(
             f"{type(model).__name__} cannot be scored blind in this way",
             rule="a blind score is one inner product of a public encoding with secret weights; of networks of dense "
             "layers and square activations, packing='columns' computes scores, not verdicts",
-            fix="teach its scores to a table, TableStudent, and offer that; or score where the model is",
+            fix="let operators score it by multi-party computation, where they can (`blindsight plan blind`); or teach "
+            "its scores to a table, TableStudent, and offer that",
         )
     raise NotFittedError(
         "The model to score with is not fitted", fix="fit it, or load a saved one with blindsight.load"

@@ -13,6 +13,7 @@ import numpy as np
 from blindsight.circuits import (
     Encoder,
     Inputs,
+    Windowed,
     encoder_from_json,
     encoder_to_json,
     inputs_from_json,
@@ -168,6 +169,8 @@ class Offer:
                 rule="docs/wire-blind.md, 'Offer'",
                 fix="fetch it again from the model's holder",
             ) from error
+        if isinstance(offer.encoder, Windowed):
+            raise WireError("The offer contradicts itself", got="windows", rule="operators score windows")
         entries = offer.encoder.width if isinstance(offer.encoder, Inputs) else offer.encoder.length
         if entries != offer.parameters.entries:
             raise WireError(

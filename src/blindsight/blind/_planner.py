@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from blindsight.circuits import Dense, Network
+from blindsight.circuits import Activation, Dense, Network
 from blindsight.errors import BlindsightError, CapacityError, NotFittedError, ParameterError
 
 from ._ckks_circuit import plan_network
@@ -29,8 +29,8 @@ from ._planner_rounds import Connection, Rounds, he_rounds, mpc_rounds
 from ._planner_times import Times, bfv_times, ckks_times, mpc_times
 from ._planner_trust import Engine, Reveal, Trust, trust_of
 from ._verdict import NUMBER_BYTES, verdict_bytes
-from .mpc._client import MAX_RUN_ROWS, RUN_BYTES
-from .mpc._program import Program, program_of
+from .mpc._describe import program_of
+from .mpc._program import Program
 from .mpc._shares import answer_bytes, share_bytes
 from .mpc._wire import LENGTH as PIECE_PREFIX
 from .mpc._wire import RunHeader, pack
@@ -104,8 +104,9 @@ class Option:
         Why not, naming the layer; empty where it can.
     parameters : BlindParameters, CkksParameters or Program, optional
     error : float
-        Largest error of a score at the threshold; 0 where scores are exact, NaN where the model has no threshold. Of
-        CKKS, but with probability ``2**-30`` a batch.
+        Largest error of a score at the threshold; 0 where scores are exact, NaN where the model has no threshold, and
+        for recurrent layers, attention and convolutions, whose errors were measured and have no useful bound. Of CKKS,
+        but with probability ``2**-30`` a batch.
     bits : float
         Most that one answer tells the owner, whatever it asked.
     rows_to_extract : int
@@ -323,7 +324,7 @@ def _ckks(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) -
     network = _network_of(model)
     if engine == "rows":
         raise CapacityError(
-            f"Layer 1, dense {network.n_inputs} to {_outputs(network)}, is not the only one",
+            f"Layer 1, {_first(network)}, is not the only one",
             rule="rows carry one integer inner product",
         )
     if reveal == "verdict":
@@ -344,7 +345,7 @@ def _ckks(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) -
         error=p.error(threshold),
         bits=p.answer_bits,
         rows_to_extract=(m + 1) * (m + 2) // 2 if p.squares == 1 else _numbers(network),
-        cost=_he_cost(p, rows, ckks_times(p, integers, rows), f"layer 1, dense {m} to {_outputs(network)}"),
+        cost=_he_cost(p, rows, ckks_times(p, integers, rows), f"layer 1, {_first(network)}"),
         trust=trust,
     )
 
@@ -409,8 +410,7 @@ def _mpc(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) ->
     program, _ = program_of(model, protocol="aby3" if engine == "aby3" else "cheetah", answer="score")
     program = msgspec.structs.replace(program, answer=reveal)
     program.__post_init__()
-    element = 2 * program.inputs * program.ring_bits // 8
-    runs = _pieces(rows, max(1, min(MAX_RUN_ROWS, RUN_BYTES // element)))
+    runs = _pieces(rows, program.rows_per_run)
     header = RunHeader(id="0" * 32, model="0" * 32, rows=1)
     up = down = 0
     for count in runs:
@@ -452,7 +452,7 @@ def _fixed_point_error(network: Network, program: Program, bound: float, score: 
     A number is rounded to one step of ``2**-fraction_bits`` when it is shared, and every product, or sum of products,
     is off by another when it is cut; tanh by 1e-4 besides, see ``mpc._program``.
     """
-    if not score > 0:
+    if not score > 0 or not all(isinstance(layer, Dense | Activation) for layer in network.layers):
         return math.nan
     step = 2.0**-program.fraction_bits
     low, high = np.full(network.n_inputs, -bound), np.full(network.n_inputs, bound)
@@ -465,7 +465,7 @@ def _fixed_point_error(network: Network, program: Program, bound: float, score: 
             centre, radius = (low + high) / 2, (high - low) / 2
             middle, spread = layer.weights @ centre + layer.bias, size @ radius
             low, high = middle - spread, middle + spread
-        elif layer.kind == "square":
+        elif isinstance(layer, Activation) and layer.kind == "square":
             a = abs(layer.coefficient)
             off = off + a * (2 * reach * off + off * off) + step * ((reach + off) ** 2 + reach + 3)
             low, high = -(reach + a * reach * reach), reach + a * reach * reach
@@ -487,8 +487,8 @@ def _network_of(model: Any) -> Network:
     """The model's network; CapacityError where it is none that an engine reads."""
     if not _has_network(model):
         raise CapacityError(
-            f"{type(model).__name__} is neither an inner product nor a chain of dense layers",
-            rule="an integer circuit on a public encoding, or a feed-forward network",
+            f"{type(model).__name__} is neither an inner product nor a network of known layers",
+            rule="an integer circuit on a public encoding, or a network of layers that are known here",
         )
     try:
         network: Network = model.network_
@@ -504,12 +504,12 @@ def _has_network(model: Any) -> bool:
     return hasattr(type(model), "network_") or "network_" in getattr(model, "__dict__", {})
 
 
-def _outputs(network: Network) -> int:
-    first = network.layers[0]
-    assert isinstance(first, Dense)
-    return len(first.weights)
+def _first(network: Network) -> str:
+    """The first layer, for people."""
+    shapes = (math.prod(shape) for shape in network.shapes[:2])
+    return f"{network.layers[0].kind} {' to '.join(map(str, shapes))}"
 
 
 def _numbers(network: Network) -> int:
     """Weights and biases."""
-    return sum(layer.weights.size + layer.bias.size for layer in network.layers if isinstance(layer, Dense))
+    return sum(secret.size for layer in network.layers if layer.kind != "square" for secret in layer.secrets)

@@ -5,12 +5,16 @@ Right to a factor of two or so, on such a machine.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+
+from msgspec import UNSET
 
 from ._ckks_circuit import IntegerNetwork
 from ._ckks_plan import CkksParameters
 from ._plan import BlindParameters
 from .mpc._program import Program
+from .mpc._steps import PRECISE
 
 __all__ = ["Times", "bfv_times", "ckks_times", "mpc_times"]
 
@@ -45,6 +49,11 @@ for a comparison."""
 
 TANH_PRODUCTS = 40
 """What a tanh takes, in products."""
+
+MPC_DEEP = {"aby3": (0.1, 3.0, 4200.0), "cheetah": (2.2, 300.0, 9000.0)}
+"""Networks with recurrent layers, attention or convolutions, in the ring that they have: microseconds for a product
+with a weight, and for an exponential or a root; bytes between the operators for one of these
+(benchmarks/mpc_sequences.py, benchmarks/mpc.py)."""
 
 WIDE_RING = 4
 """A ring of 128 bits, in rings of 64."""
@@ -110,18 +119,32 @@ def ckks_times(p: CkksParameters, network: IntegerNetwork, rows: int) -> Times:
 
 def mpc_times(program: Program, rows: int, runs: int) -> Times:
     """Estimate a batch under MPC, for each operator; the network between them aside."""
-    set_up_s, run_ms, weight_us, product_us, compare_us = MPC_COSTS[program.protocol]
+    set_up_s, run_ms, *_ = MPC_COSTS[program.protocol]
+    row_us, row_bytes = (_deep_row if any(form.step.kind in PRECISE for form in program.forms) else _row)(program)
+    return Times(
+        owner_ms=rows * program.inputs * MPC_SHARE_NS[program.protocol] * (2 if program.ring_bits == 128 else 1) / 1e6,
+        server_ms=runs * run_ms + rows * row_us / 1e3,
+        set_up_s=set_up_s,
+        link_bytes=round(rows * row_bytes),
+    )
+
+
+def _row(program: Program) -> tuple[float, float]:
+    """Microseconds of one record, and bytes between the operators."""
+    _, _, weight_us, product_us, compare_us = MPC_COSTS[program.protocol]
     whole_bytes, fixed_bytes, compare_bytes = MPC_LINK_BYTES[program.protocol]
     weights, sums, products, comparisons = _work(program)
     row_us = weights * weight_us + products * product_us + comparisons * compare_us
     row_bytes = (sums + products) * (whole_bytes if program.whole else fixed_bytes) + comparisons * compare_bytes
     wide = program.ring_bits == 128
-    return Times(
-        owner_ms=rows * program.inputs * MPC_SHARE_NS[program.protocol] * (2 if wide else 1) / 1e6,
-        server_ms=runs * run_ms + rows * row_us * (WIDE_RING if wide else 1) / 1e3,
-        set_up_s=set_up_s,
-        link_bytes=round(rows * row_bytes * (2 if wide else 1)),
-    )
+    return row_us * (WIDE_RING if wide else 1), row_bytes * (2 if wide else 1)
+
+
+def _deep_row(program: Program) -> tuple[float, float]:
+    """As :func:`_row`, with recurrent layers, attention or convolutions."""
+    weight_us, curved_us, curved_bytes = MPC_DEEP[program.protocol]
+    curved = sum(form.curved for form in program.forms) + 1  # the verdict's comparison, or near enough
+    return _work(program)[0] * weight_us + curved * curved_us, curved * curved_bytes
 
 
 def _work(program: Program) -> tuple[int, int, int, int]:
@@ -131,13 +154,16 @@ def _work(program: Program) -> tuple[int, int, int, int]:
         return program.inputs, 1, 0, comparisons
     if program.form == "quadratic":
         return program.inputs**2, program.inputs, program.inputs, comparisons
-    weights, sums, products, width = 0, 0, 0, program.inputs
-    for step in program.steps:
-        if step.kind == "dense":
-            weights, sums = weights + width * step.outputs, sums + step.outputs
-            width = step.outputs
-        elif step.kind in ("relu", "leaky"):
+    weights, sums, products = 0, 0, 0
+    for form in program.forms:
+        width, kind = math.prod(form.shape), form.step.kind
+        if kind in ("relu", "leaky"):
             comparisons += width
-        else:
-            products += width * (TANH_PRODUCTS if step.kind == "tanh" else 2)
-    return weights, sums, products + width, comparisons
+        elif kind in ("tanh", "square"):
+            products += width * (TANH_PRODUCTS if kind == "tanh" else 2)
+        elif form.step.outputs and form.secrets:  # every row, or place, meets every matrix once
+            rows = form.shape[0] if kind == "block" else math.prod(form.after or ()) // form.step.outputs
+            for matrix in (shape for shape in form.secrets if len(shape) == 2):
+                weights, sums = weights + rows * math.prod(matrix), sums + rows * matrix[0]
+    compared = math.prod(program.outputs) if program.compared is UNSET else program.compared
+    return weights, sums, products + compared, comparisons

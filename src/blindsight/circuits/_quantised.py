@@ -9,9 +9,8 @@ from blindsight.errors import FormatError, ParameterError
 
 from ._encoding import Floats
 from ._monomials import Monomials
-from ._standardised import Standardised, standardised_from_json, standardised_to_json
 
-__all__ = ["Inputs", "Quantised", "inputs_from_json", "inputs_to_json"]
+__all__ = ["Quantised", "quantised_from_json", "quantised_to_json"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,22 +50,16 @@ class Quantised:
         return values
 
 
-Inputs = Standardised | Quantised
-"""Real-valued public inputs, of a network or of a quadratic form."""
-
-
-def inputs_to_json(value: Inputs) -> dict[str, Any]:
+def quantised_to_json(value: Quantised) -> dict[str, Any]:
     """Plain JSON values; floats survive exactly (shortest round-trip form)."""
-    if isinstance(value, Quantised):
-        return {"kind": value.kind, **value.monomials.to_json()}
-    return standardised_to_json(value)
+    return {"kind": value.kind, **value.monomials.to_json()}
 
 
-def inputs_from_json(value: object) -> Inputs:
+def quantised_from_json(value: object) -> Quantised:
     """Rebuild inputs from untrusted JSON values; FormatError on anything malformed."""
-    if not isinstance(value, dict) or value.get("kind") != Quantised.kind:
-        return standardised_from_json(value)
     try:
+        if not isinstance(value, dict) or value.get("kind") != Quantised.kind:
+            raise TypeError
         return Quantised(monomials=Monomials.from_json({name: v for name, v in value.items() if name != "kind"}))
     except (TypeError, OverflowError, ParameterError) as error:
         raise FormatError(

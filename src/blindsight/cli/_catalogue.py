@@ -94,7 +94,8 @@ def _entry(cls: type[Detector], schema: Schema | None, privacy: DifferentialPriv
     installed = not extra or importlib.util.find_spec("torch") is not None
     training = getattr(cls(), "training", None) or getattr(cls, "default_training", None)
     rounds = getattr(cls(), "rounds", None) if training is None else training.rounds
-    by_network = "MPC; CKKS if square" if getattr(cls, "feed_forward", False) else "refused"
+    by_operators = "MPC" if getattr(cls, "by_operators", False) else "refused"
+    by_network = "MPC; CKKS if square" if getattr(cls, "feed_forward", False) else by_operators
     bytes_per_sum, note, blind = None, "", "BFV" if issubclass(cls, CircuitDetector) else by_network
     if schema is not None and installed:
         try:

@@ -16,8 +16,8 @@ from ._rolling import rolling_features
 from ._rolling_state import RollingState, moment
 from ._samples import write_sample
 from ._schema import Schema
-from ._window_table import gather, joined, missing_order, series_key, window_table
-from ._windows import Segments, Windows, normalise_series, segments, uneven_time, windows
+from ._window_table import doubtful_order, gather, joined, missing_order, series_key, window_table
+from ._windows import Segments, Windows, looking_back, normalise_series, segments, uneven_time, windows
 
 __all__ = [
     "ClippingReport",
@@ -29,10 +29,12 @@ __all__ = [
     "Segments",
     "Windows",
     "check",
+    "doubtful_order",
     "draft",
     "gather",
     "joined",
     "load_hospitals",
+    "looking_back",
     "missing_order",
     "mock_records",
     "moment",

@@ -13,7 +13,7 @@ from blindsight.errors import ParameterError
 from ._column import MAX_TEXT, Column, show
 from ._records import Records, records
 from ._schema import Schema
-from ._windows import MAX_SPAN, windows
+from ._windows import MAX_SPAN, uneven_time, windows
 
 if TYPE_CHECKING:
     import polars as pl
@@ -175,6 +175,24 @@ def missing_order(schema: Schema, whole: Records) -> str:
         f"The table lacks the schema's {' and '.join(lost)}: its rows are taken in the order in which they come, and "
         "series that only a missing column tells apart are taken as one."
     )
+
+
+def doubtful_order(schema: Schema, whole: Records, interval: float | None) -> str:
+    """Say in a sentence why the records' order says little of the time between them; "" where nothing does.
+
+    Parameters
+    ----------
+    schema : Schema
+    whole : Records
+        Read with its series.
+    interval : float or None
+        Declared distance between records.
+    """
+    odd = missing_order(schema, whole)
+    if not odd and interval is None and whole.time is not None:
+        odd = uneven_time(whole.time, series_key(whole))
+        odd += " Without interval=... they are taken as equally far apart." if odd else ""
+    return odd
 
 
 def _summaries(

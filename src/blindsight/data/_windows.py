@@ -7,6 +7,7 @@ a gap where the distance between records is declared.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from blindsight.errors import BlindsightWarning, DataError, ParameterError
 
 from ._column import show
 
-__all__ = ["Segments", "Windows", "normalise_series", "segments", "uneven_time", "windows"]
+__all__ = ["Segments", "Windows", "looking_back", "normalise_series", "segments", "uneven_time", "windows"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -257,6 +258,32 @@ def windows(
     return Windows(
         X=X if in_order else X[found.order], order=found.order, starts=starts, length=length, horizon=horizon
     )
+
+
+def looking_back(found: Segments, span: int, step: int) -> Iterator[tuple[Ints, Ints]]:
+    """The window that ends with each row; where a segment has too few rows yet, its first one stands for those before.
+
+    Parameters
+    ----------
+    found : Segments
+        Not aligned: every row is in them.
+    span : int
+        Rows of a window.
+    step : int
+        Most windows at once.
+
+    Yields
+    ------
+    rows : ndarray of shape (n,), int64
+        Row numbers, of the caller's array.
+    places : ndarray of shape (n, span), int64
+        For each, where the rows of its window are in ``found.order``.
+    """
+    first = np.repeat(found.bounds[:-1], np.diff(found.bounds))
+    back = np.arange(1 - span, 1)
+    for begin in range(0, len(found.order), step):
+        rows = np.arange(begin, min(begin + step, len(found.order)))
+        yield found.order[rows], np.maximum(rows[:, None] + back, first[rows][:, None])
 
 
 def normalise_series(

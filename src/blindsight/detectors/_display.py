@@ -44,6 +44,8 @@ def detector_html(detector: Detector) -> str:
 def _blind(detector: Detector) -> str:
     if getattr(detector, "feed_forward", False):
         return "with one square activation at most under CKKS, else by MPC"
+    if getattr(detector, "by_operators", False):
+        return "by MPC"
     if not hasattr(detector, "circuit_"):
         return "no: distil it into a TableStudent"
     return "yes, and the model stays secret" if detector.is_secret_ else "yes, but the model does not stay secret"

@@ -22,17 +22,18 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from blindsight.circuits import Network, Windowed
 from blindsight.data import (
     Records,
     Schema,
     Windows,
+    doubtful_order,
     gather,
     joined,
-    missing_order,
+    looking_back,
     records,
     segments,
     series_key,
-    uneven_time,
     windows,
 )
 from blindsight.errors import BlindsightWarning, DataError, ParameterError
@@ -40,6 +41,7 @@ from blindsight.errors import BlindsightWarning, DataError, ParameterError
 from ._base import local_total
 from ._domains import choice, flag, number, whole_number
 from ._inputs import local_scaling
+from ._network import public_inputs
 from ._over_chunks import Following, each_once, following, over_all, over_touched
 from ._own_records import held_out, own_chunks
 from ._parameters import Parameters, Weights
@@ -102,6 +104,25 @@ class SequenceDetector(TorchDetector):
 
     def _module(self, schema: Schema) -> torch.nn.Module:
         return self._window_module(schema)
+
+    @property
+    def inputs_(self) -> Windowed:
+        """The public inputs of :attr:`network_`: of the window that ends with a record."""
+        self._check_fitted()
+        return Windowed(
+            rows=public_inputs(self.schema_, self._scaling()),
+            window=self.window,
+            horizon=self.horizon,
+            by_window=self.normalise == "window",
+            interval=None if self.interval is None else float(self.interval),
+            tolerance=float(self.tolerance),
+        )
+
+    @property
+    def network_(self) -> Network:
+        """The secret network as a value; ``network_.scores(inputs_.encode(windows))`` are the scores of windows."""
+        found = super().network_
+        return replace(found, compared=self._width(self.schema_)) if self.point == "last" else found
 
     def _validate(self) -> None:
         super()._validate()
@@ -336,15 +357,9 @@ class SequenceDetector(TorchDetector):
             return self._scores_of(whole, at_party=at_party)[len(before) :]
         found = self._segments(chunk)
         Z = (self._party_inputs if at_party else self._inputs)(np.asarray(chunk.X)[found.order])
-        first = np.repeat(found.bounds[:-1], np.diff(found.bounds))
-        back = np.arange(1 - self.span, 1)
         scores = np.empty(len(Z), dtype=np.int64)
-        step = self._windows_at_once
-        for begin in range(0, len(Z), step):
-            rows = np.arange(begin, min(begin + step, len(Z)))
-            # before its first record a series held what it held there
-            inside = np.maximum(rows[:, None] + back, first[rows][:, None])
-            scores[found.order[rows]] = self._scored(Z[inside].reshape(len(rows), -1))
+        for rows, places in looking_back(found, self.span, self._windows_at_once):
+            scores[rows] = self._scored(Z[places].reshape(len(rows), -1))
         return scores
 
     def _integer_scores(self, X: Floats) -> Ints:
@@ -390,11 +405,7 @@ class SequenceDetector(TorchDetector):
 
     def _warn_of_order(self, schema: Schema, whole: Records) -> None:
         """Warn the records' owner, once, where their order says little of the time between them."""
-        odd = missing_order(schema, whole)
-        if not odd and self.interval is None and whole.time is not None:
-            odd = uneven_time(whole.time, series_key(whole))
-            odd += " Without interval=... they are taken as equally far apart." if odd else ""
-        if odd:
+        if odd := doubtful_order(schema, whole, self.interval):
             warnings.warn(odd, BlindsightWarning, stacklevel=4)
 
     @property

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.circuits import Network, Standardised
+from blindsight.circuits import Network, Standardised, Windowed
 from blindsight.data import Schema
 from blindsight.errors import MissingExtraError, ParameterError
 
@@ -74,7 +74,9 @@ class TorchDetector(RoundDetector):
 
     gain: ClassVar[float] = 1.0
     feed_forward: ClassVar[bool] = False
-    """Whether :attr:`network_` reads every module of this class: then it can be scored blind as it is."""
+    """Whether :attr:`network_` is a chain of dense layers and activations: then it can be scored blind as it is."""
+    by_operators: ClassVar[bool] = False
+    """Whether :attr:`network_` has other layers, that multi-party computation alone scores."""
 
     @abstractmethod
     def _module(self, schema: Schema) -> torch.nn.Module:
@@ -122,7 +124,7 @@ class TorchDetector(RoundDetector):
         return net
 
     @property
-    def inputs_(self) -> Standardised:
+    def inputs_(self) -> Standardised | Windowed:
         """The public inputs of :attr:`network_`."""
         self._check_fitted()
         return public_inputs(self.schema_, self._scaling())

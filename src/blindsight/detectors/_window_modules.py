@@ -15,10 +15,9 @@ from opacus.layers import DPLSTM, DPMultiheadAttention
 from torch import nn
 from torch.nn import functional
 
-__all__ = ["ConvNet", "LSTMNet", "TransformerNet", "WindowModule", "WindowRows"]
+from blindsight.circuits import DEVIATION_FLOOR
 
-DEVIATION_FLOOR = 0.05
-"""Least deviation of a window's channel that is scaled by its own: a constant channel stays near zero."""
+__all__ = ["ConvNet", "LSTMNet", "TransformerNet", "WindowModule", "WindowRows", "positions"]
 
 
 class WindowRows:
@@ -129,11 +128,11 @@ class TransformerNet(WindowModule):
         _zero_biases(self)
 
     def _predict(self, seen: torch.Tensor) -> torch.Tensor:
-        x = self.into(seen) + _positions(self.window, self.width, seen)
+        x = self.into(seen) + positions(self.window, self.width, seen)
         for block in self.encoder:
             x = block(x)
         code = torch.tanh(self.narrow(x.flatten(1)))
-        x = self.wide(code).reshape(len(seen), self.rows_out, self.width) + _positions(self.rows_out, self.width, seen)
+        x = self.wide(code).reshape(len(seen), self.rows_out, self.width) + positions(self.rows_out, self.width, seen)
         for block in self.decoder:
             x = block(x)
         predicted: torch.Tensor = self.out(x)
@@ -208,7 +207,7 @@ def _zero_biases(module: nn.Module) -> None:
                 parameter.zero_()
 
 
-def _positions(rows: int, width: int, like: torch.Tensor) -> torch.Tensor:
+def positions(rows: int, width: int, like: torch.Tensor) -> torch.Tensor:
     """Sines and cosines of the row's number (section 3.5 of the paper), shape (rows, width); computed, not kept."""
     row = torch.arange(rows, dtype=like.dtype)[:, None]
     column = torch.arange(width, dtype=like.dtype)

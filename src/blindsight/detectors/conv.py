@@ -50,6 +50,7 @@ class ConvAutoEncoder(TorchDetector):
     """
 
     name = "ConvAutoEncoder"
+    by_operators = True
     default_training = Training(rounds=30, learning_rate=0.2, clip_norm=10.0)
 
     def __init__(

@@ -54,6 +54,7 @@ class LSTMAutoEncoder(SequenceDetector):
     """
 
     name = "LSTMAutoEncoder"
+    by_operators = True
     default_training = Training(rounds=20, learning_rate=0.2, clip_norm=10.0)
 
     def __init__(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
 from unittest import SkipTest
 
 import numpy as np
 
-from blindsight.circuits import InnerProduct
+from blindsight.circuits import InnerProduct, Windowed
 from blindsight.data import Schema
 from blindsight.detectors import CircuitDetector
 from blindsight.errors import BlindsightError, CapacityError, MissingExtraError
@@ -14,7 +15,7 @@ from blindsight.errors import BlindsightError, CapacityError, MissingExtraError
 from ._kit import ROWS, Check, Make, expect, fitted
 from ._sample import sample_chunk, sample_records
 
-__all__ = ["CHECKS", "check_blind"]
+__all__ = ["CHECKS", "check_blind", "check_operators"]
 
 
 def _fitted(make: Make, schema: Schema, seed: int) -> CircuitDetector:
@@ -85,6 +86,35 @@ def check_blind(make: Make, schema: Schema) -> None:
     sealed = owner.seal(sample_chunk(schema, table).X)
     opened = owner.open(scorer.score(sealed))
     assert np.array_equal(opened, model.decision_function(table)), "blind scores differ from decision_function"
+
+
+def check_operators(make: Make, schema: Schema) -> None:
+    """What says of itself that operators score it is a network that gives the scores of decision_function."""
+    made = make()
+    if not (getattr(made, "feed_forward", False) or getattr(made, "by_operators", False)):
+        return
+    try:
+        from blindsight.blind.mpc import program_of
+        from blindsight.blind.mpc._offer import MpcOffer
+        from blindsight.blind.mpc._records import records_of
+    except (ImportError, MissingExtraError) as error:
+        raise SkipTest(f"blind scoring is not installed: {error}") from error
+    model: Any = fitted(make, schema, sample_records(schema, ROWS, 17))
+    program, secrets = program_of(model)
+    shapes = [argument.shape for argument in program.secrets()]
+    assert [secret.shape for secret in secrets] == shapes, "the secrets are those of the program"
+    offer = MpcOffer(
+        program=program, inputs=model.inputs_, schema=dict(schema.to_json()), score_scale=1.0, secret=model.is_secret_
+    )
+    assert MpcOffer.decode(offer.encode()) == offer, "the offer survives"
+    table = sample_records(schema, 12, 18)
+    scores = model.decision_function(table)
+    X = table if isinstance(model.inputs_, Windowed) else sample_chunk(schema, table).X
+    n, pieces = records_of(offer, X, 5)
+    found = np.full(n, np.nan)
+    for place, encoded in pieces:
+        found[place] = model.network_.scores(encoded)
+    assert np.allclose(found, scores, rtol=1e-5, atol=1e-5), "the network's scores are those of decision_function"
 
 
 CHECKS: tuple[Check, ...] = (_check_bounds, _check_circuit)

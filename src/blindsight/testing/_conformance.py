@@ -5,7 +5,7 @@ name, for ``pytest.mark.parametrize``. A check fails with an AssertionError that
 
 ==========  =========================================================================================================
 all         parameters, unfitted, batches, reload, pyod, no_rows_kept, bad_inputs; every state on the way: states,
-            malformed_states, bounds_of_sums, bounds_of_updates; federated, federated_private; blind
+            malformed_states, bounds_of_sums, bounds_of_updates; federated, federated_private; blind, operators
 circuit     bounds, circuit: for a :class:`CircuitDetector`, however it is fitted
 sum         sums, forget_refusals, merge_refusals: for a :class:`SumDetector`
 ==========  =========================================================================================================
@@ -30,7 +30,15 @@ _GROUPS: tuple[tuple[type[Detector], tuple[Check, ...]], ...] = (
     (Detector, _checks_all.CHECKS),
     (SumDetector, _checks_sum.CHECKS),
     (CircuitDetector, _checks_circuit.CHECKS),
-    (Detector, (*_checks_state.CHECKS, *_checks_federated.CHECKS, _checks_circuit.check_blind)),
+    (
+        Detector,
+        (
+            *_checks_state.CHECKS,
+            *_checks_federated.CHECKS,
+            _checks_circuit.check_blind,
+            _checks_circuit.check_operators,
+        ),
+    ),
 )
 
 

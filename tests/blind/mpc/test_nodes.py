@@ -23,7 +23,9 @@ from blindsight.blind.mpc._program import Program
 from blindsight.blind.mpc._wire import RunHeader, pack
 from blindsight.errors import (
     AuthenticationError,
+    BlindsightWarning,
     BudgetError,
+    DataError,
     FormatError,
     ParameterError,
     PolicyError,
@@ -36,6 +38,7 @@ from blindsight.keys import create_key_file
 
 from ._nodes import Nodes
 from .conftest import NetworkModel
+from .test_deep import trained, turning
 
 
 def client(nodes: Nodes, rank: int, name: str) -> httpx.Client:
@@ -88,6 +91,25 @@ def test_a_network_in_one_bit(nodes: Nodes, hospital: Any) -> None:
     clear = model.decision_function(X)
     decided = np.abs(clear - model.threshold_) > 1e-3 * model.threshold_
     assert np.array_equal(nodes.owner("network").score(X)[decided] == 1, (clear > model.threshold_)[decided])
+
+
+def test_windows_of_series_from_a_table_to_its_scores(nodes: Nodes) -> None:
+    """A trained recurrent model and a table of two series, through real nodes: scores, and then one bit a record."""
+    model, table = trained("LSTMAutoEncoder", window=3, hidden=2), turning()[-24:]
+    clear, threshold = model.decision_function(table), model.threshold_
+    holder = nodes.holder()
+    with pytest.warns(BlindsightWarning, match="not secret"):
+        holder.share(model, "series")
+    scores = nodes.owner("series").score(table, rows_per_run=12)
+    assert np.abs(scores - clear).max() <= 1e-3 * threshold
+    with pytest.warns(BlindsightWarning, match="not secret"):
+        holder.share(model, "series", answer="verdict")
+    decided = np.abs(clear - threshold) > 1e-3 * threshold
+    verdicts = nodes.owner("series").score(table, rows_per_run=12)
+    assert np.array_equal(verdicts[decided], model.predict(table)[decided])
+    assert 0 < verdicts.sum() < len(verdicts)
+    with pytest.raises(DataError):
+        nodes.owner("series").score(table.drop("heat"))
 
 
 def test_owners_at_the_same_time_are_answered_in_turn(nodes: Nodes, detectors: Any, hospital: Any) -> None:

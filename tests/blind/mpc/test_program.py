@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from blind._models import table_model
 from blindsight.blind.mpc import Program, program_of
-from blindsight.blind.mpc._program import FRACTION_BITS, Step, check_protocol, whole_threshold
+from blindsight.blind.mpc._describe import whole_threshold
+from blindsight.blind.mpc._program import FRACTION_BITS, Step, check_protocol
 from blindsight.circuits import Dense, Network, Standardised
 from blindsight.errors import CapacityError, ParameterError, ProtocolError, WireError
 

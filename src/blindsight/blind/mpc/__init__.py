@@ -10,8 +10,9 @@ need be one of them.
 from ._certificates import TlsFiles, make_certificate, peer_certificate
 from ._client import MpcHolder, MpcOwner, OperatorAddress
 from ._config import NodeConfig
+from ._describe import program_of
 from ._link import LastingThread, import_spu, open_link, open_memory_link
-from ._program import Program, program_of
+from ._program import Program
 
 __all__ = [
     "LastingThread",

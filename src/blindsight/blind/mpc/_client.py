@@ -18,10 +18,12 @@ import numpy.typing as npt
 from blindsight.errors import AuthenticationError, BlindsightWarning, ParameterError, WireError
 
 from ._certificates import TlsFiles
+from ._describe import program_of
 from ._offer import MpcOffer
 from ._peer import ask, client_of
-from ._program import OPERATORS, program_of
-from ._shares import join, split
+from ._program import OPERATORS
+from ._records import records_of
+from ._shares import answer_dtype, join, split
 from ._wire import ModelHeader, RunHeader, pack
 
 if TYPE_CHECKING:
@@ -30,12 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["MpcHolder", "MpcOwner", "OperatorAddress"]
 
 T = TypeVar("T")
-MAX_RUN_ROWS = 4096
-"""Records of one run where the caller does not say."""
-
-RUN_BYTES = 1 << 26
-"""Most bytes that a run sends to one operator, where the caller does not say how many records."""
-
 CONTROL_SECONDS = 60.0
 
 
@@ -138,7 +134,7 @@ class MpcHolder(_Client):
         Parameters
         ----------
         model
-            Any fitted detector with an integer circuit or a feed-forward network.
+            Any fitted detector with an integer circuit, or a network of layers that are known here.
         name : str
             What owners ask for: lower-case letters, digits, ``.``, ``_``, ``-``. A model shared before under this name
             by the same holder is replaced.
@@ -240,13 +236,15 @@ class MpcOwner(_Client):
         if self.offer.program.protocol != self.protocol:
             raise WireError("The offer is for another number of operators", got=self.offer.program.protocol)
 
-    def score(self, X: npt.NDArray[np.float64], *, rows_per_run: int | None = None) -> npt.NDArray[Any]:
+    def score(self, X: Any, *, rows_per_run: int | None = None) -> npt.NDArray[Any]:
         """Return scores, or verdicts where that is all the holder gives.
 
         Parameters
         ----------
         X : ndarray of shape (n, d), float64
-            Feature rows; finite.
+            Feature rows; finite. For a model of windows also a table, as for ``decision_function``: of series in order
+            of time, with the columns that order records and tell series apart. A record's score is that of the window
+            which ends with it; give enough records before those of interest.
         rows_per_run : int, optional
             Records of one run.
 
@@ -261,29 +259,33 @@ class MpcOwner(_Client):
             An operator failed: what was running is void, and calling again makes fresh shares.
         BudgetError
             The bits are used up.
+        DataError
+            A table does not fit the model's schema, or time goes back within a series.
         WireError
             Operators contradict each other.
+
+        Warns
+        -----
+        BlindsightWarning
+            Of a model of windows: the order of the records says little of the time between them.
         """
         program = self.offer.program
-        X = np.asarray(X, dtype=np.float64)
-        if X.ndim != 2 or not len(X) or not np.isfinite(X).all():
-            raise ParameterError("Records must be finite numbers, one row each", got=str(X.shape))
-        element = 2 * program.inputs * program.ring_bits // 8
-        rows = rows_per_run or max(1, min(MAX_RUN_ROWS, RUN_BYTES // element))
-        parts = [self._run(X[start : start + rows]) for start in range(0, len(X), rows)]
-        found: npt.NDArray[Any] = np.concatenate(parts)
+        n, parts = records_of(self.offer, X, rows_per_run or program.rows_per_run)
+        found: npt.NDArray[Any] = np.empty(n, dtype=answer_dtype(program))
+        for rows, encoded in parts:
+            found[rows] = self._run(encoded)
         if program.answer == "verdict":
             return found.astype(np.int64)
         scale = self.offer.score_scale if program.whole else 1.0
         scores: npt.NDArray[np.float64] = found * scale
         return scores
 
-    def _run(self, X: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-        program = self.offer.program
-        shares = split(program, program.records(len(X)), self.offer.records(X))
-        header = RunHeader(id=secrets.token_hex(16), model=self._model, rows=len(X))
+    def _run(self, encoded: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        program, rows = self.offer.program, len(encoded)
+        shares = split(program, program.records(rows), encoded)
+        header = RunHeader(id=secrets.token_hex(16), model=self._model, rows=rows)
         answers = self._each("POST", "/v1/runs", [pack(header, [share]) for share in shares], self._timeout_s)
-        return join(program, len(X), [body for body, _ in answers])
+        return join(program, rows, [body for body, _ in answers])
 
 
 async def _close(clients: list[httpx.AsyncClient]) -> None:

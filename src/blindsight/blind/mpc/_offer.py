@@ -12,11 +12,10 @@ import numpy.typing as npt
 from blindsight.circuits import (
     Encoder,
     Monomials,
-    Standardised,
     encoder_from_json,
     encoder_to_json,
-    standardised_from_json,
-    standardised_to_json,
+    inputs_from_json,
+    inputs_to_json,
 )
 from blindsight.errors import BlindsightError, WireError
 
@@ -42,7 +41,8 @@ class MpcOffer(msgspec.Struct, frozen=True, kw_only=True):
     Parameters
     ----------
     program : Program
-    inputs : Encoder or Standardised
+    inputs : Encoder, Standardised or Windowed
+        Public.
     schema : dict
         JSON form of the model's schema.
     score_scale : float
@@ -52,7 +52,7 @@ class MpcOffer(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     program: Program
-    inputs: Encoder | Standardised
+    inputs: Encoder | Inputs
     schema: dict[str, Any]
     score_scale: float
     secret: bool
@@ -63,7 +63,7 @@ class MpcOffer(msgspec.Struct, frozen=True, kw_only=True):
         body = _Body(
             version=1,
             program=msgspec.Raw(self.program.encode()),
-            inputs=encoder_to_json(inputs) if isinstance(inputs, Encoder) else standardised_to_json(inputs),
+            inputs=encoder_to_json(inputs) if isinstance(inputs, Encoder) else inputs_to_json(inputs),
             schema=self.schema,
             score_scale=self.score_scale,
             secret=self.secret,
@@ -78,10 +78,12 @@ class MpcOffer(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError("too long")
             body = msgspec.json.decode(data, type=_Body)
             program = Program.decode(bytes(body.program))
-            read = encoder_from_json if program.whole else standardised_from_json
+            read = encoder_from_json if program.whole else inputs_from_json
             inputs = read(body.inputs)
             if body.version != 1 or not (math.isfinite(body.score_scale) and body.score_scale > 0):
                 raise ValueError("version or score scale")
+            if isinstance(inputs, Quantised):
+                raise ValueError("operators compute quadratic forms of whole numbers")
             if _width(inputs) != program.inputs or isinstance(inputs, Monomials) != (program.form == "quadratic"):
                 raise ValueError("encoding and program do not fit")
         except (msgspec.MsgspecError, ValueError, RecursionError, UnicodeDecodeError, BlindsightError) as error:
@@ -93,13 +95,13 @@ class MpcOffer(msgspec.Struct, frozen=True, kw_only=True):
         return cls(program=program, inputs=inputs, schema=body.schema, score_scale=body.score_scale, secret=body.secret)
 
     def records(self, X: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
-        """Encode feature rows as the program wants them: (rows, inputs), int64 or float64."""
+        """Encode feature rows, or windows of them, as the program wants them: (rows, inputs), int64 or float64."""
         if isinstance(self.inputs, Monomials):
             return self.inputs.homogeneous(self.inputs.quantise(X))
         return self.inputs.encode(X)
 
 
-def _width(inputs: Encoder | Standardised) -> int:
+def _width(inputs: Encoder | Inputs) -> int:
     if isinstance(inputs, Monomials):
         return inputs.n_features + 1
     return inputs.length if isinstance(inputs, Encoder) else inputs.width

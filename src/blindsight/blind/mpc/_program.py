@@ -12,13 +12,16 @@ from typing import Annotated, Any, Literal
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET, UnsetType
 
-from blindsight.circuits import Activation, Dense, Encoder, InnerProduct, Monomials, Network
+from blindsight.circuits import Shape
 from blindsight.errors import CapacityError, ParameterError, WireError
 
+from ._forms import Form, form_of
 from ._link import import_spu
+from ._steps import Size, Step
 
-__all__ = ["MAX_ROWS", "Argument", "Program", "program_of", "whole_threshold"]
+__all__ = ["MAX_ROWS", "Argument", "Program", "Protocol", "Step", "check_protocol", "runtime_config"]
 
 Protocol = Literal["aby3", "cheetah"]
 Floats = npt.NDArray[np.float64]
@@ -35,24 +38,15 @@ FRACTION_BITS = {64: (20, 18, 16), 128: (36,)}
 SPARE_BITS = 2
 """The truncation after a product is right for products of at most two bits fewer than the ring has."""
 
-LEAKY_SLOPE = -float(Activation("leaky")(np.array(-1.0)))
+MAX_RUN_ROWS = 4096
+"""Records of one run where the caller does not say."""
 
-TANH_REACH = 6.0
-"""Beyond it tanh is 1 to 1.3e-5."""
+RUN_BYTES = 1 << 26
+"""Most bytes of one array at one operator, where the caller does not say how many records."""
 
-
-class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One step of a network: its form, not its weights.
-
-    Parameters
-    ----------
-    kind : {"dense", "relu", "leaky", "square", "tanh"}
-    outputs : int
-        Width after a dense step; 0 for the others.
-    """
-
-    kind: Literal["dense", "relu", "leaky", "square", "tanh"]
-    outputs: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
+RUN_CURVED = {"aby3": 1 << 19, "cheetah": 1 << 14}
+"""Most exponentials and roots of a run there, and of any single record: ten seconds or so, see
+benchmarks/mpc_sequences.py."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ class Argument:
         return math.prod(self.shape)
 
 
-class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
     """Public form of a circuit, as owner, model holder and operators agree on it; holds no weight.
 
     Parameters
@@ -92,6 +86,10 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         Of a network; empty otherwise.
     target : {"", "inputs", "centre"}
         Of a network; see :class:`blindsight.circuits.Network`.
+    shape : tuple of int, optional
+        Of the numbers that a network reads; those after them it foretells. All of them in a row without it.
+    compared : int, optional
+        Numbers of a network's output and of its target that count, from the last backwards; all without it.
     ring_bits : {64, 128}
     fraction_bits : int
         Of fixed-point numbers; integer forms take the first choice, which they do not use.
@@ -105,24 +103,69 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     target: Literal["", "inputs", "centre"] = ""
     ring_bits: Literal[64, 128] = 64
     fraction_bits: int = FRACTION_BITS[64][0]
+    shape: Annotated[tuple[Size, ...], msgspec.Meta(min_length=1, max_length=3)] | UnsetType = UNSET
+    compared: Size | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         network = self.form == "network"
-        width = self.inputs
-        for step in self.steps:
-            if (step.kind == "dense") != (step.outputs > 0):
-                raise ValueError("a dense step has outputs, another has none")
-            width = step.outputs or width
         if network != bool(self.steps) or network != bool(self.target):
             raise ValueError("a network has steps and a target, another form has neither")
-        if network and (self.steps[0].kind != "dense" or (self.target == "inputs" and width != self.inputs)):
-            raise ValueError("the steps of a network do not fit")
+        if not network and (self.shape, self.compared) != (UNSET, UNSET):
+            raise ValueError("a network has a shape, another form has none")
+        if network:
+            self._check_steps()
         if self.fraction_bits not in FRACTION_BITS[self.ring_bits] or (self.ring_bits == 128 and not network):
             raise ValueError("the ring does not fit")
         if self.ring_bits == 128 and self.protocol != "aby3":
             raise ValueError("CHEETAH computes in 64 bits")
         if sum(argument.size for argument in self.secrets()) > MAX_ELEMENTS:
             raise ValueError("there are too many weights")
+
+    def _check_steps(self) -> None:
+        """Walk through the shapes: every step has to fit."""
+        if self.shape is UNSET and self.steps[0].kind != "dense":
+            raise ValueError("the steps of a network do not fit")
+        following = self.inputs - math.prod(self.reads)
+        outputs = math.prod(self.outputs)
+        expected = outputs if self.target == "centre" else following or self.inputs
+        if following < 0 or outputs != expected or (following and self.target == "centre"):
+            raise ValueError("the steps of a network do not fit")
+        if any(form.curved > RUN_CURVED[self.protocol] for form in self.forms) or self.peak > MAX_ELEMENTS:
+            raise ValueError("one record is too much for a run")
+        if self.compared is not UNSET and (self.compared > outputs or self.target == "centre"):
+            raise ValueError("what is compared does not fit")
+
+    @property
+    def reads(self) -> Shape:
+        """Arrangement of the numbers that a network reads: the first of a record."""
+        return (self.inputs,) if self.shape is UNSET else self.shape
+
+    @functools.cached_property
+    def forms(self) -> tuple[Form, ...]:
+        """The steps with their shapes; ValueError where one does not fit."""
+        found: list[Form] = []
+        shape: Shape = self.reads
+        for step in self.steps:
+            found.append(form_of(step, shape, self.ring_bits))
+            shape = found[-1].after or ()
+        return tuple(found)
+
+    @property
+    def outputs(self) -> Shape:
+        """Shape of what a network gives."""
+        return self.forms[-1].after or ()
+
+    @property
+    def peak(self) -> int:
+        """Most numbers of one record in one array."""
+        return max([self.inputs, *(form.peak for form in self.forms)])
+
+    @property
+    def rows_per_run(self) -> int:
+        """Records of one run, where the caller does not say."""
+        element = 2 * self.peak * self.ring_bits // 8
+        most = RUN_CURVED[self.protocol] // max(sum(form.curved for form in self.forms), 1)
+        return max(1, min(MAX_RUN_ROWS, RUN_BYTES // element, most))
 
     @property
     def operators(self) -> int:
@@ -156,10 +199,10 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     def records(self, rows: int) -> Argument:
         """The owner's argument; ParameterError where it is too large."""
-        if not 1 <= rows <= MAX_ROWS or rows * self.inputs > MAX_ELEMENTS:
+        if not 1 <= rows <= MAX_ROWS or rows * self.peak > MAX_ELEMENTS:
             raise ParameterError(
                 "A run has too many records",
-                got=f"{rows} records of {self.inputs} numbers",
+                got=f"{rows} records of {self.peak} numbers",
                 rule=f"1 to {MAX_ROWS} records and at most {MAX_ELEMENTS} numbers",
                 fix="send them in several runs",
             )
@@ -172,15 +215,9 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             found += [Argument((self.inputs,), True), Argument((), True)]
         elif self.form == "quadratic":
             found += [Argument((self.inputs, self.inputs), True), Argument((), True)]
-        width = self.inputs
-        for step in self.steps:
-            if step.kind == "dense":
-                found += [Argument((step.outputs, width), False), Argument((step.outputs,), False)]
-                width = step.outputs
-            elif step.kind == "square":
-                found.append(Argument((), False))
+        found += [Argument(shape, False) for form in self.forms for shape in form.secrets]
         if self.target == "centre":
-            found.append(Argument((width,), False))
+            found.append(Argument((math.prod(self.outputs),), False))
         if self.answer == "verdict":
             found.append(Argument((), self.whole))
         return tuple(found)
@@ -201,17 +238,19 @@ class Program(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             return x @ left.pop(0) + left.pop(0)
         if self.form == "quadratic":
             return ((x @ left.pop(0)) * x).sum(axis=1) + left.pop(0)
-        z = x
-        for step in self.steps:
-            if step.kind == "dense":
-                z = z @ left.pop(0).T + left.pop(0)
-            elif step.kind == "square":
-                z = z + left.pop(0) * z * z
-            else:
-                z = _ACTIVATIONS[step.kind](z)
-        difference = z - (x if self.target == "inputs" else left.pop(0))
+        z = x[:, : math.prod(self.reads)].reshape(-1, *self.reads)
+        for form in self.forms:
+            count = len(form.secrets)
+            own, left[:count] = left[:count], []
+            z = form.run(z, own)
+        z = z.reshape(z.shape[0], -1)
+        compared = z.shape[1] if self.compared is UNSET else self.compared
+        if self.target == "centre":
+            difference = z - left.pop(0)
+        else:
+            difference = z[:, z.shape[1] - compared :] - x[:, self.inputs - compared :]
         total = (difference * difference).sum(axis=1)
-        return total * (1.0 / self.inputs) if self.target == "inputs" else total
+        return total * (1.0 / compared) if self.target == "inputs" else total
 
     def compiled(self, rows: int) -> bytes:
         """Compile for a number of records; kept for the last few.
@@ -285,192 +324,3 @@ def _compiled(program: Program, rows: int) -> bytes:
             lambda outputs: [f"out{i}" for i in range(len(outputs))],
         )
     return bytes(executable.code)
-
-
-def _relu(z: Any) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.where(z > 0, z, 0.0)
-
-
-def _leaky(z: Any) -> Any:
-    import jax.numpy as jnp
-
-    return jnp.where(z > 0, z, LEAKY_SLOPE * z)
-
-
-def _tanh(z: Any) -> Any:
-    """Within 7e-5; SPU's own is off by 5e-3.
-
-    ``2 / (1 + exp(-2 |z|)) - 1``, the exponential as the 16th power of a Taylor polynomial of its sixteenth.
-    """
-    import jax.numpy as jnp
-
-    u = jnp.minimum(jnp.abs(z), TANH_REACH) * (-2.0 / 16)
-    p = 1 + u * (1 + u * (1 / 2 + u * (1 / 6 + u * (1 / 24 + u * (1 / 120 + u * (1 / 720))))))
-    for _ in range(4):
-        p = p * p
-    y = 2 / (1 + p) - 1
-    return jnp.where(z < 0, -y, y)
-
-
-_ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"relu": _relu, "leaky": _leaky, "tanh": _tanh}
-
-
-def program_of(
-    model: Any, *, protocol: Protocol = "aby3", answer: Literal["score", "verdict"] = "score"
-) -> tuple[Program, list[npt.NDArray[Any]]]:
-    """Describe a fitted model's circuit, and read its secrets.
-
-    Parameters
-    ----------
-    model
-        With ``encoder_``, ``circuit_`` and ``score_scale_``, or with ``inputs_`` and ``network_``; for verdicts also
-        ``threshold_``.
-    protocol : {"aby3", "cheetah"}
-    answer : {"score", "verdict"}
-
-    Returns
-    -------
-    program : Program
-    secrets : list of ndarray
-        As :meth:`Program.secrets` wants them: int64 or float64.
-
-    Raises
-    ------
-    CapacityError
-        The model has no such circuit, or one whose numbers fit no ring; the message names the layer.
-    """
-    check_protocol(protocol)
-    if hasattr(model, "circuit_"):
-        program, secrets = _whole(model.encoder_, model.circuit_, protocol, answer)
-        threshold = _threshold_of(model, answer, lambda t: np.int64(whole_threshold(t, model.score_scale_)))
-    elif hasattr(model, "network_"):
-        program, secrets = _real(model.network_, float(model.inputs_.max_abs), protocol, answer)
-        threshold = _threshold_of(model, answer, np.float64)
-    else:
-        raise CapacityError(
-            f"{type(model).__name__} cannot be scored by multi-party computation",
-            rule="an integer circuit on a public encoding, or a feed-forward network",
-            fix="teach its scores to a table, TableStudent, and offer that",
-        )
-    return program, secrets + threshold
-
-
-def _threshold_of(model: Any, answer: str, kind: Callable[[float], Any]) -> list[npt.NDArray[Any]]:
-    if answer == "score":
-        return []
-    if not hasattr(model, "threshold_"):
-        raise ParameterError("The model has no threshold", rule="a verdict is score > threshold_")
-    return [np.asarray(kind(float(model.threshold_)))]
-
-
-def whole_threshold(threshold: float, scale: float) -> int:
-    """Return the largest integer score s with ``s * scale <= threshold`` in float64: ``score > s`` is the verdict.
-
-    Parameters
-    ----------
-    threshold : float
-        Of ``decision_function``.
-    scale : float
-        Positive: ``decision_function = scale * score``.
-    """
-    limit = (1 << 62) - 1  # no score reaches it
-    if not math.isfinite(threshold):
-        return limit if threshold > 0 else -limit
-    low, high = -limit, limit
-    if threshold < low * scale:
-        return low
-    while low < high:  # products with a positive scale are monotone, whatever their rounding
-        middle = (low + high + 1) // 2
-        if middle * scale <= threshold:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _whole(
-    encoder: Encoder, circuit: InnerProduct, protocol: Protocol, answer: Literal["score", "verdict"]
-) -> tuple[Program, list[npt.NDArray[Any]]]:
-    circuit.check(encoder)  # below 2**62: neither a score nor its difference from a threshold wraps around
-    weights, bias = np.asarray(circuit.weights), np.asarray(np.int64(circuit.bias))
-    if isinstance(encoder, Monomials):
-        side = encoder.n_features + 1
-        upper = np.zeros((side, side), dtype=np.int64)
-        upper[np.triu_indices(side)] = weights
-        return Program(protocol=protocol, answer=answer, form="quadratic", inputs=side), [upper, bias]
-    return Program(protocol=protocol, answer=answer, form="inner_product", inputs=encoder.length), [weights, bias]
-
-
-def _real(
-    network: Network, bound: float, protocol: Protocol, answer: Literal["score", "verdict"]
-) -> tuple[Program, list[npt.NDArray[Any]]]:
-    steps: list[Step] = []
-    secrets: list[npt.NDArray[Any]] = []
-    for layer in network.layers:
-        if isinstance(layer, Dense):
-            steps.append(Step("dense", layer.weights.shape[0]))
-            secrets += [np.asarray(layer.weights), np.asarray(layer.bias)]
-        else:
-            steps.append(Step(layer.kind))
-            if layer.kind == "square":
-                secrets.append(np.asarray(layer.coefficient))
-    if network.target == "centre":
-        secrets.append(np.asarray(network.centre))
-    ring, fraction = _ring(network, bound, protocol)
-    program = Program(
-        protocol=protocol,
-        answer=answer,
-        form="network",
-        inputs=network.n_inputs,
-        steps=tuple(steps),
-        target=network.target,
-        ring_bits=ring,
-        fraction_bits=fraction,
-    )
-    return program, secrets
-
-
-def _ring(network: Network, bound: float, protocol: Protocol) -> tuple[Literal[64, 128], int]:
-    """Smallest ring, and in it most fraction bits, in which no product of any record can overflow."""
-    products, worst = _largest_product(network, bound)
-    rings: tuple[Literal[64, 128], ...] = (64, 128) if protocol == "aby3" else (64,)
-    for ring in rings:
-        for fraction in FRACTION_BITS[ring]:
-            if math.log2(products) + 2 * fraction < ring - 1 - SPARE_BITS:
-                return ring, fraction
-    raise CapacityError(
-        f"A network's numbers can outgrow every ring of {protocol}, first in {worst}",
-        got=f"a product of up to 2**{math.log2(products):.0f}",
-        rule=f"2**{rings[-1] - 1 - SPARE_BITS - 2 * FRACTION_BITS[rings[-1]][-1]}",
-        fix="scale the layer down, or use aby3, whose ring may have 128 bits",
-    )
-
-
-def _largest_product(network: Network, bound: float) -> tuple[float, str]:
-    """Bound every product and sum of products over inputs in [-bound, bound] by interval arithmetic."""
-    low, high = np.full(network.n_inputs, -bound), np.full(network.n_inputs, bound)
-    found = [(bound, "the inputs")]
-    for number, layer in enumerate(network.layers, 1):
-        if isinstance(layer, Dense):
-            centre, radius = (low + high) / 2, (high - low) / 2
-            middle, spread = layer.weights @ centre + layer.bias, np.abs(layer.weights) @ radius
-            most = np.abs(layer.weights) @ np.maximum(np.abs(low), np.abs(high)) + np.abs(layer.bias)
-            found.append((float(most.max()), f"layer {number} (dense)"))
-            low, high = middle - spread, middle + spread
-        elif layer.kind == "square":
-            reach = np.maximum(np.abs(low), np.abs(high))
-            grown = reach + abs(layer.coefficient) * reach * reach
-            found.append((float(max((reach * reach).max(), grown.max())), f"layer {number} (square)"))
-            low, high = -grown, grown
-        else:
-            low, high = layer(low), layer(high)  # monotone
-    goal = (np.full(network.n_inputs, -bound), np.full(network.n_inputs, bound))
-    if network.centre is not None:
-        goal = (network.centre, network.centre)
-    reach = np.maximum(np.abs(low - goal[1]), np.abs(high - goal[0]))
-    # the squares are truncated before they are summed: the sum holds half the fraction bits, and is never the worst
-    found.append((float((reach * reach).max()), "the squared distance"))
-    top = max(value for value, _ in found)
-    return max(top, 1.0), next(name for value, name in found if value == top)

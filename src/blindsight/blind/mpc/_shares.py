@@ -18,7 +18,7 @@ from blindsight.errors import ParameterError, WireError
 from ._link import import_spu
 from ._program import Argument, Program, runtime_config
 
-__all__ = ["Answer", "answer_of", "join", "share_bytes", "split", "spu_share"]
+__all__ = ["Answer", "answer_dtype", "answer_of", "join", "share_bytes", "split", "spu_share"]
 
 Bytes = npt.NDArray[np.uint8]
 PIECES = {"aby3": 2, "cheetah": 1}
@@ -117,6 +117,13 @@ def answer_bytes(program: Program, rows: int) -> int:
     """Length of one operator's answer."""
     element = 1 if program.answer == "verdict" else program.ring_bits // 8
     return rows * PIECES[program.protocol] * element
+
+
+def answer_dtype(program: Program) -> npt.DTypeLike:
+    """What :func:`join` gives: bool for verdicts, int64 for whole scores, float64 for those of a network."""
+    if program.answer == "verdict":
+        return np.bool_
+    return np.int64 if program.whole else np.float64
 
 
 def join(program: Program, rows: int, answers: Sequence[bytes]) -> npt.NDArray[Any]:
