@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from blindsight.circuits import (
     Encoder,
+    Inputs,
     Monomials,
+    Quantised,
     encoder_from_json,
     encoder_to_json,
     inputs_from_json,
