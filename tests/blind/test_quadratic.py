@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import blindsight as bs
-from blindsight.blind import BitBudget, CkksParameters, MemoryTable, RecordOwner, Scorer
+from blindsight.blind import BitBudget, CkksParameters, MemoryTable, RecordOwner, Scorer, survey
 from blindsight.blind._offer import Offer
 from blindsight.blind._quadratic import squared_distance
 from blindsight.circuits import InnerProduct, Monomials, Quantised, evaluate, inputs_from_json, inputs_to_json
@@ -152,3 +152,16 @@ def test_inputs_survive_json():
     assert np.array_equal(inputs.encode(np.array([[3.0, -3.0, 0.0]])), [[1.0, -1.0, 0.0]])
     with pytest.raises(FormatError):
         inputs_from_json(inputs_to_json(inputs) | {"levels": "127"})
+
+
+def test_the_planner_takes_ckks_where_a_form_is_too_wide_to_be_multiplied_out():
+    wide = dataclasses.replace(distance_model(180), score_scale_=1e-6)
+    object.__setattr__(wide, "threshold_", float(np.quantile(wide.decision_function(records(wide, 50)), 0.9)))
+    columns = next(option for option in survey(wide, reveal=("score",)).options if option.engine == "columns")
+    assert isinstance(columns.parameters, CkksParameters)
+    assert columns.parameters.entries == 180
+    assert 0 < columns.error <= 1e-3 * wide.threshold_
+    assert not columns.refusal
+    small = distance_model(6)
+    exact = next(option for option in survey(small, reveal=("score",)).options if option.engine == "columns")
+    assert exact.error == 0.0

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from blindsight.circuits import Activation, Dense, Network
+from blindsight.circuits import Activation, Dense, Monomials, Network
 from blindsight.errors import BlindsightError, CapacityError, NotFittedError, ParameterError
 
 from ._ckks_circuit import plan_network
@@ -28,6 +28,7 @@ from ._plan import BlindParameters, plan
 from ._planner_rounds import Connection, Rounds, he_rounds, mpc_rounds
 from ._planner_times import Times, bfv_times, ckks_times, mpc_times
 from ._planner_trust import Engine, Reveal, Trust, trust_of
+from ._quadratic import squared_distance
 from ._verdict import NUMBER_BYTES, verdict_bytes
 from .mpc._describe import program_of
 from .mpc._program import Program
@@ -276,7 +277,17 @@ def _option(model: Any, engine: Engine, reveal: Reveal, rows: int) -> Option:
             warnings.simplefilter("ignore")
             if engine == "aby3" or engine == "cheetah":
                 return _mpc(model, engine, reveal, rows, trust)
-            return _bfv(model, engine, reveal, rows, trust) if whole else _ckks(model, engine, reveal, rows, trust)
+            if not whole:
+                return _ckks(model, engine, reveal, rows, trust)
+            try:
+                return _bfv(model, engine, reveal, rows, trust)
+            except CapacityError as error:
+                if engine == "rows" or reveal == "verdict" or not isinstance(model.encoder_, Monomials):
+                    raise
+                try:
+                    return _ckks_form(model, rows)
+                except (CapacityError, ParameterError):
+                    raise error from None  # why the exact engine cannot is what to say
     except NotFittedError:
         raise
     except (CapacityError, ParameterError) as error:
@@ -317,6 +328,28 @@ def _bfv(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) ->
         rows_to_extract=freedom * p.plain_bits if p.thresholds else freedom,
         cost=cost,
         trust=trust,
+    )
+
+
+def _ckks_form(model: Any, rows: int) -> Option:
+    """A quadratic form that is too wide to be multiplied out by its owner: ``Scorer(..., scheme="ckks")``."""
+    encoder, threshold = model.encoder_, float(getattr(model, "threshold_", math.nan))
+    if not threshold > 0:
+        raise CapacityError("The model has no threshold to measure errors by", got=repr(threshold))
+    tolerance = DEFAULT_TOLERANCE * threshold
+    inputs, network, offset = squared_distance(encoder, model.circuit_, float(model.score_scale_), tolerance)
+    p, integers = plan_network(inputs, network, tolerance, offset=offset)
+    layer = f"the quadratic form of {encoder.n_features:,} features"
+    return Option(
+        engine="columns",
+        reveal="score",
+        refusal="",
+        parameters=p,
+        error=p.error(threshold),
+        bits=p.answer_bits,
+        rows_to_extract=encoder.freedom(),
+        cost=_he_cost(p, rows, ckks_times(p, integers, rows), layer),
+        trust=trust_of("columns", "score", approximate=True),
     )
 
 
