@@ -281,7 +281,7 @@ def test_an_infinite_value_is_refused_even_where_missing_values_are_filled():
         (np.zeros((2, 1), dtype=complex), "neither numbers nor text"),
         (pl.DataFrame({"age": [1]}).lazy(), "call .collect() first"),
         (scipy.sparse.csr_matrix(np.zeros((2, 1))), "call .toarray() first"),
-        (iter([[1.0]]), "can be read only once"),
+        pytest.param(iter([[1.0]]), "can be read only once", id="iterator"),
         (pl.Series([1.0]), "unknown kind. Got: Series"),
         (pd.Series([1.0]), "unknown kind. Got: Series"),
         (None, "unknown kind. Got: NoneType"),
