@@ -50,10 +50,10 @@ for a comparison."""
 TANH_PRODUCTS = 40
 """What a tanh takes, in products."""
 
-MPC_DEEP = {"aby3": (0.1, 3.0, 4200.0), "cheetah": (2.2, 300.0, 9000.0)}
-"""Networks with recurrent layers, attention or convolutions, in the ring that they have: microseconds for a product
-with a weight, and for an exponential or a root; bytes between the operators for one of these
-(benchmarks/mpc_sequences.py, benchmarks/mpc.py)."""
+MPC_DEEP = {"aby3": (0.1, 3.0, 2_500.0), "cheetah": (2.2, 200.0, 28_000.0)}
+"""Networks with recurrent layers, attention or convolutions, in the ring that they have: microseconds of one operator
+for a product with a weight, and for an exponential or a root (benchmarks/mpc_sequences.py); bytes between the operators
+for one of these (benchmarks/mpc.py)."""
 
 WIDE_RING = 4
 """A ring of 128 bits, in rings of 64."""

@@ -141,6 +141,6 @@ def windowed_from_json(value: object) -> Windowed:
     except (TypeError, OverflowError, ParameterError) as error:
         raise FormatError(
             "The description of a network's windows is malformed",
-            rule="docs/wire-formats.md, 'Encoders'",
+            rule="docs/wire-blind.md, 'MPC'",
             fix="ask the model's holder for a fresh copy",
         ) from error
