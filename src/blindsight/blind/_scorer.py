@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import threading
 import warnings
 from collections import OrderedDict
@@ -447,7 +448,15 @@ class Scorer:
         return key.hex()
 
     def forget(self, key_id: str) -> None:
-        """Drop a registration, and masks that wait; what it was charged stays. A no-op where there is none."""
+        """Drop a registration, and masks that wait; what it was charged stays. A no-op where there is none.
+
+        Raises
+        ------
+        ParameterError
+            This is no key id.
+        """
+        if not re.fullmatch(r"[0-9a-f]{32}", key_id):
+            raise ParameterError("This is no key id", got=repr(key_id)[:60], rule="32 hexadecimal digits")
         with self._table.transaction():
             if self._desk is not None:
                 self._desk.forget(bytes.fromhex(key_id))

@@ -387,6 +387,7 @@ def test_configurations_are_checked(nodes: Nodes, tmp_path: Path) -> None:
         (("operator-1.crt", "operator-0.crt"), ParameterError),
         (("operator-1.crt", "nothing.crt"), StoreError),
         (("operator-1.crt", "operator-1.key"), FormatError),
+        (('name = "other"', 'name = "owner"'), ParameterError),
         ((nodes.addresses[0], "nowhere"), ParameterError),
     ):
         place = nodes.folder / "changed.toml"

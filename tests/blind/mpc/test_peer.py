@@ -77,3 +77,37 @@ def test_an_operators_words_reach_a_terminal_without_what_it_would_obey() -> Non
     assert error.got == " " * 500
     assert error.fix == "é, 名"
     assert isinstance(_raised("host:1", 500, b'{"kind": "SystemExit", "what": "x"}'), UnavailableError)
+
+
+def test_an_operator_that_trickles_its_answer_holds_nobody(tmp_path: Path) -> None:
+    """Every byte comes in time, the answer never ends: given up after three time-outs, with a clear word."""
+    for name in ("operator", "holder"):
+        make_certificate(name, tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "operator.crt", tmp_path / "operator.key")
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def trickle() -> None:
+        for _ in range(3):
+            connection, _ = server.accept()
+            threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, context.wrap_socket(connection, server_side=True) as tls:
+            tls.recv(1000)
+            try:
+                tls.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
+                for _ in range(200):
+                    tls.sendall(b" ")
+                    time.sleep(0.05)
+            except OSError:
+                return
+
+    threading.Thread(target=trickle, daemon=True).start()
+    address = OperatorAddress(address=f"127.0.0.1:{server.getsockname()[1]}", certificate=tmp_path / "operator.crt")
+    holder = MpcHolder([address] * 3, certificate=tmp_path / "holder.crt", private_key=tmp_path / "holder.key")
+    started = time.monotonic()
+    with pytest.raises(UnavailableError, match="in time"):
+        holder._each("GET", "/v1/health", [None] * 3, 0.5)
+    assert time.monotonic() - started < 6
+    server.close()

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.errors import AuthenticationError, BlindsightWarning, ParameterError, WireError
+from blindsight.errors import AuthenticationError, BlindsightWarning, ParameterError, UnavailableError, WireError
 
 from ._certificates import TlsFiles
 from ._describe import program_of
@@ -33,6 +34,9 @@ __all__ = ["MpcHolder", "MpcOwner", "OperatorAddress"]
 
 T = TypeVar("T")
 CONTROL_SECONDS = 60.0
+MAX_HEALTH_BYTES = 1 << 16
+LONGEST = 3
+"""Time-outs that asking and being answered may take in all: connecting, sending, waiting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +81,11 @@ class _Client:
 
     def health(self) -> list[dict[str, Any]]:
         """What each operator says of itself, by rank."""
-        import json
-
         found = self._each("GET", "/v1/health", [None] * len(self._operators), CONTROL_SECONDS)
-        return [json.loads(body) for body, _ in found]
+        try:
+            return [msgspec.json.decode(body[:MAX_HEALTH_BYTES], type=dict[str, Any]) for body, _ in found]
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise WireError("An operator's word on itself is malformed", got=str(error)[:120]) from error
 
     def _each(
         self, method: str, path: str, bodies: Sequence[bytes | None], timeout_s: float
@@ -90,7 +95,8 @@ class _Client:
         async def asking() -> list[tuple[bytes, dict[str, str]]]:
             clients = [client_of(o.address, self._tls, o.certificate) for o in self._operators]
             try:
-                async with asyncio.TaskGroup() as group:
+                # each wait is bounded; and all of them together, whatever an operator trickles
+                async with asyncio.timeout(LONGEST * timeout_s), asyncio.TaskGroup() as group:
                     tasks = [
                         group.create_task(ask(client, method, path, body=body, timeout_s=timeout_s))
                         for client, body in zip(clients, bodies, strict=True)
@@ -98,6 +104,12 @@ class _Client:
                 return [task.result() for task in tasks]
             except BaseExceptionGroup as several:
                 raise several.exceptions[0] from None
+            except TimeoutError as error:
+                raise UnavailableError(
+                    "The operators did not answer in time",
+                    rule=f"all of an answer within {LONGEST * timeout_s:g} s",
+                    fix="try again: the run is void, nothing was opened",
+                ) from error
             finally:
                 await _close(clients)
 

@@ -142,6 +142,14 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 rule="one for each: it says who they are",
                 fix="blindsight mpc-node certificate NAME",
             )
+        called = [client.name for client in self.clients]
+        if len(set(called)) != len(called):
+            twice = sorted({name for name in called if called.count(name) > 1})
+            raise ParameterError(
+                "Two clients have the same name",
+                got=", ".join(twice)[:200],
+                rule="one name for each: budgets and models are kept under it",
+            )
         status = self.path(self.private_key)
         if not status.is_file():
             raise StoreError("The private key does not exist", got=status.name)
