@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 OUT ?= out
+JOBS ?= 2
 
 export MPLBACKEND := Agg
 
@@ -39,7 +40,7 @@ demo: $(VENV)/.demo
 	$(BIN)/blindsight demo --output $(OUT)/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
