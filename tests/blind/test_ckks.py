@@ -320,3 +320,10 @@ def test_secrets_are_redacted():
     with pytest.raises(TypeError):
         owner._key.__reduce__()
     assert isinstance(model, NetworkModel)
+
+
+def test_a_model_of_one_partys_own_is_offered_with_a_warning():
+    model = network_model("quadratic", 3)
+    object.__setattr__(model, "is_personal_", True)
+    with pytest.warns(BlindsightWarning, match="one party's own"):
+        Scorer(model, packing="columns")

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import re
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, cast
@@ -15,7 +14,6 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from blindsight.errors import (
     AuthenticationError,
-    BlindsightWarning,
     CapacityError,
     ParameterError,
     PolicyError,
@@ -26,6 +24,7 @@ from blindsight.he import CkksContext, HeContext, pack_residues
 
 from ._bfv import BfvScorer
 from ._budget import BitBudget, BitLedger, KeyValue, MemoryTable
+from ._caveats import warn_of_what_is_public
 from ._ckks_plan import CkksParameters
 from ._engine import Masks, Priced
 from ._engines import Model, Scheme, serve
@@ -146,14 +145,7 @@ class Scorer:
             threads=threads,
             device=device,
         )
-        if not bool(model.is_secret_):
-            warnings.warn(
-                "The model is not secret: ranges, edges or scales were learned from data and are part of the public "
-                "encoder. Blind scoring hides the records, not the model. To hide both, declare the ranges in the "
-                "schema and leave edges and scales 'declared'.",
-                BlindsightWarning,
-                stacklevel=2,
-            )
+        warn_of_what_is_public(model, "Blind scoring hides the records, not the model.")
         self.parameters: BlindParameters | CkksParameters = served.parameters
         self._engine, self._freedom = served.engine, served.freedom
         self._explainer = (

@@ -6,7 +6,6 @@ import asyncio
 import os
 import secrets
 import threading
-import warnings
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.errors import AuthenticationError, BlindsightWarning, ParameterError, UnavailableError, WireError
+from blindsight.blind._caveats import warn_of_what_is_public
+from blindsight.errors import AuthenticationError, ParameterError, UnavailableError, WireError
 
 from ._certificates import TlsFiles
 from ._describe import program_of
@@ -174,13 +174,7 @@ class MpcHolder(_Client):
         """
         program, values = program_of(model, protocol=self.protocol, answer=answer)
         secret = bool(getattr(model, "is_secret_", False))
-        if not secret:
-            warnings.warn(
-                "The model is not secret: ranges, edges or scales were learned from data and are part of the public "
-                "encoding. Multi-party computation hides the records, not all of the model.",
-                BlindsightWarning,
-                stacklevel=2,
-            )
+        warn_of_what_is_public(model, "Multi-party computation hides the records, not all of the model.")
         offer = MpcOffer(
             program=program,
             inputs=model.encoder_ if program.whole else model.inputs_,
