@@ -30,9 +30,9 @@ def warn_of_what_is_public(model: Any, hides: str, *, stacklevel: int = 2) -> No
         )
     if bool(getattr(model, "is_personal_", False)):
         warnings.warn(
-            "The model is one party's own, tuned on its records without differential privacy, and what of that is in the "
-            "public encoder, such as scales, goes to every owner of records. Offer the shared model instead, or this one "
-            "to that party's own people alone.",
+            "The model is one party's own, tuned on its records without differential privacy. What of that is in the "
+            "public encoder, such as scales, goes to every owner of records: offer the shared model instead, or this "
+            "one to that party's own people alone.",
             BlindsightWarning,
             stacklevel=stacklevel + 1,
         )
