@@ -14,7 +14,7 @@ from ._tls import certificate_fingerprint
 __all__ = ["Expected", "PinnedObject", "expected_now", "fetch_pinned", "pin_context", "still_expected"]
 
 Expected = str | Callable[[], str] | None
-"""SHA-256 of the coordinator's certificate in hexadecimal, what gives it whenever it is needed, or nothing to compare."""
+"""SHA-256 of the coordinator's certificate in hexadecimal, what gives it when it is needed, or nothing to compare."""
 
 _PRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -93,9 +93,11 @@ def fetch_pinned(context: ssl.SSLContext, host: str, port: int, pinned: str, *, 
         Another certificate answers.
     """
     try:
-        with socket.create_connection((host, port), timeout=timeout_s) as raw:
-            with context.wrap_socket(raw, server_hostname=host) as tls:
-                shown = tls.getpeercert(binary_form=True) or b""
+        with (
+            socket.create_connection((host, port), timeout=timeout_s) as raw,
+            context.wrap_socket(raw, server_hostname=host) as tls,
+        ):
+            shown = tls.getpeercert(binary_form=True) or b""
     except ssl.SSLError as error:
         told = getattr(error, "verify_message", None) or error.reason or type(error).__name__
         raise UnavailableError("The coordinator's TLS is not accepted", got=str(told)[:200]) from error

@@ -24,6 +24,7 @@ def fit_or_resume(
     *,
     evaluates: bool,
     on_step: Callable[[StepRecord], None] | None = None,
+    deliver: Callable[[Detector], None] | None = None,
 ) -> Detector:
     """Fit; or go on with an unfinished fit of the same detector under the same privacy.
 
@@ -36,7 +37,7 @@ def fit_or_resume(
     for header in reversed(federation.unfinished()):
         if header.kind == "fit" and _asks_for(header, federation, detector, privacy):
             _say(header, "fit")
-            model = federation.resume(header.run, on_step=on_step)
+            model = federation.resume(header.run, on_step=on_step, deliver=deliver)
             assert isinstance(model, type(detector))
             return model
         if evaluates and _evaluates(header, federation, detector, privacy):
@@ -48,7 +49,7 @@ def fit_or_resume(
             if before is not None:
                 federation.history.append(RunRecord.from_json(before))
             return model
-    return federation.fit(detector, privacy=privacy, on_step=on_step)
+    return federation.fit(detector, privacy=privacy, on_step=on_step, deliver=deliver)
 
 
 def evaluate_or_resume(federation: Federation, model: Detector, privacy: DifferentialPrivacy | None) -> Evaluation:
