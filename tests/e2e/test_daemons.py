@@ -115,7 +115,7 @@ class Site:
         inside = Federation.embedded(self.data, schema=NUMBER_SCHEMA, policy=policy).fit(
             bs.ECOD(contamination=0.05), privacy=None
         )
-        assert model.provenance_["survivors"] == dict.fromkeys(("fit", "threshold"), list(self.names))
+        assert model.provenance_["survivors"] == {step: list(self.names) for step in ("fit", "threshold")}
         charged = [f"{model.provenance_['run']}/{step}" for step in ("fit", "threshold")]
         model.provenance_ = inside.provenance_ = model.certificate_ = inside.certificate_ = None
         assert modelfile.dumps(model) == modelfile.dumps(inside)
