@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,10 @@ from ._options import (
     writable_target,
 )
 from ._screen import Screen
+
+if TYPE_CHECKING:
+    from blindsight.detectors import Detector
+    from blindsight.report import RunFile
 
 __all__ = ["coordinator_app"]
 
@@ -127,17 +131,27 @@ def coordinator_fit(
         federation.progress = rounds.phase
         screen.say(f"Listening on {site.channel.url} for the {len(site.listing.parties)} parties of "
                    f"'{federation.name}', list {site.listing.serial}.")  # fmt: skip
+
+        def facts(fitted: Detector, notes: list[str]) -> RunFile:
+            fitting = Fitting(
+                model=fitted,
+                evaluation=None,
+                in_sample=False,
+                history=federation.history,
+                privacy=privacy,
+                warnings=notes,
+            )
+            return run_file(fitting, title=title, home=None, key_file=key_file, separation=SEPARATION)
+
+        def deliver(fitted: Detector) -> None:
+            fitted.save(output, sealer=sealer)
+            write_run(facts(fitted, []), kit)
+
         with rounds:
             wait_for_parties(federation, quorum=quorum or len(site.listing.parties), wait_s=wait_s, tell=rounds.waits)
-            model = fit_or_resume(
-                federation, chosen, privacy, evaluates=False, on_step=rounds.done,
-                deliver=lambda fitted: fitted.save(output, sealer=sealer),
-            )  # fmt: skip
+            model = fit_or_resume(federation, chosen, privacy, evaluates=False, on_step=rounds.done, deliver=deliver)
             rounds.ends("done", model=str(output))
-    fitting = Fitting(
-        model=model, evaluation=None, in_sample=False, history=federation.history, privacy=privacy, warnings=told
-    )
-    run = run_file(fitting, title=title, home=None, key_file=key_file, separation=SEPARATION)
+    run = facts(model, told)
     path = write_run(run, kit)
     screen.say(f"Wrote {output}, from about {run.model.records:,} records of {', '.join(run.parties)}.")
     if run.privacy is None:
