@@ -18,6 +18,7 @@ import blindsight as bs
 from blindsight import modelfile
 from blindsight.cli import app
 from blindsight.federation import Federation, Policy, open_party
+from blindsight.federation.kits import ParticipantList
 from sample_tables import NUMBER_SCHEMA, make_table
 
 PLAIN = ["-m", "blindsight"]
@@ -68,12 +69,13 @@ class Site:
             + "".join(f'[[parties]]\nname = "{name}"\n' for name in names)
         )
         run("init", folder / "federation.toml", "--output", folder / "kits")
+        asker = ParticipantList.read(folder / "kits" / "coordinator").coordinator.certificate
         self.data = {name: make_table(60 + i, 70 + i) for i, name in enumerate(names)}
         for name in names:
             home = self.kit(name)
             run("party", "join", home, "--home", home)
             self.data[name].write_csv(home / "records.csv")
-            (home / "policy.toml").write_text('allow_exact_sums = true\naskers = ["coordinator"]\n')
+            (home / "policy.toml").write_text(f'allow_exact_sums = true\naskers = ["sha256:{asker}"]\n')
 
     def kit(self, name: str) -> Path:
         return self.folder / "kits" / name

@@ -10,7 +10,15 @@ import pytest
 
 from blindsight.channels import GrpcChannel, mutual_context, serve
 from blindsight.errors import AuthenticationError, FormatError, ParameterError, UnavailableError
-from blindsight.federation import Federation, join, open_coordinator, open_site, preflight, wait_for_parties
+from blindsight.federation import (
+    Federation,
+    accept_list,
+    join,
+    open_coordinator,
+    open_site,
+    preflight,
+    wait_for_parties,
+)
 from blindsight.federation.kits import LIST_FILE, ParticipantList, Workshop
 from sample_tables import make_table
 
@@ -75,6 +83,17 @@ def test_waiting_for_a_quorum_names_the_absent(folder: Path) -> None:
         for quorum in (2, 4):
             with pytest.raises(ParameterError, match=r"quorum cannot be used.*from 3 to 3"):
                 wait_for_parties(federation, quorum=quorum, wait_s=0.1)
+
+
+def test_a_party_that_serves_expects_the_coordinator_of_the_newest_list(folder: Path, workshop: Workshop) -> None:
+    kit = joined(folder, "bank-a")
+    site = open_site(kit)
+    old = workshop.current.coordinator.certificate
+    assert (site.options["coordinator"](), site.coordinator.certificate) == (old, old)
+    new = workshop.rotate_coordinator().coordinator.certificate
+    accept_list(folder / "kits", kit)  # by another process, as 'blindsight party accept' does
+    assert new != old
+    assert (site.options["coordinator"](), site.coordinator.certificate) == (new, new)
 
 
 def test_parts_that_do_not_belong_together(folder: Path, workshop: Workshop) -> None:
