@@ -16,7 +16,7 @@ import pytest
 import blindsight as bs
 from blindsight.channels import Channel, MemoryChannel
 from blindsight.detectors import ECOD
-from blindsight.errors import ParameterError, ReleaseError, SurvivorsError
+from blindsight.errors import ParameterError, ReleaseError, StoreError, SurvivorsError
 from blindsight.federation import Federation, Journal, Party, Policy, open_party, provision
 from blindsight.federation._journal import SumJournal
 from blindsight.privacy import DifferentialPrivacy
@@ -134,6 +134,28 @@ def test_it_resumes_with_the_same_result_charged_once(
     assert again.unfinished() == []
     with pytest.raises(ParameterError, match="cannot be resumed"):
         again.resume(header.run)
+
+
+def test_a_model_is_delivered_before_the_journal_lets_go_of_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after the last sum, before or after its model was put away: the model is there, and nobody pays twice."""
+    delivered: list[Any] = []
+
+    def full_disk(_model: Any) -> None:
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as armed:
+        kill_at(armed, Journal, "end", 0, before=True)
+        with pytest.raises(Killed):
+            bench.federation().fit(ECOD(bins=8), privacy=PRIVACY, deliver=delivered.append)
+    again = bench.federation()
+    (header,) = again.unfinished()
+    with pytest.raises(StoreError, match="disk is full"):
+        again.resume(header.run, deliver=full_disk)
+    again.resume(header.run, deliver=delivered.append)
+    first, second = delivered
+    assert modelfile_state(first) == modelfile_state(second)
+    assert bench.charges() == [[f"{header.run}/fit", f"{header.run}/threshold"]] * len(NAMES)
+    assert again.unfinished() == []
 
 
 def test_the_survivor_set_is_the_one_that_was_signed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ did not is absent from the result; silence is a dropout, never an exception.
 
 from ._ask import CONNECT_SECONDS, HttpAnswer, ask_http
 from ._channel import MAX_MESSAGE_BYTES, Channel, Traffic
+from ._dialled import DialledChannel
 from ._grpc import GrpcChannel
 from ._grpc_party import serve_grpc
 from ._https import HttpsChannel
@@ -21,6 +22,7 @@ __all__ = [
     "CONNECT_SECONDS",
     "MAX_MESSAGE_BYTES",
     "Channel",
+    "DialledChannel",
     "GrpcChannel",
     "HttpAnswer",
     "HttpsChannel",

@@ -28,6 +28,7 @@ from ._grpc import KEEPALIVE_SECONDS, METHOD, PARTY_KEY, SERVICE
 from ._https_party import FAREWELL_SECONDS, MAX_BACKOFF_SECONDS
 from ._leaving import leaving
 from ._outbox import Outbox
+from ._pin import Expected, expected_now, fetch_pinned, still_expected
 from ._tls import Pathlike, mutual_context
 
 __all__ = ["serve_grpc"]
@@ -45,6 +46,7 @@ def serve_grpc(
     certificate: Pathlike,
     private_key: Pathlike,
     authority: Pathlike,
+    coordinator: Expected = None,
     stop: threading.Event | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     max_backoff_s: float = MAX_BACKOFF_SECONDS,
@@ -65,6 +67,9 @@ def serve_grpc(
         The party's own, in PEM.
     authority : path
         Certificates, in PEM, that may sign the coordinator's; the latter must hold ``HOST``.
+    coordinator : str or callable () -> str, optional
+        SHA-256 of the one certificate that the coordinator may have, in hexadecimal; a callable is asked before every
+        stream and every request. Any that ``authority`` signed for ``HOST`` otherwise.
     stop : threading.Event, optional
         Ends the loop; set when it has ended for another reason. In the main thread SIGTERM and SIGINT do the same.
     max_message_bytes : int
@@ -86,7 +91,9 @@ def serve_grpc(
 
     Security
     --------
-    As for :func:`serve_https`; of TLS, gRPC also accepts 1.2 from a server that has no 1.3.
+    As for :func:`serve_https`; of TLS, gRPC also accepts 1.2 from a server that has no 1.3. gRPC does not tell a client
+    whose certificate it has seen. So the ``coordinator``'s is fetched by a handshake of its own, compared, and given to
+    gRPC as the only one to trust.
     """
     try:
         import grpc
@@ -95,12 +102,12 @@ def serve_grpc(
     parts = urlsplit(url)
     if parts.scheme != "grpcs" or not parts.hostname or not parts.port or parts.path not in ("", "/") or parts.username:
         raise ParameterError("The coordinator's address cannot be used", got=url[:200], rule="grpcs://HOST:PORT")
-    mutual_context(  # gRPC reads the files without complaint, and fails later without a word
+    context = mutual_context(  # gRPC reads the files without complaint, and fails later without a word
         certificate=certificate, private_key=private_key, trusted=[authority], server=False, check_name=True
     )
-    credentials = grpc.ssl_channel_credentials(
-        Path(authority).read_bytes(), Path(private_key).read_bytes(), Path(certificate).read_bytes()
-    )
+    context.set_alpn_protocols(["h2"])
+    expected_now(coordinator)  # says at once what cannot be used
+    host, port = parts.hostname, parts.port
     options = [
         ("grpc.use_local_subchannel_pool", 1),  # a new channel starts anew, without waiting for an older one's turn
         ("grpc.enable_http_proxy", 0),
@@ -110,9 +117,20 @@ def serve_grpc(
         ("grpc.keepalive_timeout_ms", int(keepalive_s * 500)),
         ("grpc.http2.max_pings_without_data", 0),
     ]
-    courier = _Courier(
-        handler, lambda: grpc.secure_channel(parts.netloc, credentials, options), Outbox(name), name, max_message_bytes
-    )
+
+    def connect() -> tuple[Any, str | None]:
+        pinned = expected_now(coordinator)
+        trusted = (
+            Path(authority).read_bytes()
+            if pinned is None
+            else fetch_pinned(context, host, port, pinned, timeout_s=CONNECT_MS / 1000)
+        )
+        credentials = grpc.ssl_channel_credentials(
+            trusted, Path(private_key).read_bytes(), Path(certificate).read_bytes()
+        )
+        return grpc.secure_channel(parts.netloc, credentials, options), pinned
+
+    courier = _Courier(handler, connect, coordinator, Outbox(name), name, max_message_bytes)
 
     async def serve() -> None:
         backoff = Backoff(max_backoff_s)
@@ -141,13 +159,15 @@ class _Courier:
     def __init__(
         self,
         handler: Callable[[bytes], bytes],
-        connect: Callable[[], Any],
+        connect: Callable[[], tuple[Any, str | None]],
+        expected: Expected,
         outbox: Outbox,
         name: str,
         max_bytes: int,
     ) -> None:
         self.outbox = outbox
         self._handler, self._connect, self._name, self._max_bytes = handler, connect, name, max_bytes
+        self._expected = expected
         self._lock = threading.Lock()
         self._left = self._busy = False
         self._call: Any = None
@@ -170,7 +190,7 @@ class _Courier:
         import grpc
 
         outgoing: SimpleQueue[tuple[str, bytes | None] | None] = SimpleQueue()
-        channel = self._connect()
+        channel, pinned = self._connect()
         farewell: threading.Timer | None = None
         call = channel.stream_stream(f"/{SERVICE}/{METHOD}")(_frames(outgoing), metadata=((PARTY_KEY, self._name),))
         try:
@@ -188,6 +208,7 @@ class _Courier:
             assembler = Assembler()
             for data in call:
                 frame = Frame.decode(data)
+                still_expected(pinned, self._expected)
                 if frame.kind is Kind.DONE:
                     self.outbox.done(frame.id)
                     with self._lock:

@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 from blindsight.errors import (
@@ -26,6 +26,7 @@ from ._desk import Letter
 from ._https import HOLD_SECONDS, ID_HEADER, PARTY_HEADER
 from ._leaving import leaving
 from ._outbox import Outbox
+from ._pin import Expected, expected_now, pin_context, still_expected
 from ._tls import Pathlike, mutual_context
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def serve_https(
     certificate: Pathlike,
     private_key: Pathlike,
     authority: Pathlike,
+    coordinator: Expected = None,
     stop: threading.Event | None = None,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     max_backoff_s: float = MAX_BACKOFF_SECONDS,
@@ -71,6 +73,9 @@ def serve_https(
         The party's own, in PEM.
     authority : path
         Certificates, in PEM, that may sign the coordinator's; the latter must hold ``HOST``.
+    coordinator : str or callable () -> str, optional
+        SHA-256 of the one certificate that the coordinator may have, in hexadecimal; a callable is asked before every
+        request, so that another one holds at once. Any that ``authority`` signed for ``HOST`` otherwise.
     stop : threading.Event, optional
         Ends the loop; set when it has ended for another reason. In the main thread SIGTERM and SIGINT do the
         same.
@@ -94,7 +99,8 @@ def serve_https(
     Security
     --------
     Nothing listens at the party. TLS 1.3 alone; the coordinator's certificate must be signed by ``authority`` for the
-    host that was dialled. What the coordinator sends is bounded here and judged by ``handler``.
+    host that was dialled, and be ``coordinator`` if that is given: compared in the handshake, before anything is sent,
+    and again before a request is handed to ``handler``. What the coordinator sends is bounded here and judged there.
     """
     try:
         import httpx
@@ -103,22 +109,52 @@ def serve_https(
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/") or parts.query or parts.username:
         raise ParameterError("The coordinator's address cannot be used", got=url[:200], rule="https://HOST:PORT")
-    context = mutual_context(
-        certificate=certificate, private_key=private_key, trusted=[authority], server=False, check_name=True
-    )
 
-    async def serve() -> None:
-        client = httpx.AsyncClient(
+    def connect(pinned: str | None) -> httpx.AsyncClient:
+        context = mutual_context(
+            certificate=certificate, private_key=private_key, trusted=[authority], server=False, check_name=True
+        )
+        return httpx.AsyncClient(
             base_url=f"https://{parts.netloc}",
-            verify=context,
+            verify=pin_context(context, pinned),
             trust_env=False,
             headers={PARTY_HEADER: name, "user-agent": "blindsight", "accept-encoding": "identity"},
             limits=httpx.Limits(max_connections=2, max_keepalive_connections=1, keepalive_expiry=60.0),
         )
-        async with client, leaving(stop or threading.Event()) as left:
-            await _Courier(handler, client, Outbox(name), left, max_message_bytes, hold_s).run(Backoff(max_backoff_s))
+
+    line = _Line(connect, coordinator)  # says at once what cannot be used
+
+    async def serve() -> None:
+        async with line, leaving(stop or threading.Event()) as left:
+            await _Courier(handler, line, Outbox(name), left, max_message_bytes, hold_s).run(Backoff(max_backoff_s))
 
     asyncio.run(serve())
+
+
+class _Line:
+    """The connections to the coordinator, made anew when another certificate is expected of it."""
+
+    def __init__(self, connect: Callable[[str | None], httpx.AsyncClient], expected: Expected) -> None:
+        self._connect, self._expected = connect, expected
+        self._pinned = expected_now(expected)
+        self._client = connect(self._pinned)
+
+    async def client(self) -> httpx.AsyncClient:
+        """The client whose connections are to the coordinator that is expected now."""
+        if (now := expected_now(self._expected)) != self._pinned:
+            await self._client.aclose()
+            self._pinned, self._client = now, self._connect(now)
+        return self._client
+
+    def check(self) -> None:
+        """Raise AuthenticationError if what came last is from a coordinator that has been replaced meanwhile."""
+        still_expected(self._pinned, self._expected)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.aclose()
 
 
 class _Courier:
@@ -127,13 +163,13 @@ class _Courier:
     def __init__(
         self,
         handler: Callable[[bytes], bytes],
-        client: httpx.AsyncClient,
+        line: _Line,
         outbox: Outbox,
         left: asyncio.Event,
         max_bytes: int,
         hold_s: float,
     ) -> None:
-        self._handler, self._client, self._outbox, self._left = handler, client, outbox, left
+        self._handler, self._line, self._outbox, self._left = handler, line, outbox, left
         self._max_bytes, self._hold_s = max_bytes, hold_s
 
     async def run(self, backoff: Backoff) -> None:
@@ -192,9 +228,11 @@ class _Courier:
         self._outbox.done(letter_id)
 
     async def _ask(self, path: str, headers: dict[str, str], body: bytes | None, timeout_s: float) -> HttpAnswer:
+        client = await self._line.client()
         answer = await ask_http(
-            self._client, "POST", path, body=body, headers=headers, timeout_s=timeout_s, max_bytes=self._max_bytes
+            client, "POST", path, body=body, headers=headers, timeout_s=timeout_s, max_bytes=self._max_bytes
         )
+        self._line.check()
         if answer.status == 403:
             raise AuthenticationError(
                 "The coordinator refuses this certificate",

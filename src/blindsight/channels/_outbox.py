@@ -26,6 +26,7 @@ class Outbox:
         self._id = ""
         self._body: bytes | None = None
         self.waiting = False
+        self._reached = False
 
     def fill(self, letter: Letter, handler: Callable[[bytes], bytes]) -> None:
         """Have a request answered, unless it is the one that was answered last."""
@@ -64,3 +65,6 @@ class Outbox:
         """Say in the log that the coordinator answers again."""
         if failures:
             log.warning("%s has reached its coordinator again after %d failures", self._name, failures)
+        elif not self._reached:
+            log.info("%s has reached its coordinator", self._name)
+        self._reached = True

@@ -25,7 +25,7 @@ def serve(handler: Callable[[bytes], bytes], url: str, **options: Any) -> None:
         ``https://HOST:PORT`` or ``grpcs://HOST:PORT``.
     **options
         Of the function that the scheme names; both have ``name``, ``certificate``, ``private_key``, ``authority``,
-        ``stop``, ``max_message_bytes`` and ``max_backoff_s``.
+        ``coordinator``, ``stop``, ``max_message_bytes`` and ``max_backoff_s``.
 
     Raises
     ------

@@ -105,7 +105,7 @@ class ThreadedServer:
             log_config=None,
             access_log=False,
             server_header=False,
-            date_header=False,
+            date_header=True,  # by it a party's preflight compares clocks
             timeout_keep_alive=120,
             timeout_graceful_shutdown=CLOSE_SECONDS,
             h11_max_incomplete_event_size=16_384,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ._command_compare import compare
+from ._command_coordinator import coordinator_app
 from ._command_demo import demo
 from ._command_detectors import detectors
 from ._command_export import export
@@ -17,6 +18,7 @@ from ._command_ledger import ledger_figures, ledger_show, ledger_verify
 from ._command_look import doctor, report
 from ._command_mpc_node import mpc_node_certificate, mpc_node_check, mpc_node_serve
 from ._command_party import party_app
+from ._command_party_serve import party_serve
 from ._command_plan import plan_blind
 from ._command_plan_sums import plan_sums
 from ._command_preflight import preflight
@@ -43,7 +45,8 @@ schema_app = typer.Typer(
 ledger_app = typer.Typer(help="Look at what a party's records have paid so far.", no_args_is_help=True)
 app.add_typer(schema_app, name="schema", short_help="Write and check schemas.")
 app.add_typer(init_app, name="init", short_help="Make a federation's kits and participant list.")
-app.add_typer(party_app, name="party", short_help="Be a data owner: keys, kits, lists.")
+app.add_typer(party_app, name="party", short_help="Be a data owner: keys, kits, lists; serve.")
+app.add_typer(coordinator_app, name="coordinator", short_help="Run a federation whose parties dial in.")
 app.add_typer(jobs_app, name="jobs", short_help="Look at what was asked of a party; approve or refuse it.")
 app.add_typer(ledger_app, name="ledger", short_help="Show and verify what was spent.")
 mpc_app = typer.Typer(help="Be one operator of a secure computation: hold shares, open nothing.", no_args_is_help=True)
@@ -79,6 +82,11 @@ app.command(
     short_help="Real hospitals, then simulated banks, with a report.",
     epilog="Example: blindsight demo --output blindsight-demo",
 )(demo)
+party_app.command(
+    "serve",
+    short_help="Dial the coordinator and answer it.",
+    epilog="Example: blindsight party serve bank-a",
+)(party_serve)
 schema_app.command("draft", epilog="Example: blindsight schema draft payments.csv --output schema.toml")(schema_draft)
 schema_app.command("check", epilog="Example: blindsight schema check schema.toml payments.csv")(schema_check)
 app.command(

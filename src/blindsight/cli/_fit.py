@@ -265,28 +265,33 @@ def run_file(
     fitting: Fitting,
     *,
     title: str,
-    home: Path,
+    home: Path | None,
     key_file: Path | None,
     simulated: bool = False,
     data_note: str = "",
+    separation: str = SEPARATION,
     **more: Any,
 ) -> RunFile:
     """Collect what the report says, from the run, the model and the parties' ledgers.
 
     Parameters
     ----------
+    home : Path or None
+        Folder of the parties' folders; None where they are elsewhere, so that no ledger is here.
+    separation : str
+        How the parties were kept apart.
     **more
         Further fields of RunFile: ``comparison``, ``blind``.
     """
     first = fitting.history[0]
     runs = frozenset(record.run for record in fitting.history)
-    ledger, budgets = _ledgers(home, key_file, runs)
+    ledger, budgets = ([], []) if home is None else _ledgers(home, key_file, runs)
     return RunFile(
         title=title,
         created_utc=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         simulated=simulated,
         data_note=data_note,
-        separation=SEPARATION,
+        separation=separation,
         parties=tuple(first.steps[0].participants),
         trust=first.trust,
         model=_model(fitting.model),

@@ -8,15 +8,23 @@ from typing import TYPE_CHECKING
 from blindsight.errors import BlindsightWarning
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from blindsight.detectors import Detector
-    from blindsight.federation import Evaluation, Federation, RunHeader
+    from blindsight.federation import Evaluation, Federation, RunHeader, StepRecord
     from blindsight.privacy import DifferentialPrivacy
 
 __all__ = ["evaluate_or_resume", "fit_or_resume"]
 
 
 def fit_or_resume(
-    federation: Federation, detector: Detector, privacy: DifferentialPrivacy | None, *, evaluates: bool
+    federation: Federation,
+    detector: Detector,
+    privacy: DifferentialPrivacy | None,
+    *,
+    evaluates: bool,
+    on_step: Callable[[StepRecord], None] | None = None,
+    deliver: Callable[[Detector], None] | None = None,
 ) -> Detector:
     """Fit; or go on with an unfinished fit of the same detector under the same privacy.
 
@@ -29,7 +37,7 @@ def fit_or_resume(
     for header in reversed(federation.unfinished()):
         if header.kind == "fit" and _asks_for(header, federation, detector, privacy):
             _say(header, "fit")
-            model = federation.resume(header.run)
+            model = federation.resume(header.run, on_step=on_step, deliver=deliver)
             assert isinstance(model, type(detector))
             return model
         if evaluates and _evaluates(header, federation, detector, privacy):
@@ -41,7 +49,7 @@ def fit_or_resume(
             if before is not None:
                 federation.history.append(RunRecord.from_json(before))
             return model
-    return federation.fit(detector, privacy=privacy)
+    return federation.fit(detector, privacy=privacy, on_step=on_step, deliver=deliver)
 
 
 def evaluate_or_resume(federation: Federation, model: Detector, privacy: DifferentialPrivacy | None) -> Evaluation:

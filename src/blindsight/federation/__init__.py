@@ -3,6 +3,7 @@
 from ._breakdown import Breakdown, breakdown_of, evaluate_locally
 from ._caveats import warn_of_few
 from ._certificate import certificate_of
+from ._coordinator_site import CoordinatorSite, open_coordinator, wait_for_parties
 from ._enrol import accept_list, enrol, join
 from ._evaluation import Evaluation, known
 from ._federation import Federation
@@ -11,6 +12,7 @@ from ._interrupts import interrupts_held
 from ._jobs import Job
 from ._journal import Journal, RunHeader
 from ._party import Party
+from ._party_log import log_to
 from ._policy import Policy
 from ._preflight import PreflightFinding, preflight
 from ._rules import Asker, Hours, Limit
@@ -24,6 +26,7 @@ __all__ = [
     "Asker",
     "Breakdown",
     "ColumnDescription",
+    "CoordinatorSite",
     "Evaluation",
     "FeatureSelection",
     "Federation",
@@ -49,10 +52,13 @@ __all__ = [
     "interrupts_held",
     "join",
     "known",
+    "log_to",
     "open_audit",
+    "open_coordinator",
     "open_party",
     "open_site",
     "preflight",
     "provision",
+    "wait_for_parties",
     "warn_of_few",
 ]

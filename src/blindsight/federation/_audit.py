@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 AUDIT_FILE = "audit.jsonl"
 MAX_LINE_BYTES = 32_768
 MAX_TEXT_CHARS = 1000
+MAX_TOLD_CHARS = 400
+"""Of an event's line in the process's own log."""
 REFUSALS_A_MINUTE = 60
 """Refusals written in full; whoever is refused more often fills no disk: the others are counted."""
 
@@ -112,6 +114,7 @@ class AuditLog:
                 os.fsync(file.fileno())
                 head = _Head(sequence, _chain.link(lines[-1]))
                 self._table.put("head", msgspec.json.encode(head))
+            log.info("%s %s", kind, msgspec.json.encode(plain).decode()[:MAX_TOLD_CHARS])
         except OSError as error:
             raise StoreError(
                 "The audit log could not be written",

@@ -327,6 +327,7 @@ class Federation:
         *,
         privacy: DifferentialPrivacy | None,
         on_step: Callable[[StepRecord], None] | None = None,
+        deliver: Callable[[Detector], None] | None = None,
     ) -> D:
         """Fit a clone of ``detector`` on everybody's records.
 
@@ -338,6 +339,9 @@ class Federation:
             Required: without it, ParameterError. None asks for exact sums, which every party's policy must allow.
         on_step : callable (StepRecord), optional
             Told after each sum, hence after each round of training: who survived, what crossed, what it cost.
+        deliver : callable (Detector), optional
+            Given the fitted model before the journal lets go of the run: killed at any point, either the model is
+            where this has put it, or :meth:`resume` makes it again and charges nobody.
 
         Returns
         -------
@@ -369,7 +373,7 @@ class Federation:
             raise SchemaError(
                 "The detector has another schema than the federation", fix="leave the detector's schema out"
             )
-        model = self._fit(detector, privacy, on_step)
+        model = self._fit(detector, privacy, on_step, deliver)
         warn_of_few(model)
         return model
 
@@ -378,6 +382,7 @@ class Federation:
         detector: D,
         privacy: DifferentialPrivacy | None,
         on_step: Callable[[StepRecord], None] | None,
+        deliver: Callable[[Detector], None] | None,
         again: str | None = None,
     ) -> D:
         model = as_asked(detector, self.schema, privacy)
@@ -410,6 +415,8 @@ class Federation:
                 "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
                 "blindsight": __version__,
             }
+            if deliver is not None:
+                deliver(model)
         return model
 
     def evaluate(
@@ -529,7 +536,11 @@ class Federation:
         return [h for h in headers if h.outcome == "open" and h.federation == self.digest]
 
     def resume(
-        self, run: str, *, on_step: Callable[[StepRecord], None] | None = None
+        self,
+        run: str,
+        *,
+        on_step: Callable[[StepRecord], None] | None = None,
+        deliver: Callable[[Detector], None] | None = None,
     ) -> Detector | Evaluation | FeatureSelection | list[ColumnDescription]:
         """Go on with a run whose coordinator was killed, and return what its call would have returned.
 
@@ -540,7 +551,7 @@ class Federation:
         ----------
         run : str
             Its id; see :meth:`unfinished`.
-        on_step : callable (StepRecord), optional
+        on_step, deliver : callable, optional
             As for :meth:`fit`.
 
         Raises
@@ -565,7 +576,7 @@ class Federation:
         privacy = None if header.privacy is None else DifferentialPrivacy.from_json(header.privacy)
         match header.kind:
             case "fit":
-                model = self._fit(detector_from_json(header.detector), privacy, on_step, again=run)
+                model = self._fit(detector_from_json(header.detector), privacy, on_step, deliver, again=run)
                 warn_of_few(model)
                 return model
             case "evaluate" if header.model is not None:

@@ -55,7 +55,7 @@ def knock(
     Parameters
     ----------
     address : str
-        ``https://host:port``.
+        ``https://host:port`` or ``grpcs://host:port``; the latter does not tell its clock.
     certificate, private_key, authority : Path
     expected : str
         SHA-256 of the certificate that must answer, hexadecimal.
@@ -66,6 +66,9 @@ def knock(
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(cafile=authority)
     context.load_cert_chain(certificate, private_key)
+    grpc = address.startswith("grpcs:")
+    if grpc:
+        context.set_alpn_protocols(["h2"])
 
     def failed(told: str, fix: str) -> Knock:
         return Knock(address=address, level="fail", told=told[:200], fix=fix)
@@ -84,13 +87,22 @@ def knock(
                 if hashlib.sha256(shown).hexdigest() != expected:
                     fix = "accept the newest participant list; else ring the federation's operator"
                     return failed("another certificate than the list names answers", fix)
-                return _ask(address, host, tls)
+                return _listen(address, tls) if grpc else _ask(address, host, tls)
         except ssl.SSLCertVerificationError as error:
             fix = "a proxy that opens TLS, or another server: ring the federation's operator"
             return failed(f"its certificate is not accepted: {error.verify_message}", fix)
         except OSError as error:  # ssl.SSLError is one
             fix = "see that the coordinator runs with the newest participant list, which names this certificate"
             return failed(f"TLS failed ({error})", fix)
+
+
+def _listen(address: str, tls: ssl.SSLSocket) -> Knock:
+    """A gRPC server speaks first, once it has accepted our certificate: settings (RFC 9113, section 3.4)."""
+    sent = time.time()
+    if not tls.recv(1):
+        raise OSError("the coordinator ended the connection")
+    told = f"TLS 1.3 with the listed certificate, answered after {1000 * (time.time() - sent):.0f} ms"
+    return Knock(address=address, level="ok", told=told)
 
 
 def _ask(address: str, host: str, tls: ssl.SSLSocket) -> Knock:

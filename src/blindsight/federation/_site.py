@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from blindsight.errors import FormatError
 from blindsight.keys import certificate_fingerprint, read_certificate_file, read_tls_key
@@ -28,12 +28,10 @@ class PartySite:
         Of the coordinator, as this party's ``party.toml`` says, or else the signed list.
     certificate, private_key, authority : Path
         PEM files of this party's side of TLS; the authority's certificate.
-    coordinator : Asker
-        Name and certificate that the signed list gives; a channel must find this certificate at the other end.
 
     Notes
     -----
-    ``serve_https(site.handler, site.addresses[0], ...)`` is all that a process has to do.
+    ``serve(site.handler, site.addresses[0], **site.options)`` is all that a process has to do.
     """
 
     party: Party
@@ -41,12 +39,33 @@ class PartySite:
     certificate: Path
     private_key: Path
     authority: Path
-    coordinator: Asker
 
     @property
-    def handler(self) -> Callable[[bytes], bytes]:
-        """Answers requests of the coordinator, under its name for policy, jobs and audit log."""
-        return self.party.handler(self.coordinator)
+    def coordinator(self) -> Asker:
+        """Name and certificate that the newest list accepted here gives; another process may have accepted it."""
+        listing = self.party.listing
+        assert listing is not None  # a list is replaced, never taken away
+        return Asker(name=listing.coordinator.name, certificate=listing.coordinator.certificate)
+
+    def handler(self, request: bytes) -> bytes:
+        """Answer a request of the coordinator, under its name for policy, jobs and audit log.
+
+        Security
+        --------
+        The channel must have found the coordinator's certificate at the other end: ``serve`` does, given ``options``.
+        """
+        return self.party.handle(request, self.coordinator)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of ``channels.serve``: who we are, and which one certificate must answer."""
+        return {
+            "name": self.party.name,
+            "certificate": self.certificate,
+            "private_key": self.private_key,
+            "authority": self.authority,
+            "coordinator": lambda: self.coordinator.certificate,
+        }
 
 
 def open_site(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[str] | None = None) -> PartySite:
@@ -84,5 +103,4 @@ def open_site(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[str
         certificate=certificate,
         private_key=private_key,
         authority=folder / "authority.crt",
-        coordinator=Asker(name=listing.coordinator.name, certificate=listing.coordinator.certificate),
     )

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
 import sys
-import warnings
 from pathlib import Path
 
 from blindsight.channels import serve, serve_frames
-from blindsight.errors import BlindsightError, BlindsightWarning
+from blindsight.errors import BlindsightError
 
 from ._home import open_party
+from ._party_log import log_to
 
 __all__ = ["main"]
 
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.url is None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole terminal; the coordinator ends us
     try:
-        _log_to(Path(options.folder) / "party.log")
+        log_to(Path(options.folder) / "party.log")
         party = open_party(options.folder, key_file=options.key_file)
     except (BlindsightError, OSError) as error:
         log.error("%s cannot start: %s", options.folder, error)
@@ -63,26 +62,6 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, BrokenPipeError):
         return 0
     return 0
-
-
-def _log_to(path: Path) -> None:
-    """Send log and warnings, which may name rows and values, to a file that only the owner reads."""
-    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
-    logging.basicConfig(
-        filename=path, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", force=True
-    )
-    # whatever the environment asks for (PYTHONWARNINGS=error): a warning about records is a line in the log, and no
-    # reason for which a party is lost to a sum
-    warnings.simplefilter("default")
-    warnings.showwarning = _log_warning
-
-
-def _log_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object, **__: object
-) -> None:
-    """One line; where in our code a remark on records was made tells their owner nothing."""
-    where = "" if issubclass(category, BlindsightWarning) else f"{filename}:{lineno}: "
-    log.warning("%s%s: %s", where, category.__name__, message)
 
 
 if __name__ == "__main__":

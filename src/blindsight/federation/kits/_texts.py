@@ -73,6 +73,8 @@ def party_readme(party: ListedParty, listing: ParticipantList, *, keys_inside: b
    pins the federation's key and the participant list in {here}.
 4. blindsight preflight --home YOUR-FOLDER
    looks at everything and says how to mend what is wrong.
+5. blindsight party serve YOUR-FOLDER
+   dials the coordinator and answers what your policy lets through, until you end it.
 """
     return f"""\
 {party.name} in the federation '{listing.federation}'
@@ -122,6 +124,7 @@ The authority's own key is NOT here, and does not belong here: who runs the coor
 channel with it. (The parties would still refuse them: they believe the signed list alone.)
 
 Next: blindsight preflight --home THIS-FOLDER
+      blindsight coordinator fit THIS-FOLDER --detector ecod --epsilon 1 --output MODEL
 The federation's key has this fingerprint, which every party will ask for:
 
     {listing.fingerprint}

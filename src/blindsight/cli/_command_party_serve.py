@@ -1,0 +1,52 @@
+"""``blindsight party serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ._exits import command
+from ._options import JsonOption, KeyFileOption
+
+__all__ = ["party_serve"]
+
+
+@command
+def party_serve(
+    folder: Annotated[Path, typer.Argument(help="The party's own folder.")],
+    url: Annotated[
+        str | None, typer.Option("--url", help="Which of the coordinator's addresses to dial.  [default: the first]")
+    ] = None,
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Dial the coordinator and answer what policy, budget and approvals let through, until SIGTERM or Ctrl-C.
+
+    Nothing listens here. Standard error has one line an event, without a value of any record; party.log has everything.
+    """
+    from blindsight.channels import serve
+    from blindsight.errors import ParameterError
+    from blindsight.federation import log_to, open_site
+
+    from ._events import events_to_stderr
+
+    if not (folder / "party.toml").is_file():
+        raise ParameterError(
+            "This is no party's folder", got=str(folder)[:200], rule="party.toml in it", fix="blindsight party join KIT"
+        )
+    log_to(folder / "party.log")
+    log = events_to_stderr(folder.resolve().name, as_json=json_output)
+    site = open_site(folder, key_file=key_file)
+    if url is not None and url not in site.addresses:
+        raise ParameterError(
+            "The coordinator has no such address here",
+            got=url[:200],
+            rule=", ".join(site.addresses),
+            fix="write it into party.toml: coordinator = [...]",
+        )
+    address = url or site.addresses[0]
+    log.info("%s dials %s for '%s'", site.party.name, address, site.coordinator.name)
+    serve(site.handler, address, **site.options)
+    log.info("%s has ended", site.party.name)

@@ -1,0 +1,193 @@
+"""A federation as people run it: kits, a process for every role, real TLS, and SIGKILL."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import blindsight as bs
+from blindsight import modelfile
+from blindsight.cli import app
+from blindsight.federation import Federation, Policy, open_party
+from blindsight.federation.kits import ParticipantList
+from sample_tables import NUMBER_SCHEMA, make_table
+
+PLAIN = ["-m", "blindsight"]
+DIES_WHEN_CHARGED = """
+import os, signal
+from blindsight.cli import main
+from blindsight.federation._audit import AuditLog
+write = AuditLog.write
+def dying(self, kind, **detail):
+    write(self, kind, **detail)
+    if kind == "released":
+        os.kill(os.getpid(), signal.SIGKILL)
+AuditLog.write = dying
+main()
+"""
+DIES_AFTER_THE_VECTORS = """
+import os, signal
+from blindsight.cli import main
+from blindsight.federation._journal import SumJournal
+keep, kept = SumJournal.keep, []
+def dying(self, state):
+    keep(self, state)
+    kept.append(state)
+    if len(kept) == 3:  # advertise, share, mask
+        os.kill(os.getpid(), signal.SIGKILL)
+SumJournal.keep = dying
+main()
+"""
+TIMEOUT_S = 120
+
+
+def run(*arguments: object) -> str:
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
+
+
+class Site:
+    """Kits of parties that let exact sums through, at one free port of this machine."""
+
+    def __init__(self, folder: Path, scheme: str, names: tuple[str, ...]) -> None:
+        self.folder, self.names = folder, names
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.url = f"{scheme}://127.0.0.1:{free.getsockname()[1]}"
+        NUMBER_SCHEMA.write(folder / "schema.toml")
+        (folder / "federation.toml").write_text(
+            f'name = "card-fraud"\nschema = "schema.toml"\n[coordinator]\naddresses = ["{self.url}"]\n'
+            + "".join(f'[[parties]]\nname = "{name}"\n' for name in names)
+        )
+        run("init", folder / "federation.toml", "--output", folder / "kits")
+        asker = ParticipantList.read(folder / "kits" / "coordinator").coordinator.certificate
+        self.data = {name: make_table(60 + i, 70 + i) for i, name in enumerate(names)}
+        for name in names:
+            home = self.kit(name)
+            run("party", "join", home, "--home", home)
+            self.data[name].write_csv(home / "records.csv")
+            (home / "policy.toml").write_text(f'allow_exact_sums = true\naskers = ["sha256:{asker}"]\n')
+
+    def kit(self, name: str) -> Path:
+        return self.folder / "kits" / name
+
+    def party(self, name: str, how: list[str] = PLAIN) -> subprocess.Popen[str]:
+        return self._start(name, how, "party", "serve", self.kit(name))
+
+    def coordinator(self, how: list[str] = PLAIN) -> subprocess.Popen[str]:
+        command = ("coordinator", "fit", self.kit("coordinator"), "--exact", "--contamination", "0.05")
+        return self._start("coordinator", how, *command, "--output", self.folder / "fraud.blindsight")
+
+    def _start(self, name: str, how: list[str], *arguments: object) -> subprocess.Popen[str]:
+        with (self.folder / f"{name}.err").open("a") as errors:
+            return subprocess.Popen(
+                [sys.executable, *how, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=errors, text=True
+            )
+
+    def told(self, name: str) -> str:
+        return (self.folder / f"{name}.err").read_text()
+
+    @contextlib.contextmanager
+    def serving(self, **other: list[str]) -> Iterator[dict[str, subprocess.Popen[str]]]:
+        """Every party's process; ended by SIGTERM, cleanly."""
+        running: dict[str, subprocess.Popen[str]] = {}
+        try:
+            for name in self.names:
+                running[name] = self.party(name, other.get(name, PLAIN))
+            yield running
+        finally:
+            for process in running.values():
+                process.terminate()
+            statuses = {name: process.wait(30) for name, process in running.items()}
+        assert statuses == dict.fromkeys(self.names, 0)
+
+    def check_model(self) -> None:
+        """It is the embedded one bit for bit; every party was charged once for each of its sums."""
+        model = bs.load(self.folder / "fraud.blindsight")
+        policy = Policy(allow_exact_sums=True)
+        inside = Federation.embedded(self.data, schema=NUMBER_SCHEMA, policy=policy).fit(
+            bs.ECOD(contamination=0.05), privacy=None
+        )
+        assert model.provenance_["survivors"] == {step: list(self.names) for step in ("fit", "threshold")}
+        charged = [f"{model.provenance_['run']}/{step}" for step in ("fit", "threshold")]
+        model.provenance_ = inside.provenance_ = model.certificate_ = inside.certificate_ = None
+        assert modelfile.dumps(model) == modelfile.dumps(inside)
+        for name in self.names:
+            ledger = open_party(self.kit(name)).ledgers["record"]
+            ledger.verify()
+            assert [entry.release_id for entry in ledger.entries()] == charged
+
+    def rounds(self) -> list[dict[str, object]]:
+        lines = (self.kit("coordinator") / "rounds.jsonl").read_text().splitlines()
+        return [line for line in map(json.loads, lines) if line["what"] == "round"]
+
+
+def test_https_with_a_coordinator_and_a_party_killed_in_the_middle(tmp_path: Path) -> None:
+    site = Site(tmp_path, "https", ("bank-a", "bank-b", "bank-c", "bank-d"))
+    with site.serving(**{"bank-d": ["-c", DIES_WHEN_CHARGED]}) as running:
+        coordinator = site.coordinator(["-c", DIES_AFTER_THE_VECTORS])
+        assert running["bank-d"].wait(TIMEOUT_S) == -signal.SIGKILL  # charged; its vector has not left
+        running["bank-d"] = site.party("bank-d")
+        assert coordinator.wait(TIMEOUT_S) == -signal.SIGKILL  # every vector is in; no total is open
+        assert site.rounds() == []
+        coordinator = site.coordinator()
+        assert coordinator.wait(TIMEOUT_S) == 0, site.told("coordinator")
+    assert "was interrupted: it goes on" in site.told("coordinator")
+    site.check_model()
+    assert [(line["step"], line["survivors"]) for line in site.rounds()] == [
+        ("fit", list(site.names)),
+        ("threshold", list(site.names)),
+    ]
+    assert "has reached its coordinator" in site.told("bank-a")
+    assert 'released {"release"' in site.told("bank-a")
+    assert "intact" in run("party", "audit", "verify", "--home", site.kit("bank-d"))
+    report = tmp_path / "report.html"
+    run("report", site.kit("coordinator"), "--output", report)
+    assert "dialled the coordinator over mutual TLS" in report.read_text()
+
+
+def test_grpc(tmp_path: Path) -> None:
+    site = Site(tmp_path, "grpcs", ("bank-a", "bank-b", "bank-c"))
+    with site.serving():
+        assert site.coordinator().wait(TIMEOUT_S) == 0, site.told("coordinator")
+    site.check_model()
+    assert len(site.rounds()) == 2
+
+
+def test_exit_codes_before_anything_runs(tmp_path: Path) -> None:
+    site = Site(tmp_path, "https", ("bank-a", "bank-b", "bank-c"))
+    kit = site.kit("coordinator")
+
+    def fails(*arguments: object) -> tuple[int, str]:
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        return done.exit_code, done.stderr
+
+    fit = ("coordinator", "fit", kit, "--exact", "--output", tmp_path / "m.blindsight")
+    before = signal.getsignal(signal.SIGTERM)
+    code, told = fails(*fit, "--wait-s", "0.2")
+    assert code == 75
+    assert "no answer from bank-a, bank-b, bank-c" in told
+    assert signal.getsignal(signal.SIGTERM) is before
+    for more, words in (
+        (("--quorum", "4"), "from 3 to 3"),
+        (("--listen", "8443"), "HOST:PORT"),
+        (("--url", "https://elsewhere:1"), site.url),
+    ):
+        code, told = fails(*fit, *more)
+        assert (code, words in told) == (2, True), told
+    code, told = fails("party", "serve", kit)
+    assert (code, "no party's folder" in told) == (2, True)
+    (kit / "tls.crt").write_bytes((site.kit("bank-a") / "tls.crt").read_bytes())
+    code, told = fails(*fit)
+    assert (code, "names another certificate for the coordinator" in told) == (2, True)
+    with pytest.raises(FileNotFoundError):
+        (tmp_path / "m.blindsight").stat()
