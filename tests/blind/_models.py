@@ -47,5 +47,21 @@ def quadratic_model(
     return StandInModel(encoder, InnerProduct(weights=rng.integers(-high, high, encoder.length), bias=bias), 0.1)
 
 
+def distance_model(features: int, *, seed: int = 0, bias: int = 0) -> StandInModel:
+    """A random positive form around a random centre."""
+    rng = np.random.default_rng(seed)
+    encoder = Monomials(lows=(-3.0,) * features, highs=(3.0,) * features, logs=(False,) * features)
+    root, centre = rng.normal(size=(features, features)), rng.uniform(-0.5, 0.5, features)
+    form = np.empty((features + 1, features + 1))
+    form[1:, 1:] = root.T @ root + 0.1 * np.eye(features)
+    form[0, 1:] = form[1:, 0] = -form[1:, 1:] @ centre
+    form[0, 0] = centre @ form[1:, 1:] @ centre
+    upper = np.triu_indices(features + 1)
+    weights = form[upper] * np.where(upper[0] == upper[1], 1, 2)
+    return StandInModel(
+        encoder, InnerProduct(weights=np.rint(weights * 2**10).astype(np.int64), bias=bias), 2.0**-10 / 127**2
+    )
+
+
 def records(model: StandInModel, n: int, *, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(n, model.encoder_.n_features)) * 1.5

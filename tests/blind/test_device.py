@@ -16,7 +16,7 @@ from blindsight.blind._plan import BlindParameters
 from blindsight.errors import CapacityError, MissingExtraError, ParameterError, WireError
 from blindsight.he import CkksHeParameters, HeContext
 
-from ._models import quadratic_model, records, table_model
+from ._models import distance_model, quadratic_model, records, table_model
 from ._networks import network_model, rows_of
 
 torch = pytest.importorskip("torch", reason="needs torch")
@@ -154,6 +154,7 @@ def integers(kind):
         linear=[matrix(outputs, 6) for _ in range(digits)],
         bias=[-(1 << 90) - k for k in range(outputs)],
         lift=1 << 61,
+        offset=-(1 << 80) - 1,
     )
 
 
@@ -180,6 +181,15 @@ def test_networks_are_the_same_integers(kind, residues, piece_bytes):
 
 
 # -- scorers
+
+
+def test_a_quadratic_form_under_ckks_on_a_device_keeps_its_promise():
+    model = distance_model(4, bias=-(5 << 24))
+    X = records(model, 20)
+    scorer = Scorer(model, packing="columns", scheme="ckks", tolerance=0.01, device="cpu")
+    owner = RecordOwner(scorer.offer())
+    scores, clear = owner.open(scorer.score(owner.seal(X))), model.decision_function(X)
+    assert (np.abs(scores - clear) <= [scorer.parameters.error(score) for score in clear.tolist()]).all()
 
 
 @pytest.mark.parametrize("upload", ["seeded", "unseeded"])

@@ -12,28 +12,12 @@ import blindsight as bs
 from blindsight.blind import BitBudget, CkksParameters, MemoryTable, RecordOwner, Scorer, survey
 from blindsight.blind._offer import Offer
 from blindsight.blind._quadratic import squared_distance
-from blindsight.circuits import InnerProduct, Monomials, Quantised, evaluate, inputs_from_json, inputs_to_json
+from blindsight.circuits import InnerProduct, Quantised, evaluate, inputs_from_json, inputs_to_json
 from blindsight.errors import BudgetError, CapacityError, FormatError, ParameterError, WireError
 
-from ._models import StandInModel, quadratic_model, records, table_model
+from ._models import distance_model, quadratic_model, records, table_model
 
 COLUMNS = {"packing": "columns", "scheme": "ckks"}
-
-
-def distance_model(features: int, *, seed: int = 0, bias: int = 0) -> StandInModel:
-    """A random positive form around a random centre."""
-    rng = np.random.default_rng(seed)
-    encoder = Monomials(lows=(-3.0,) * features, highs=(3.0,) * features, logs=(False,) * features)
-    root, centre = rng.normal(size=(features, features)), rng.uniform(-0.5, 0.5, features)
-    form = np.empty((features + 1, features + 1))
-    form[1:, 1:] = root.T @ root + 0.1 * np.eye(features)
-    form[0, 1:] = form[1:, 0] = -form[1:, 1:] @ centre
-    form[0, 0] = centre @ form[1:, 1:] @ centre
-    upper = np.triu_indices(features + 1)
-    weights = form[upper] * np.where(upper[0] == upper[1], 1, 2)
-    return StandInModel(
-        encoder, InnerProduct(weights=np.rint(weights * 2**10).astype(np.int64), bias=bias), 2.0**-10 / 127**2
-    )
 
 
 def check(model, X, tolerance=None):

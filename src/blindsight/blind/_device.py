@@ -253,7 +253,7 @@ class _Network:
     """An :class:`IntegerNetwork` on a device: the same steps as there, reduced by int64 remainders."""
 
     def __init__(self, device: ResidueDevice, network: IntegerNetwork, primes: Sequence[int]) -> None:
-        self._torch, self._lift = device._torch, network.lift
+        self._torch, self._lift, self._offset = device._torch, network.lift, network.offset
 
         def weights(digits: list[Floats]) -> list[torch.Tensor]:
             return [device._floats(digit) for digit in digits]
@@ -274,6 +274,11 @@ class _Network:
 
     def scores(self, x: torch.Tensor, p: int) -> torch.Tensor:
         """Parts of the score, (parts, n), from float64 inputs of shape (entries, 2, n)."""
+        found = self._squares(x, p)
+        found[0] = (found[0] + self._offset % p) % p
+        return found
+
+    def _squares(self, x: torch.Tensor, p: int) -> torch.Tensor:
         torch, n = self._torch, x.shape[2]
         x = x.reshape(len(x), 2 * n)
         if self._second is None:
