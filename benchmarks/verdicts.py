@@ -11,6 +11,7 @@ records and the answer.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import secrets
 import select
@@ -57,14 +58,15 @@ class Counter:
         except OSError:  # not there yet: the link tries again
             client.close()
             return
-        while True:
-            for source, sink in ((client, server), (server, client)):
-                if select.select([source], [], [], 0.0005)[0]:
-                    data = source.recv(1 << 18)
-                    if not data:
-                        return
-                    self.count += len(data)
-                    sink.sendall(data)
+        with contextlib.suppress(OSError), client, server:  # one side's end breaks the connection off
+            while True:
+                for source, sink in ((client, server), (server, client)):
+                    if select.select([source], [], [], 0.0005)[0]:
+                        data = source.recv(1 << 18)
+                        if not data:
+                            return
+                        self.count += len(data)
+                        sink.sendall(data)
 
 
 def tls(folder: str, name: str):
