@@ -16,7 +16,7 @@ import pytest
 import blindsight as bs
 from blindsight.channels import Channel, MemoryChannel
 from blindsight.detectors import ECOD
-from blindsight.errors import ParameterError, ReleaseError, StoreError, SurvivorsError
+from blindsight.errors import DataError, ParameterError, ReleaseError, StoreError, SurvivorsError
 from blindsight.federation import Federation, Journal, Party, Policy, open_party, provision
 from blindsight.federation._journal import SumJournal
 from blindsight.privacy import DifferentialPrivacy
@@ -341,3 +341,17 @@ def test_the_process_is_really_killed_and_started_again(tmp_path: Path) -> None:
         ]
         total = total + np.frombuffer(ledger.output(fit.release_id) or b"", dtype="<i8")
     assert np.array_equal(model.totals_, total)
+
+
+def test_what_is_wrong_with_records_is_not_in_the_journal(tmp_path: Path) -> None:
+    """Parties of the same process tell their caller the value; the coordinator's disk does not keep it."""
+    tables = {name: make_table(60 + i, 50 + i) for i, name in enumerate(NAMES)}
+    column = NUMBER_SCHEMA.features[0].name
+    tables["bank-b"] = tables["bank-b"].with_columns(pl.lit("secret-4711").alias(column))
+    with Store(tmp_path / "coordinator.db") as store:
+        federation = Federation.embedded(tables, schema=NUMBER_SCHEMA, policy=POLICY, journal=Journal(store))
+        with pytest.raises(DataError, match="secret-4711"):
+            federation.fit(ECOD(bins=8), privacy=None)
+        (header,) = Journal(store).headers()
+        assert (header.outcome, header.error) == ("failed", "DataError")
+    assert b"secret-4711" not in (tmp_path / "coordinator.db").read_bytes()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Collection
+from typing import Annotated, Protocol, TypeVar
 
 import msgspec
 
@@ -12,10 +13,30 @@ from ._hashing import HASH_BYTES, PROTOCOL
 from ._phases import Phase
 from ._spec import SumSpec
 
-__all__ = ["Gone", "Name", "Names", "ServerState", "decode_server_state", "encode_server_state"]
+__all__ = [
+    "Gone",
+    "Name",
+    "Names",
+    "ServerState",
+    "broken",
+    "check_names",
+    "decode_server_state",
+    "encode_server_state",
+    "read_state",
+]
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Names = tuple[Name, ...]
+
+
+class _Headed(Protocol):
+    @property
+    def version(self) -> str: ...
+    @property
+    def spec(self) -> bytes: ...
+
+
+S = TypeVar("S", bound=_Headed)
 
 
 class Gone(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -60,24 +81,10 @@ def decode_server_state(raw: bytes, spec: SumSpec) -> ServerState:
     FormatError
         Malformed, of another version or sum, or contradicting itself.
     """
-    try:
-        state = msgspec.msgpack.decode(raw, type=ServerState)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise _broken("it does not parse") from None
-    if (state.version, state.spec) != (PROTOCOL, spec.digest):
-        raise FormatError(
-            "The stored state belongs to another sum or version",
-            got=f"{state.version[:40]!r}, specification {state.spec[:8].hex()}",
-            rule=f"{PROTOCOL!r}, specification {spec.digest[:8].hex()}",
-            fix="load it with the specification that it was dumped with",
-        )
+    state = read_state(raw, ServerState, spec)
     phase = state.phase
-    sets = (state.members, state.sharers, state.survivors)
-    named = (*sets, state.dropped, state.forwarded, state.advertised, state.dealt)
-    if any(not set(names) <= set(spec.names) for names in named):
-        raise _broken("it names somebody who takes no part")
-    if any(names != spec.ordered(set(names)) for names in sets):
-        raise _broken("its parties are not in order")
+    check_names(spec, (state.members, state.sharers, state.survivors), state.dropped, state.forwarded, state.advertised)
+    check_names(spec, (), state.dealt)
     length = 8 * spec.length if phase is Phase.DONE else spec.vector_bytes if phase > Phase.MASK else 0
     expected = (
         len(state.members) >= (spec.threshold if phase > Phase.CONFIRM else spec.min_survivors)
@@ -90,11 +97,36 @@ def decode_server_state(raw: bytes, spec: SumSpec) -> ServerState:
         and len(state.total) == length
     )
     if not expected:
-        raise _broken(f"it does not hold what the {phase.label} phase needs, and only that")
+        raise broken(f"it does not hold what the {phase.label} phase needs, and only that")
     return state
 
 
-def _broken(why: str) -> FormatError:
+def read_state(raw: bytes, kind: type[S], spec: SumSpec) -> S:
+    """Parse a state of either method; FormatError unless it is of this version and sum."""
+    try:
+        state = msgspec.msgpack.decode(raw, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise broken("it does not parse") from None
+    if (state.version, state.spec) != (PROTOCOL, spec.digest):
+        raise FormatError(
+            "The stored state belongs to another sum or version",
+            got=f"{state.version[:40]!r}, specification {state.spec[:8].hex()}",
+            rule=f"{PROTOCOL!r}, specification {spec.digest[:8].hex()}",
+            fix="load it with the specification that it was dumped with",
+        )
+    return state
+
+
+def check_names(spec: SumSpec, sets: tuple[Names, ...], *others: Collection[str]) -> None:
+    """Raise FormatError unless all take part, and ``sets`` are in the specification's order."""
+    if any(not set(names) <= set(spec.names) for names in (*sets, *others)):
+        raise broken("it names somebody who takes no part")
+    if any(names != spec.ordered(set(names)) for names in sets):
+        raise broken("its parties are not in order")
+
+
+def broken(why: str) -> FormatError:
+    """The error of a state that contradicts itself."""
     return FormatError(
         f"The stored state of a sum is malformed: {why}",
         fix="restore it from the coordinator's store; without it this sum is lost, and what it cost is spent",

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from blindsight.errors import FormatError
-
-from ._hashing import HASH_BYTES, PROTOCOL
+from ._hashing import HASH_BYTES
 from ._phases import Phase
-from ._server_state import Gone, Name, Names
+from ._server_state import Gone, Name, Names, broken, check_names, read_state
 from ._shared_limits import VALUE_BYTES
 from ._shared_wire import DealtBody, EncryptRequest
 from ._spec import SumSpec
@@ -46,18 +44,9 @@ def decode_shared_server_state(raw: bytes, spec: SumSpec) -> SharedServerState:
     FormatError
         Malformed, of another version or sum, or contradicting itself.
     """
-    try:
-        state = msgspec.msgpack.decode(raw, type=SharedServerState)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise _broken("it does not parse") from None
-    if (state.version, state.spec) != (PROTOCOL, spec.digest):
-        raise _broken("it belongs to another sum or version")
+    state = read_state(raw, SharedServerState, spec)
     phase = state.phase
-    sets = (state.members, state.survivors)
-    if any(not set(names) <= set(spec.names) for names in (*sets, state.dropped, state.advertised, state.messages)):
-        raise _broken("it names somebody who takes no part")
-    if any(names != spec.ordered(set(names)) for names in sets):
-        raise _broken("its parties are not in order")
+    check_names(spec, (state.members, state.survivors), state.dropped, state.advertised, state.messages)
     expected = (
         len(state.members) >= (spec.threshold if phase > Phase.CONFIRM else spec.min_survivors)
         and bool(state.advertised) == (Phase.ADVERTISE < phase < Phase.DONE)
@@ -70,12 +59,5 @@ def decode_shared_server_state(raw: bytes, spec: SumSpec) -> SharedServerState:
         and len(state.total) == (VALUE_BYTES * spec.length if phase is Phase.DONE else 0)
     )
     if not expected:
-        raise _broken(f"it does not hold what the {phase.label} phase needs, and only that")
+        raise broken(f"it does not hold what the {phase.label} phase needs, and only that")
     return state
-
-
-def _broken(why: str) -> FormatError:
-    return FormatError(
-        f"The stored state of a sum is malformed: {why}",
-        fix="restore it from the coordinator's store; without it this sum is lost, and what it cost is spent",
-    )
