@@ -7,6 +7,9 @@ did not is absent from the result; silence is a dropout, never an exception.
 from ._ask import CONNECT_SECONDS, HttpAnswer, ask_http
 from ._channel import MAX_MESSAGE_BYTES, Channel, Traffic
 from ._dialled import DialledChannel
+from ._flower import FlowerChannel
+from ._flower_app_folder import write_flower_app
+from ._flower_party import serve_flower
 from ._grpc import GrpcChannel
 from ._grpc_party import serve_grpc
 from ._https import HttpsChannel
@@ -23,6 +26,7 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "Channel",
     "DialledChannel",
+    "FlowerChannel",
     "GrpcChannel",
     "HttpAnswer",
     "HttpsChannel",
@@ -35,7 +39,9 @@ __all__ = [
     "mutual_context",
     "peer_fingerprint",
     "serve",
+    "serve_flower",
     "serve_frames",
     "serve_grpc",
     "serve_https",
+    "write_flower_app",
 ]

@@ -24,7 +24,15 @@ class Traffic:
 
 
 class Channel(ABC):
-    """Carries bytes between one coordinator and named parties."""
+    """Carries bytes between one coordinator and named parties.
+
+    Attributes
+    ----------
+    patience_s : float
+        How long a party that is there may well take to answer a small question.
+    """
+
+    patience_s: float = 2.0
 
     def __init__(self) -> None:
         self.traffic = Traffic()

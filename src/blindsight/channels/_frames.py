@@ -11,7 +11,7 @@ from blindsight.errors import WireError
 
 from ._desk import ID_BYTES
 
-__all__ = ["MAX_FRAME_BYTES", "Assembler", "Frame", "Kind", "parts_of"]
+__all__ = ["MAX_FRAME_BYTES", "Assembler", "Frame", "FrameReader", "Kind", "parts_of"]
 
 HEADER = struct.Struct(f"<B{ID_BYTES}sQQ")
 PART_BYTES = 1 << 20
@@ -126,6 +126,30 @@ class Assembler:
         message = None if self._parts is None else b"".join(self._parts)
         self._id, self._total, self._read, self._parts = "", 0, 0, []
         return True, message
+
+
+class FrameReader:
+    """Cuts a stream of bytes into frames: all parts but a message's last have the full length."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Add bytes; the frames that are whole.
+
+        Raises
+        ------
+        WireError
+        """
+        self._data += data
+        while len(self._data) >= HEADER.size:
+            _, _, total, offset = HEADER.unpack_from(self._data)
+            size = HEADER.size + max(0, min(PART_BYTES, total - offset))
+            if len(self._data) < size:
+                return
+            frame = Frame.decode(bytes(self._data[:size]))
+            del self._data[:size]
+            yield frame
 
 
 def _malformed(got: str) -> WireError:

@@ -7,24 +7,25 @@ from typing import Any
 
 from blindsight.errors import ParameterError
 
+from ._flower_party import serve_flower
 from ._grpc_party import serve_grpc
 from ._https_party import serve_https
 
 __all__ = ["serve"]
 
-_BY_SCHEME: dict[str, Callable[..., None]] = {"https": serve_https, "grpcs": serve_grpc}
+_BY_SCHEME: dict[str, Callable[..., None]] = {"https": serve_https, "grpcs": serve_grpc, "flower": serve_flower}
 
 
 def serve(handler: Callable[[bytes], bytes], url: str, **options: Any) -> None:
-    """Answer a coordinator's requests until told to stop: :func:`serve_https` or :func:`serve_grpc`.
+    """Answer a coordinator's requests until told to stop, over HTTPS, gRPC or Flower.
 
     Parameters
     ----------
     handler : callable bytes -> bytes
     url : str
-        ``https://HOST:PORT`` or ``grpcs://HOST:PORT``.
+        ``https://HOST:PORT``, ``grpcs://HOST:PORT`` or ``flower://HOST:PORT``.
     **options
-        Of the function that the scheme names; both have ``name``, ``certificate``, ``private_key``, ``authority``,
+        Of the function that the scheme names (``serve_https``, ...); all have ``name``, ``certificate``, ``private_key``, ``authority``,
         ``coordinator``, ``stop``, ``max_message_bytes`` and ``max_backoff_s``.
 
     Raises
@@ -35,6 +36,8 @@ def serve(handler: Callable[[bytes], bytes], url: str, **options: Any) -> None:
     scheme = url.partition("://")[0].lower()
     if scheme not in _BY_SCHEME:
         raise ParameterError(
-            "The coordinator's address cannot be used", got=url[:200], rule="https://HOST:PORT or grpcs://HOST:PORT"
+            "The coordinator's address cannot be used",
+            got=url[:200],
+            rule=" or ".join(f"{known}://HOST:PORT" for known in _BY_SCHEME),
         )
     _BY_SCHEME[scheme](handler, url, **options)

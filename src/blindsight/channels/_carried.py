@@ -1,0 +1,166 @@
+"""A TLS session whose records travel in parcels: some are lost, repeated, late or out of turn, as over a fleet's server.
+
+Format: docs/channels.md, 'Flower'. Each parcel says where in its sender's stream its records begin, and how far the
+other side's stream has been received; whatever has not been received is sent again with the next parcel. So the session
+outlives everything but a restart of one of its ends, or a carrier that lies.
+"""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+import struct
+from dataclasses import dataclass
+
+from blindsight.errors import WireError
+
+from ._session import TlsSession
+
+__all__ = ["KNOCK", "Carried", "Parcel", "new_session"]
+
+HEADER = struct.Struct("<B16sQQ")
+VERSION = 1
+MAX_STREAM_BYTES = 1 << 62
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What is carried at once.
+
+    Parameters
+    ----------
+    session : bytes
+        16 bytes, chosen by the party; zeros where the coordinator knows of none.
+    offset : int
+        Of ``records`` in their sender's stream.
+    received : int
+        Bytes of the other side's stream that have arrived.
+    records : bytes
+    """
+
+    session: bytes
+    offset: int = 0
+    received: int = 0
+    records: bytes = b""
+
+    def encode(self) -> bytes:
+        """The parcel's bytes."""
+        return HEADER.pack(VERSION, self.session, self.offset, self.received) + self.records
+
+    @classmethod
+    def decode(cls, data: bytes) -> Parcel:
+        """Parse what a carrier brought.
+
+        Raises
+        ------
+        WireError
+            Another length, version or place than the format allows.
+        """
+        if len(data) < HEADER.size:
+            raise _malformed(f"{len(data)} bytes")
+        version, session, offset, received = HEADER.unpack_from(data)
+        if version != VERSION:
+            raise _malformed(f"version {version}")
+        if max(offset, received) > MAX_STREAM_BYTES:
+            raise _malformed(f"{offset} and {received} bytes so far")
+        return cls(session, offset, received, data[HEADER.size :])
+
+
+KNOCK = Parcel(bytes(16))
+"""Asks a party to begin a session."""
+
+
+def new_session() -> bytes:
+    """A session's id."""
+    return secrets.token_bytes(16)
+
+
+class Carried:
+    """One side of a session; no I/O of its own.
+
+    Parameters
+    ----------
+    context : ssl.SSLContext
+        As for :class:`TlsSession`.
+    server : bool
+    session : bytes
+        Id.
+
+    Security
+    --------
+    As :class:`TlsSession`. The parcels' own fields are the carrier's word: a wrong one ends the session, or has what
+    was sent before sent again, which is skipped by its place.
+    """
+
+    def __init__(self, context: ssl.SSLContext, *, server: bool, session: bytes) -> None:
+        self.session = session
+        self._tls = TlsSession(context, server=server)
+        self._unreceived = bytearray()
+        self._acknowledged = self._received = 0
+
+    @property
+    def established(self) -> bool:
+        """Whether the handshake is complete on this side."""
+        return self._tls.established
+
+    @property
+    def certificate(self) -> bytes:
+        """The other side's certificate in DER; empty before the session is established."""
+        return self._tls.certificate
+
+    def send(self, data: bytes) -> None:
+        """Have bytes sent with the next parcel.
+
+        Raises
+        ------
+        AuthenticationError
+            The session has ended.
+        """
+        self._tls.send(data)
+
+    def take(self, parcel: Parcel) -> bytes:
+        """Take a parcel; return what the other side sent, as far as it is whole and was not returned before.
+
+        Raises
+        ------
+        AuthenticationError
+            The handshake was refused, or records are not those of this session. It has ended.
+        WireError
+            Records are missing before these, or what was never sent was received. The session cannot go on.
+        """
+        self._collect()
+        known = parcel.received - self._acknowledged
+        if known > len(self._unreceived):
+            raise _lost("what was never sent was received")
+        if known > 0:
+            del self._unreceived[:known]
+            self._acknowledged = parcel.received
+        if parcel.offset > self._received:
+            raise _lost(f"{parcel.offset - self._received} bytes are missing")
+        fresh = parcel.records[self._received - parcel.offset :]
+        if not fresh:
+            return b""
+        self._received += len(fresh)
+        return self._tls.receive(fresh)
+
+    def parcel(self) -> Parcel:
+        """What is to be carried now: all that has not been received."""
+        self._collect()
+        return Parcel(self.session, self._acknowledged, self._received, bytes(self._unreceived))
+
+    @property
+    def unreceived_bytes(self) -> int:
+        """How much the other side has not been heard to have received."""
+        self._collect()
+        return len(self._unreceived)
+
+    def _collect(self) -> None:
+        self._unreceived += self._tls.outgoing()
+
+
+def _malformed(got: str) -> WireError:
+    return WireError("A parcel is malformed", got=got, rule="docs/channels.md, 'Flower'", fix="check versions")
+
+
+def _lost(got: str) -> WireError:
+    return WireError("A session over parcels cannot go on", got=got, rule="every byte arrives", fix="begin another")

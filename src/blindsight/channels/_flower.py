@@ -1,0 +1,212 @@
+"""The coordinator's end over Flower: a socket for the app inside Flower that carries, and sessions with every party.
+
+Wire format: docs/channels.md, 'Flower'. Nothing of Flower is imported. What is said to whom is :class:`Nodes`' business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from blindsight.errors import UnavailableError, WireError
+
+from ._channel import MAX_MESSAGE_BYTES
+from ._dialled import DialledChannel
+from ._flower_app.blindsight_courier.courier import ANSWER, CARRY, END, HEAD, LENGTH, LOST, NODES
+from ._flower_nodes import Nodes
+from ._flower_party import longest_parcel, socket_of
+from ._tls import Pathlike, mutual_context
+from ._unix import listen_unix
+
+__all__ = ["FlowerChannel"]
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.2
+FAREWELL_SECONDS = 2.0
+PATIENCE_SECONDS = 60.0
+
+
+class FlowerChannel(DialledChannel):
+    """Parties behind the SuperNodes of a Flower federation; a party is whoever has its certificate.
+
+    Parameters
+    ----------
+    parties : mapping of name to str
+        SHA-256 of each party's certificate (of its DER bytes), in hexadecimal.
+    certificate, private_key : path
+        The coordinator's own, in PEM.
+    authority : path
+        Certificates, in PEM, that may sign those of parties.
+    url : str
+        ``flower://HOST:PORT`` of the SuperLink, for people.
+    socket : path, optional
+        Where the app inside Flower connects: ``flower.sock`` beside ``certificate``, of mode 0600, otherwise. A path
+        given here gets mode 0660, for a SuperLink under another account; its folder says who gets there.
+    max_message_bytes : int
+        Longest answer that is read, from 1 to 2^30.
+
+    Raises
+    ------
+    StoreError, UnavailableError
+        A file cannot be used; another process listens at the socket.
+
+    Notes
+    -----
+    An exchange costs seconds: a SuperNode looks for work every 3 s, and starts a process for each message. A session
+    with a party costs two exchanges when it begins, and lasts until one of the two processes ends.
+
+    Security
+    --------
+    SuperLink, SuperNodes and the app between are carriers: what they carry is TLS 1.3 between this process and the
+    party's, both by certificate, without resumption. A certificate of another authority, or one that has expired, ends
+    the handshake; one that is on no list ends the session before anything is said. They see which node talks when, and
+    lengths; they can delay and drop, which is a dropout. Of each party at most one request is held, and two answers.
+    """
+
+    patience_s = PATIENCE_SECONDS
+
+    def __init__(
+        self,
+        parties: Mapping[str, str],
+        *,
+        certificate: Pathlike,
+        private_key: Pathlike,
+        authority: Pathlike,
+        url: str = "flower:",
+        socket: Pathlike | None = None,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        super().__init__(parties)
+        context = mutual_context(
+            certificate=certificate, private_key=private_key, trusted=[authority], server=True, check_name=False
+        )
+        self.url = url
+        self.socket, mode = socket_of(certificate, socket)
+        self._longest = longest_parcel(max_message_bytes)
+        self._nodes = Nodes(self._roll, self._desk, context, max_message_bytes)
+        self._listener = listen_unix(self.socket, mode=mode)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._news, self._over = asyncio.Event(), asyncio.Event()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="blindsight-flower", daemon=True)
+        self._thread.start()
+        self._started.wait()
+        if self._loop is None:
+            self._thread.join()
+            raise UnavailableError("The channel's thread did not start", fix="read the log")
+
+    def close(self) -> None:
+        """Tell the app inside Flower that this is over, and end."""
+        self._desk.close()
+        self._call(self._over.set)
+        self._thread.join()
+
+    def _wake(self, party: str) -> None:
+        del party
+        self._call(self._news.set)
+
+    def _drop(self, party: str) -> None:
+        self._call(self._dropped, party)
+
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(function, *arguments)
+
+    # -- in the channel's thread --------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except Exception:
+            log.exception("the channel over Flower has failed")
+        finally:
+            self._listener.close()
+            with contextlib.suppress(OSError):
+                os.unlink(self.socket)
+            self._desk.close()
+            self._started.set()
+
+    async def _serve(self) -> None:
+        running: set[asyncio.Task[None]] = set()
+
+        def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            for older in running:
+                older.cancel()  # the app was started again
+            task = asyncio.ensure_future(self._connection(reader, writer))
+            running.add(task)
+            task.add_done_callback(running.discard)
+
+        server = await asyncio.start_unix_server(connected, sock=self._listener)
+        self._loop = asyncio.get_running_loop()
+        self._started.set()
+        await self._over.wait()
+        server.close()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await server.wait_closed()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One app inside Flower, until it ends or another one comes."""
+        log.info("Flower's app has connected")
+        pump = asyncio.ensure_future(self._pump(writer))
+        try:
+            while True:
+                (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+                if not HEAD.size <= length <= HEAD.size + self._longest:
+                    raise WireError("A frame of Flower's app has a length that none has", got=f"{length} bytes")
+                self._heard(await reader.readexactly(length))
+        except (asyncio.IncompleteReadError, OSError):
+            log.warning("Flower's app has gone; waiting for it to come back")
+        except WireError as error:
+            log.error("Flower's app was cut off: %s", error)
+        finally:
+            pump.cancel()
+            await asyncio.gather(pump, return_exceptions=True)
+            self._nodes.unheard()
+            with contextlib.suppress(OSError, TimeoutError):
+                if self._over.is_set():
+                    await _send(writer, HEAD.pack(END, 0, 0, 0.0), timeout_s=FAREWELL_SECONDS)
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    def _heard(self, frame: bytes) -> None:
+        kind, node, number, _ = HEAD.unpack_from(frame)
+        body, now = frame[HEAD.size :], time.monotonic()
+        if kind == NODES and len(body) % LENGTH.size == 0:
+            self._nodes.seen(one for (one,) in LENGTH.iter_unpack(body))
+        elif kind == ANSWER:
+            self._nodes.answered(node, number, body, now)
+        elif kind == LOST:
+            self._nodes.lost(node, number, body[:400].decode(errors="replace"), now)
+        else:
+            raise WireError("A frame of Flower's app is of no kind that there is", got=str(kind))
+        self._news.set()
+
+    async def _pump(self, writer: asyncio.StreamWriter) -> None:
+        while True:
+            self._news.clear()
+            for errand in self._nodes.due(time.monotonic()):
+                head = HEAD.pack(CARRY, errand.node, errand.number, errand.seconds)
+                await _send(writer, head, errand.parcel, timeout_s=None)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._news.wait()
+
+    def _dropped(self, party: str) -> None:
+        self._nodes.drop(party)
+        self._news.set()
+
+
+async def _send(writer: asyncio.StreamWriter, *parts: bytes, timeout_s: float | None) -> None:
+    writer.write(LENGTH.pack(sum(map(len, parts))) + b"".join(parts))
+    async with asyncio.timeout(timeout_s):
+        await writer.drain()

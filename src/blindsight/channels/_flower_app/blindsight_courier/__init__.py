@@ -1,0 +1,1 @@
+"""A Flower app that carries parcels between the sockets of Blindsight's processes, and cannot read them."""
