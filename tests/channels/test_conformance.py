@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from blindsight.testing import MemoryRig, ProcessRig, channel_checks, grpc_rig, https_rig
+from blindsight.testing import FlowerRig, MemoryRig, ProcessRig, channel_checks, grpc_rig, https_rig
 
-RIGS = [MemoryRig(), ProcessRig(), https_rig(), grpc_rig()]
+RIGS = [MemoryRig(), ProcessRig(), https_rig(), grpc_rig(), FlowerRig()]
 CASES = [(rig, name) for rig in RIGS for name in channel_checks(rig)]
 
 

@@ -1,4 +1,4 @@
-"""A TLS session whose records travel in parcels: some are lost, repeated, late or out of turn, as over a fleet's server.
+"""A TLS session whose records travel in parcels, of which some are lost, repeated, late or out of turn.
 
 Format: docs/channels.md, 'Flower'. Each parcel says where in its sender's stream its records begin, and how far the
 other side's stream has been received; whatever has not been received is sent again with the next parcel. So the session

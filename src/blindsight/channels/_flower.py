@@ -1,6 +1,7 @@
 """The coordinator's end over Flower: a socket for the app inside Flower that carries, and sessions with every party.
 
-Wire format: docs/channels.md, 'Flower'. Nothing of Flower is imported. What is said to whom is :class:`Nodes`' business.
+Wire format: docs/channels.md, 'Flower'. Nothing of Flower is imported. What is said to whom is the business of
+:class:`Nodes`.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class FlowerChannel(DialledChannel):
         certificate: Pathlike,
         private_key: Pathlike,
         authority: Pathlike,
-        url: str = "flower:",
+        url: str = "flower://superlink",
         socket: Pathlike | None = None,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:

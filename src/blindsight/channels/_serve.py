@@ -25,7 +25,7 @@ def serve(handler: Callable[[bytes], bytes], url: str, **options: Any) -> None:
     url : str
         ``https://HOST:PORT``, ``grpcs://HOST:PORT`` or ``flower://HOST:PORT``.
     **options
-        Of the function that the scheme names (``serve_https``, ...); all have ``name``, ``certificate``, ``private_key``, ``authority``,
+        Of the function that the scheme names; all have ``name``, ``certificate``, ``private_key``, ``authority``,
         ``coordinator``, ``stop``, ``max_message_bytes`` and ``max_backoff_s``.
 
     Raises

@@ -4,6 +4,8 @@ from ._authority import InsecureAuthority
 from ._checks_channel import channel_checks
 from ._conformance import check_detector, detector_checks
 from ._faults import FaultyChannel
+from ._fleet import FlowerFleet, flower_bin
+from ._flower_rig import FakeFleet, FlowerRig, RunningFlower
 from ._noise import InsecureSeededSource
 from ._relay import ChaosRelay
 from ._rigs import MemoryRig, ProcessRig, grpc_rig, https_rig
@@ -11,14 +13,19 @@ from ._sample import sample_records
 
 __all__ = [
     "ChaosRelay",
+    "FakeFleet",
     "FaultyChannel",
+    "FlowerFleet",
+    "FlowerRig",
     "InsecureAuthority",
     "InsecureSeededSource",
     "MemoryRig",
     "ProcessRig",
+    "RunningFlower",
     "channel_checks",
     "check_detector",
     "detector_checks",
+    "flower_bin",
     "grpc_rig",
     "https_rig",
     "sample_records",

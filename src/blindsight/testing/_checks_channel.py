@@ -1,8 +1,8 @@
 """The suite that every channel is held against: what an exchange promises, whatever the network does.
 
 ``channel_checks(rig)`` gives the checks that apply, by name. All channels: exchange, deadlines, raising, big, twenty,
-unknown, closing. Where parties are processes: killed. Where they dial out: absent, comes_back, cut, restarted,
-partition, twice, strangers, revoked, stopped.
+unknown, closing. Where parties are processes: killed. Where they dial out: absent, restarted, strangers, revoked,
+stopped. Where a relay for TCP fits between: comes_back, cut, partition, twice.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def channel_checks(rig: Rig | None = None) -> dict[str, Check]:
         groups.append(_PROCESSES)
     if rig is None or rig.dialled:
         groups.append(_DIALLED)
+    if rig is None or rig.relayed:
+        groups.append(_RELAYED)
     return {check.__name__.removeprefix("_check_"): check for group in groups for check in group}
 
 
@@ -327,12 +329,9 @@ _ALL: tuple[Check, ...] = (
 _PROCESSES: tuple[Check, ...] = (_check_killed,)
 _DIALLED: tuple[Check, ...] = (
     _check_absent,
-    _check_comes_back,
-    _check_cut,
     _check_restarted,
-    _check_partition,
-    _check_twice,
     _check_strangers,
     _check_revoked,
     _check_stopped,
 )
+_RELAYED: tuple[Check, ...] = (_check_comes_back, _check_cut, _check_partition, _check_twice)

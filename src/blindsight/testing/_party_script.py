@@ -1,7 +1,7 @@
 """A scripted party for tests of channels, in this process or in its own.
 
 Run by its path, ``stdio`` answers frames on standard streams; ``https`` or ``grpc``, with ``URL NAME FOLDER``, dials
-out with the files ``NAME.crt``, ``NAME.key`` and ``authority.crt`` of the folder.
+out with the files ``NAME.crt``, ``NAME.key`` and ``authority.crt`` of the folder; ``flower`` listens at ``NAME.sock``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from blindsight.channels import serve_frames, serve_grpc, serve_https
+from blindsight.channels import serve_flower, serve_frames, serve_grpc, serve_https
 
 __all__ = ["BACKOFF_SECONDS", "SERVE", "Script"]
 
 BACKOFF_SECONDS = 0.3
-SERVE: dict[str, Callable[..., None]] = {"https": serve_https, "grpc": serve_grpc}
+SERVE: dict[str, Callable[..., None]] = {"https": serve_https, "grpc": serve_grpc, "flower": serve_flower}
 
 
 class Script:
@@ -65,6 +65,7 @@ def main(arguments: list[str]) -> None:
         private_key=folder / f"{name}.key",
         authority=folder / "authority.crt",
         max_backoff_s=BACKOFF_SECONDS,
+        **({"socket": folder / f"{name}.sock"} if kind == "flower" else {}),
     )
 
 

@@ -67,11 +67,14 @@ class Rig(ABC):
         Parties may be processes of their own, which can be killed.
     dialled : bool
         Parties dial out, may come late, and may come back.
+    relayed : bool
+        A relay for TCP may be put between.
     """
 
     name: str
     processes = False
     dialled = False
+    relayed = False
 
     @abstractmethod
     def running(
@@ -157,10 +160,14 @@ class RunningDialled(Running):
     def serve(self, name: str, issued: Issued, handler: Callable[[bytes], bytes]) -> None:
         """Start a thread that calls itself ``name`` and shows any certificate."""
         stop = threading.Event()
-        options = {"name": name, "stop": stop, "max_backoff_s": BACKOFF_SECONDS, **issued.files}
+        options = {"name": name, "stop": stop, "max_backoff_s": BACKOFF_SECONDS, **issued.files, **self.more()}
         thread = threading.Thread(target=self._rig.serve, args=(handler, self.url), kwargs=options, daemon=True)
         thread.start()
         self._threads.append((thread, stop))
+
+    def more(self) -> dict[str, Any]:
+        """Options of the party's end that only this kind of channel has."""
+        return {}
 
     def kill(self, name: str) -> None:
         process = self._processes.pop(name)
@@ -207,6 +214,7 @@ class DialledRig(Rig):
 
     processes = True
     dialled = True
+    relayed = True
 
     def __init__(
         self, name: str, make: Callable[..., Any], serve: Callable[..., None], refusals: Sequence[str]

@@ -1,7 +1,8 @@
-"""Both ends' sockets. Needs the standard library alone, and knows nothing of Flower. Formats: docs/channels.md, 'Flower'.
+"""Both ends' sockets. Needs the standard library alone, and knows nothing of Flower.
 
-A frame is a u64 length (little endian) and that many bytes. At a party the bytes are a parcel, and its answer is one. At
-the coordinator they begin with a head that says of which node and message the parcel behind it is.
+Formats: docs/channels.md, 'Flower'. A frame is a u64 length (little endian) and that many bytes. At a party the bytes are
+a parcel, and its answer is one. At the coordinator they begin with a head that says of which node and message the parcel
+behind it is.
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ def ask(path: str, parcel: bytes) -> bytes:
     return answer
 
 
-def serve(path: str, fleet: Fleet, wait_s: float) -> None:
+def serve(
+    path: str, fleet: Fleet, wait_s: float, *, pause_s: float = PAUSE_SECONDS, look_s: float = LOOK_SECONDS
+) -> None:
     """Carry for the coordinator until it says that it has ended; one that vanishes is waited for.
 
     Raises
@@ -108,7 +111,7 @@ def serve(path: str, fleet: Fleet, wait_s: float) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             try:
                 connection.connect(path)
-                over = _carry(connection, fleet)
+                over = _carry(connection, fleet, pause_s, look_s)
                 last = time.monotonic()
             except OSError:  # nobody listens yet, or the connection broke
                 over = False
@@ -119,12 +122,12 @@ def serve(path: str, fleet: Fleet, wait_s: float) -> None:
     raise RuntimeError(f"no coordinator at the socket for {wait_s:g} s")
 
 
-def _carry(connection: socket.socket, fleet: Fleet) -> bool:
-    """Until the coordinator ends (True), or is gone (False)."""
+def _carry(connection: socket.socket, fleet: Fleet, pause_s: float, look_s: float) -> bool:
+    """Until the coordinator ends (True), or is gone (False); looks for answers and nodes every so often."""
     known: list[int] | None = None
     look = 0.0
     while True:
-        if select.select([connection], [], [], PAUSE_SECONDS)[0]:
+        if select.select([connection], [], [], pause_s)[0]:
             frame = read(connection)
             if frame is None:
                 return False
@@ -135,7 +138,7 @@ def _carry(connection: socket.socket, fleet: Fleet) -> bool:
                 fleet.push(node, number, frame[HEAD.size :], seconds)
             continue  # what else lies ready goes out first
         if time.monotonic() >= look:
-            nodes, look = sorted(fleet.nodes()), time.monotonic() + LOOK_SECONDS
+            nodes, look = sorted(fleet.nodes()), time.monotonic() + look_s
             if nodes != known:
                 known = nodes
                 write(connection, HEAD.pack(NODES, 0, 0, 0.0), *map(LENGTH.pack, nodes))
