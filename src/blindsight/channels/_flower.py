@@ -29,6 +29,8 @@ __all__ = ["FlowerChannel"]
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.2
+READ_BYTES = 1 << 22
+"""Read ahead; asyncio's own 64 KiB are slow for long parcels."""
 FAREWELL_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
 
@@ -144,7 +146,7 @@ class FlowerChannel(DialledChannel):
             running.add(task)
             task.add_done_callback(running.discard)
 
-        server = await asyncio.start_unix_server(connected, sock=self._listener)
+        server = await asyncio.start_unix_server(connected, sock=self._listener, limit=READ_BYTES)
         self._loop = asyncio.get_running_loop()
         self._started.set()
         await self._over.wait()

@@ -39,6 +39,7 @@ GREETING_ID = "00" * ID_BYTES
 FAREWELL_SECONDS = 15.0
 PIECE_SECONDS = 60.0
 MAX_COURIERS = 16
+READ_BYTES = 1 << 20
 
 
 def socket_of(certificate: Pathlike, socket: Pathlike | None) -> tuple[Path, int]:
@@ -145,7 +146,7 @@ def serve_flower(
             task.add_done_callback(couriers.discard)
 
         async with leaving(stop or threading.Event()) as left:
-            server = await asyncio.start_unix_server(connected, sock=listener)
+            server = await asyncio.start_unix_server(connected, sock=listener, limit=READ_BYTES)
             work = asyncio.ensure_future(agent.work())
             leave = asyncio.ensure_future(left.wait())
             log.info("%s waits for Flower's courier at %s", name, path.name)

@@ -83,6 +83,10 @@ def coordinator_fit(
         str | None,
         typer.Option(help="HOST:PORT to listen on, where that is not the address itself."),
     ] = None,
+    socket: Annotated[
+        Path | None,
+        typer.Option(help="Over Flower: the socket for its app, of mode 0660.  [default: flower.sock in the kit]"),
+    ] = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Federated anomaly detection",
     key_file: Annotated[
         Path | None, typer.Option("--key-file", help="Key file that seals model and journal at rest.")
@@ -110,7 +114,7 @@ def coordinator_fit(
     with (
         _terminated_as_interrupted(),
         collected_warnings() as told,
-        open_coordinator(kit, url=url, listen=_host_and_port(listen), key_file=key_file) as site,
+        open_coordinator(kit, url=url, listen=_host_and_port(listen), socket=socket, key_file=key_file) as site,
     ):
         check_suits(chosen, site.schema, privacy)
         federation = Federation(
@@ -173,6 +177,26 @@ def coordinator_fit(
             "epsilon_spent": None if run.privacy is None else run.privacy.epsilon_spent,
         }
     )
+
+
+@coordinator_app.command(
+    "flower-app",
+    short_help="Write the app that carries messages inside Flower.",
+    epilog="Example: blindsight coordinator flower-app flower-app; then flwr run flower-app ...: docs/flower.md",
+)
+@command
+def coordinator_flower_app(
+    output: Annotated[Path, typer.Argument(help="A folder that does not exist yet.")],
+    json_output: JsonOption = False,
+) -> None:
+    """Write the Flower app of a federation whose address is flower://...; the same for every federation."""
+    from blindsight.channels import write_flower_app
+
+    folder = write_flower_app(output)
+    screen = Screen(as_json=json_output)
+    screen.say(f"Wrote {folder}. It reads nothing that it carries.")
+    screen.say(f"Next: flwr run {folder} LINK --run-config 'socket=\"/path/to/the/kit/flower.sock\"'")
+    screen.result({"app": str(folder)})
 
 
 @contextlib.contextmanager

@@ -19,12 +19,19 @@ def party_serve(
     url: Annotated[
         str | None, typer.Option("--url", help="Which of the coordinator's addresses to dial.  [default: the first]")
     ] = None,
+    socket: Annotated[
+        Path | None,
+        typer.Option(
+            help="Over Flower: the socket for its courier, of mode 0660.  [default: flower.sock in the folder]"
+        ),
+    ] = None,
     key_file: KeyFileOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Dial the coordinator and answer what policy, budget and approvals let through, until SIGTERM or Ctrl-C.
 
-    Nothing listens here. Standard error has one line an event, without a value of any record; party.log has everything.
+    No port is open here; over Flower a socket in the folder is. Standard error has one line an event, without a value
+    of any record; party.log has everything.
     """
     from blindsight.channels import serve
     from blindsight.errors import ParameterError
@@ -47,6 +54,12 @@ def party_serve(
             fix="write it into party.toml: coordinator = [...]",
         )
     address = url or site.addresses[0]
-    log.info("%s dials %s for '%s'", site.party.name, address, site.coordinator.name)
-    serve(site.handler, address, **site.options)
+    flower = address.startswith("flower:")
+    if socket is not None and not flower:
+        raise ParameterError("--socket is for addresses flower://... alone", got=address)
+    if flower:
+        log.info("%s answers '%s' over Flower at %s", site.party.name, site.coordinator.name, address)
+    else:
+        log.info("%s dials %s for '%s'", site.party.name, address, site.coordinator.name)
+    serve(site.handler, address, **site.options, **({"socket": socket} if socket is not None else {}))
     log.info("%s has ended", site.party.name)

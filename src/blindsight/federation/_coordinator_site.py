@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from blindsight.channels import DialledChannel, GrpcChannel, HttpsChannel
+from blindsight.channels import DialledChannel, FlowerChannel, GrpcChannel, HttpsChannel
 from blindsight.data import Schema
 from blindsight.errors import BlindsightError, FormatError, ParameterError, SurvivorsError, UnavailableError
 from blindsight.keys import Sealer, certificate_fingerprint, read_certificate_file, read_tls_key
@@ -28,7 +28,6 @@ __all__ = ["CoordinatorSite", "open_coordinator", "wait_for_parties"]
 log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 2.0
-GREETING_SECONDS = 2.0
 BREATH_SECONDS = 0.1
 
 _CHANNELS: dict[str, type[HttpsChannel | GrpcChannel]] = {"https": HttpsChannel, "grpcs": GrpcChannel}
@@ -116,6 +115,7 @@ def open_coordinator(
     *,
     url: str | None = None,
     listen: tuple[str, int] | None = None,
+    socket: str | os.PathLike[str] | None = None,
     key_file: str | os.PathLike[str] | None = None,
 ) -> CoordinatorSite:
     """Open the coordinator's kit, and listen for its parties.
@@ -129,6 +129,8 @@ def open_coordinator(
     listen : (host, port), optional
         Where to listen, if that is not the address itself: behind a firewall that forwards. Otherwise the address's
         port; on its host if that is an IP address of this machine's loopback, on all interfaces if not.
+    socket : path-like, optional
+        For an address ``flower://...``: where the app inside Flower connects; ``flower.sock`` in the kit otherwise.
     key_file : path-like, optional
         Seals journal and list at rest.
 
@@ -138,7 +140,7 @@ def open_coordinator(
         A file is missing or malformed; certificate, key, authority and list do not belong together; the list is no
         successor of the one that was seen before.
     ParameterError
-        ``url`` is none of the list's addresses.
+        ``url`` is none of the list's addresses; ``listen`` or ``socket`` is not for its kind.
     SurvivorsError
         The list holds fewer than three parties.
     UnavailableError, MissingExtraError
@@ -163,19 +165,36 @@ def open_coordinator(
     store = Store(folder / "coordinator.db", Sealer.from_key_file(key_file) if key_file is not None else None)
     try:
         PinnedList(store).accept(listing)
-        host, port = listen if listen is not None else _interface(address)
-        channel = _CHANNELS[address.partition(":")[0]](
-            listing.certificates,
-            certificate=folder / "tls.crt",
-            private_key=folder / "tls.key",
-            authority=folder / "authority.crt",
-            host=host,
-            port=port,
-        )
+        channel = _open_channel(folder, listing, address, listen, socket)
     except BaseException:
         store.close()
         raise
     return CoordinatorSite(folder, listing, schema, channel, store)
+
+
+def _open_channel(
+    folder: Path,
+    listing: ParticipantList,
+    address: str,
+    listen: tuple[str, int] | None,
+    socket: str | os.PathLike[str] | None,
+) -> DialledChannel:
+    files: dict[str, Any] = {
+        "certificate": folder / "tls.crt",
+        "private_key": folder / "tls.key",
+        "authority": folder / "authority.crt",
+    }
+    scheme = address.partition(":")[0]
+    if (listen if scheme == "flower" else socket) is not None:
+        raise ParameterError(
+            "Where to listen is said in a way that is not for this address",
+            got=address,
+            rule="a socket (--socket) for flower://, host and port (--listen) for the others",
+        )
+    if scheme == "flower":
+        return FlowerChannel(listing.certificates, **files, url=address, socket=socket)
+    host, port = listen if listen is not None else _interface(address)
+    return _CHANNELS[scheme](listing.certificates, **files, host=host, port=port)
 
 
 def wait_for_parties(
@@ -211,9 +230,9 @@ def wait_for_parties(
             "The quorum cannot be used", got=str(quorum), rule=f"from {federation._threshold} to {len(names)}: "
             f"{federation._threshold} parties open a sum",
         )  # fmt: skip
-    deadline, before = time.monotonic() + wait_s, None
+    deadline, before, patience_s = time.monotonic() + wait_s, None, federation._channel.patience_s
     while True:
-        present = federation.greet(max(BREATH_SECONDS, min(GREETING_SECONDS, deadline - time.monotonic())))
+        present = federation.greet(max(BREATH_SECONDS, min(patience_s, deadline - time.monotonic())))
         absent = sorted(set(names) - set(present))
         if tell is not None and present != before:
             tell(present, absent)

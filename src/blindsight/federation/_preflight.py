@@ -7,7 +7,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -344,13 +344,20 @@ class _Looks:
         for one in self._all_knocks():
             level = _ok if one.level == "ok" else _fail
             found.append(level("reachability", f"{one.address}: {one.told}", one.fix))
+        for address in self._dialled():
+            if address.startswith("flower:"):
+                found.append(_ok("reachability", f"{address}: Flower's SuperNode dials there, nothing of ours does"))
         return found
+
+    def _dialled(self) -> Sequence[str]:
+        """The coordinator's addresses, for a party."""
+        if not (self.folder / "party.toml").exists():
+            return ()
+        return read_party_file(self.folder).coordinator or ParticipantList.read(self.folder).coordinator.addresses
 
     def _all_knocks(self) -> list[Knock]:
         if self._knocks is None:
             listing = ParticipantList.read(self.folder)
-            server = not (self.folder / "party.toml").exists()
-            addresses = [] if server else read_party_file(self.folder).coordinator or listing.coordinator.addresses
             self._knocks = [
                 knock(
                     address,
@@ -360,7 +367,8 @@ class _Looks:
                     expected=listing.coordinator.certificate,
                     timeout_s=self.timeout_s,
                 )
-                for address in addresses
+                for address in self._dialled()
+                if not address.startswith("flower:")
             ]
         return self._knocks
 

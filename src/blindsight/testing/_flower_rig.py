@@ -148,7 +148,7 @@ class RunningFlower(RunningDialled):
 
     def restart_channel(self) -> None:
         self.channel.close()
-        self.channel = FlowerChannel(self._prints, **self._files)
+        self.channel = self._rig.make(self._prints, **self._files)
 
 
 class FlowerRig(DialledRig):
@@ -181,7 +181,7 @@ class FlowerRig(DialledRig):
             authority = InsecureAuthority(folder)
             coordinator = authority.issue("coordinator", server=True)
             issued = {name: authority.issue(name, lasts=-MINUTE if name in expired else HOUR) for name in names}
-            channel = FlowerChannel({name: one.fingerprint for name, one in issued.items()}, **coordinator.files)
+            channel = self.make({name: one.fingerprint for name, one in issued.items()}, **coordinator.files)
             running = RunningFlower(self, channel, None, authority, issued, coordinator.files)
             running.folder, running.fleet = folder, FakeFleet(channel.socket)
             stack.callback(running.fleet.close)

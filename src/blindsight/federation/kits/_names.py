@@ -48,7 +48,7 @@ def contact_problem(contact: str) -> str | None:
 
 
 def address_problem(address: str) -> str | None:
-    """The coordinator's address: ``https://host:port`` or ``grpcs://host:port``, no path, no user."""
+    """The coordinator's address: ``https://host:port``, ``grpcs://`` or ``flower://``, no path, no user."""
     try:
         parts = urlsplit(address)
         port, host = parts.port, parts.hostname
@@ -57,8 +57,8 @@ def address_problem(address: str) -> str | None:
     rest = (parts.username, parts.password, parts.query, parts.fragment)
     if (
         len(address) > MAX_ADDRESS_CHARS
-        or parts.scheme not in ("https", "grpcs")
-        or (parts.scheme == "grpcs" and port is None)
+        or parts.scheme not in ("https", "grpcs", "flower")
+        or (parts.scheme != "https" and port is None)
         or host is None
         or not _HOST.fullmatch(host)
         or port == 0
@@ -66,7 +66,7 @@ def address_problem(address: str) -> str | None:
         or any(rest)
     ):
         return (
-            f"{address[:80]!r} is no address: https://host:port or grpcs://host:port alone "
+            f"{address[:80]!r} is no address: https://host:port, grpcs://host:port or flower://host:port alone "
             "(example: 'https://federation.example.org:8443')"
         )
     return None

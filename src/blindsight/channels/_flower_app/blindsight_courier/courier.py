@@ -1,8 +1,8 @@
 """Both ends' sockets. Needs the standard library alone, and knows nothing of Flower.
 
-Formats: docs/channels.md, 'Flower'. A frame is a u64 length (little endian) and that many bytes. At a party the bytes are
-a parcel, and its answer is one. At the coordinator they begin with a head that says of which node and message the parcel
-behind it is.
+Formats: docs/channels.md, 'Flower'. A frame is a u64 length (little endian) and that many bytes. At a party the bytes
+are a parcel, and its answer is one. At the coordinator they begin with a head that says of which node and message the
+parcel behind it is.
 """
 
 from __future__ import annotations
