@@ -171,15 +171,18 @@ class FlowerChannel(DialledChannel):
         except WireError as error:
             log.error("Flower's app was cut off: %s", error)
         finally:
+            # nothing is awaited before all is said and closed: a newer connection may cancel this one here again
             pump.cancel()
-            await asyncio.gather(pump, return_exceptions=True)
             self._nodes.unheard()
-            with contextlib.suppress(OSError, TimeoutError):
-                if self._over.is_set():
-                    await _send(writer, HEAD.pack(END, 0, 0, 0.0), timeout_s=FAREWELL_SECONDS)
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            if self._over.is_set():
+                writer.write(_frame(HEAD.pack(END, 0, 0, 0.0)))
+            writer.close()  # once all of it has been read
+            try:
+                async with asyncio.timeout(FAREWELL_SECONDS):
+                    await writer.wait_closed()
+            except (OSError, TimeoutError):
+                writer.transport.abort()
+            await asyncio.gather(pump, return_exceptions=True)
 
     def _heard(self, frame: bytes) -> None:
         kind, node, number, _ = HEAD.unpack_from(frame)
@@ -199,7 +202,8 @@ class FlowerChannel(DialledChannel):
             self._news.clear()
             for errand in self._nodes.due(time.monotonic()):
                 head = HEAD.pack(CARRY, errand.node, errand.number, errand.seconds)
-                await _send(writer, head, errand.parcel, timeout_s=None)
+                writer.write(_frame(head, errand.parcel))
+                await writer.drain()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
                     await self._news.wait()
@@ -209,7 +213,5 @@ class FlowerChannel(DialledChannel):
         self._news.set()
 
 
-async def _send(writer: asyncio.StreamWriter, *parts: bytes, timeout_s: float | None) -> None:
-    writer.write(LENGTH.pack(sum(map(len, parts))) + b"".join(parts))
-    async with asyncio.timeout(timeout_s):
-        await writer.drain()
+def _frame(*parts: bytes) -> bytes:
+    return LENGTH.pack(sum(map(len, parts))) + b"".join(parts)

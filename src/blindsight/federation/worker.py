@@ -1,9 +1,9 @@
 """A party in a process of its own: ``python -m blindsight.federation.worker FOLDER [--key-file FILE]``.
 
 Answers frames on standard output to frames on standard input; with ``--url`` it dials its coordinator instead, and
-needs ``--certificate``, ``--private-key`` and ``--authority``. What it has to say about its records goes to
-``party.log`` in its folder (mode 0600) and nowhere else: its standard error may be the coordinator's terminal. It is
-given its own folder and nothing else.
+needs ``--certificate``, ``--private-key`` and ``--authority``; over Flower ``--socket`` says where the courier comes.
+What it has to say about its records goes to ``party.log`` in its folder (mode 0600) and nowhere else: its standard
+error may be the coordinator's terminal. It is given its own folder and nothing else.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     tls = ("certificate", "private_key", "authority")
     for name in tls:
         parser.add_argument(f"--{name.replace('_', '-')}")
+    parser.add_argument("--socket")
     options = parser.parse_args(arguments)
     if options.url is not None and not all(getattr(options, name) for name in tls):
         parser.error("--url needs --certificate, --private-key and --authority")
@@ -50,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if options.url is not None:
         files = {name: getattr(options, name) for name in tls}
+        if options.socket is not None:
+            files["socket"] = options.socket
         try:
             serve(party.handle, options.url, name=party.name, **files)
         except BlindsightError as error:

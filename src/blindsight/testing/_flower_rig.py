@@ -63,8 +63,13 @@ class FakeFleet:
                 self._locks[node] = threading.Lock()
             return self._agents[agent]
 
+    @property
+    def agents(self) -> list[Path]:
+        """Sockets of parties, in the order of their nodes."""
+        return list(self._agents)
+
     def close(self) -> None:
-        """End; the coordinator's end and the parties' have ended before."""
+        """End, as if the app were killed; what parties are working on is waited for."""
         self._closed = True
         self._server.join(20)
         for thread in self._threads:
@@ -75,6 +80,8 @@ class FakeFleet:
 
     def nodes(self) -> list[int]:
         """As the app's ``Fleet``."""
+        if self._closed:
+            raise ConnectionResetError("the app was killed")
         with self._turn:
             return list(self._agents.values())
 
@@ -131,10 +138,16 @@ class RunningFlower(RunningDialled):
     Attributes
     ----------
     fleet : FakeFleet
+    coordinator_print : str
+        Fingerprint of the coordinator's certificate.
+    options : dict
+        More options of parties' ends that are started from now on.
     """
 
     fleet: FakeFleet
     folder: Path
+    coordinator_print: str
+    options: dict[str, Any]
 
     def start(self, name: str, *, process: bool = False) -> None:
         if process:
@@ -144,7 +157,14 @@ class RunningFlower(RunningDialled):
     def more(self) -> dict[str, Any]:
         path = self.folder / f"agent-{len(self._threads)}.sock"
         self.fleet.add(path)
-        return {"socket": path}
+        return {"socket": path, **self.options}
+
+    def restart_app(self) -> None:
+        """End the fleet, as if the app were killed, and have another with the same nodes."""
+        self.fleet.close()
+        before, self.fleet = self.fleet, FakeFleet(self.channel.socket)
+        for agent in before.agents:
+            self.fleet.add(agent)
 
     def restart_channel(self) -> None:
         self.channel.close()
@@ -183,8 +203,9 @@ class FlowerRig(DialledRig):
             issued = {name: authority.issue(name, lasts=-MINUTE if name in expired else HOUR) for name in names}
             channel = self.make({name: one.fingerprint for name, one in issued.items()}, **coordinator.files)
             running = RunningFlower(self, channel, None, authority, issued, coordinator.files)
-            running.folder, running.fleet = folder, FakeFleet(channel.socket)
-            stack.callback(running.fleet.close)
+            running.folder, running.fleet, running.options = folder, FakeFleet(channel.socket), {}
+            running.coordinator_print = coordinator.fingerprint
+            stack.callback(lambda: running.fleet.close())
             stack.callback(lambda: running.channel.close())
             stack.callback(running.end)
             for name in names:

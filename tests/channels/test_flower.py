@@ -1,0 +1,228 @@
+"""The channel over Flower with carriers that are slow, broken and hostile; its sockets; the app's files."""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import stat
+import threading
+import time
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from blindsight.channels import FlowerChannel, serve, serve_flower, write_flower_app
+from blindsight.channels._flower_app.blindsight_courier import courier
+from blindsight.channels._unix import listen_unix
+from blindsight.errors import ParameterError, StoreError, UnavailableError
+from blindsight.testing import FlowerRig, InsecureAuthority
+
+SECONDS = 60.0
+PART = 0.15  # of the parcels is tampered with: a session begins with six, so that some live
+
+
+class Carrier:
+    """Does one thing to some parcels, and keeps all that it saw."""
+
+    def __init__(self, how: str) -> None:
+        self.how, self.seen, self.done = how, [], 0
+        self._dice = random.Random(7)
+        self._last: dict[tuple[int, bool], bytes] = {}
+
+    def __call__(self, node: int, up: bool, parcel: bytes) -> Iterable[bytes]:
+        self.seen.append(parcel)
+        before = self._last.get((node, up), parcel)
+        others = [one for (other, way), one in self._last.items() if other != node and way == up]
+        self._last[node, up] = parcel
+        if self._dice.random() > PART:
+            return [parcel]
+        self.done += 1
+        return {
+            "changes": [parcel[:-1] + bytes([parcel[-1] ^ 1])],
+            "drops": [],
+            "repeats": [parcel, parcel],
+            "brings old ones first": [before, parcel],
+            "brings old ones instead": [before],
+            "swaps parties": others[:1] or [parcel],
+            "cuts": [parcel[: len(parcel) // 2]],
+            "makes up": [b"\1" + bytes(len(parcel))],
+        }[self.how]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "changes",
+        "drops",
+        "repeats",
+        "brings old ones first",
+        "brings old ones instead",
+        "swaps parties",
+        "cuts",
+        "makes up",
+    ],
+)
+def test_a_hostile_carrier_costs_time_and_nothing_else(how: str) -> None:
+    carrier = Carrier(how)
+    with FlowerRig().running(["a", "b"]) as running:
+        running.fleet.tamper = carrier
+        for turn in range(6):
+            requests = {name: b"a plain word %s %d" % (name.encode(), turn) for name in "ab"}
+            answers = running.channel.exchange(requests, SECONDS)
+            assert answers == {name: request[::-1] for name, request in requests.items()}
+        running.fleet.tamper = None
+        counts = running.channel.exchange({"a": b"!handled", "b": b"!handled"}, SECONDS)
+    assert carrier.done > 2
+    assert counts == {"a": b"7", "b": b"7"}, "every request was computed once, however often it was carried"
+    assert not any(b"plain word" in parcel or b"drow nialp" in parcel for parcel in carrier.seen)
+
+
+def test_a_session_costs_two_messages_and_an_exchange_one() -> None:
+    with FlowerRig().running(["a"]) as running:
+        assert running.channel.exchange({"a": b"xy"}, SECONDS) == {"a": b"yx"}
+        first = running.fleet.carried
+        for _ in range(5):
+            running.channel.exchange({"a": b"xy"}, SECONDS)
+        assert running.fleet.carried == first + 5
+        assert first <= 4  # knock, handshake, letter; one more where the party was not listening yet
+
+
+def test_a_request_that_takes_longer_than_couriers_wait_is_asked_for_again() -> None:
+    with FlowerRig().running(["a"], absent=["a"]) as running:
+        running.options["hold_s"] = 0.1
+        running.start("a")
+        assert running.channel.exchange({"a": b"xy"}, SECONDS) == {"a": b"yx"}
+        before = running.fleet.carried
+        assert running.channel.exchange({"a": b"!sleep 0.6"}, SECONDS) == {"a": b"slept"}
+        assert running.fleet.carried >= before + 3
+        assert running.channel.exchange({"a": b"!handled"}, SECONDS) == {"a": b"3"}
+
+
+def test_sessions_outlive_the_app() -> None:
+    with FlowerRig().running(["a", "b"]) as running:
+        requests = {"a": b"xy", "b": b"xy"}
+        assert len(running.channel.exchange(requests, SECONDS)) == 2
+        running.restart_app()
+        assert len(running.channel.exchange(requests, SECONDS)) == 2
+        threading.Timer(0.2, running.restart_app).start()
+        assert running.channel.exchange({"a": b"!sleep 0.5", "b": b"xy"}, SECONDS) == {"a": b"slept", "b": b"yx"}
+        assert running.channel.exchange({"a": b"!handled"}, SECONDS) == {"a": b"4"}
+
+
+def test_another_coordinator_than_the_pinned_one_is_told_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[bytes] = []
+    with FlowerRig().running(["a"], absent=["a"]) as running, caplog.at_level(logging.WARNING):
+        running.options["coordinator"] = "00" * 32
+        running.serve("a", running.issued["a"], lambda request: heard.append(request) or b"")
+        assert running.channel.exchange({"a": b"xy"}, 1.0) == {}
+    assert not heard
+    assert "the one that is expected is 0000" in caplog.text
+
+
+def test_a_coordinator_that_is_replaced_is_refused_over_a_session_that_stands() -> None:
+    with FlowerRig().running(["a"], absent=["a"]) as running:
+        print_ = InsecureAuthority(running.folder, "other").issue("another", server=True).fingerprint
+        expected = [running.coordinator_print]
+        running.options["coordinator"] = lambda: expected[-1]
+        running.start("a")
+        assert running.channel.exchange({"a": b"xy"}, SECONDS) == {"a": b"yx"}
+        expected.append(print_)
+        assert running.channel.exchange({"a": b"xy"}, 1.0) == {}
+        expected.pop()
+        assert running.channel.exchange({"a": b"!handled"}, SECONDS) == {"a": b"2"}
+
+
+def test_who_talks_nonsense_at_the_coordinators_socket_is_cut_off() -> None:
+    with FlowerRig().running(["a"]) as running:
+        for nonsense in (b"\xff" * 8, courier.LENGTH.pack(courier.HEAD.size) + bytes(courier.HEAD.size)):
+            with socket.socket(socket.AF_UNIX) as stranger:
+                stranger.connect(str(running.channel.socket))
+                stranger.sendall(nonsense)
+                stranger.settimeout(20)
+                while stranger.recv(1 << 16):  # the list of errands; then the end
+                    pass
+        assert running.channel.exchange({"a": b"xy"}, SECONDS) == {"a": b"yx"}
+
+
+def test_who_talks_nonsense_at_a_partys_socket_reaches_nothing() -> None:
+    with FlowerRig().running(["a"]) as running:
+        assert running.channel.exchange({"a": b"xy"}, SECONDS) == {"a": b"yx"}
+        agent = str(running.fleet.agents[0])
+        hello = courier.ask(agent, b"nonsense")
+        assert hello[:1] == b"\1"
+        assert courier.ask(agent, hello) != hello, "its own words are none of the coordinator's"
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(agent)
+            stranger.sendall(courier.LENGTH.pack(1 << 40))
+            stranger.settimeout(20)
+            assert stranger.recv(1) == b""
+        assert running.channel.exchange({"a": b"!handled"}, SECONDS) == {"a": b"2"}
+
+
+def test_an_answer_that_is_too_long_is_a_dropout(tmp_path: Path) -> None:
+    class Short(FlowerRig):
+        def __init__(self) -> None:
+            super().__init__()
+            self.make = lambda parties, **files: FlowerChannel(parties, **files, max_message_bytes=1000)
+
+    with Short().running(["a"]) as running:
+        begin = time.monotonic()
+        assert running.channel.exchange({"a": b"!zeros 1001"}, SECONDS) == {}
+        assert time.monotonic() - begin < SECONDS / 2
+        assert running.channel.exchange({"a": b"!zeros 1000"}, SECONDS) == {"a": bytes(1000)}
+
+
+def test_sockets_are_their_owners_and_taken_over_from_the_dead_alone(tmp_path: Path) -> None:
+    path = tmp_path / "flower.sock"
+    with listen_unix(path) as listener:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with pytest.raises(UnavailableError, match="Another process listens"):
+            listen_unix(path)
+        listener.accept()[0].close()  # the trial
+    with listen_unix(path, mode=0o660):  # what the dead one left is in the way no more
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    path.unlink()
+    path.write_text("something else")
+    with pytest.raises(StoreError, match="no socket"):
+        listen_unix(path)
+    with pytest.raises(StoreError, match="too long"):
+        listen_unix(tmp_path / ("x" * 100))
+    with pytest.raises(StoreError, match="cannot be made"):
+        listen_unix(tmp_path / "missing" / "flower.sock")
+
+
+def test_addresses_of_another_kind_are_refused(tmp_path: Path) -> None:
+    files = InsecureAuthority(tmp_path).issue("a").files
+    with pytest.raises(ParameterError, match="flower://"):
+        serve_flower(lambda _: b"", "https://host:1", name="a", **files)
+    with pytest.raises(ParameterError, match="flower://HOST:PORT"):
+        serve(lambda _: b"", "mail://host", name="a", **files)
+
+
+def test_the_app_is_a_folder_of_its_own_that_names_no_machine(tmp_path: Path) -> None:
+    folder = write_flower_app(tmp_path / "app")
+    config = tomllib.loads((folder / "pyproject.toml").read_text())
+    for kind, end in (("serverapp", "server_app"), ("clientapp", "client_app")):
+        module = config["tool"]["flwr"]["app"]["components"][kind].partition(":")[0]
+        assert (folder / f"{module.replace('.', '/')}.py").is_file()
+        assert module.endswith(end)
+    assert (folder / config["project"]["license"]["file"]).is_file()
+    assert not list(folder.rglob("__pycache__"))
+    with pytest.raises(StoreError, match="could not be written"):
+        write_flower_app(folder)
+
+
+def test_a_courier_says_nothing_of_its_machine(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as told:
+        courier.ask(str(tmp_path / "nobody.sock"), b"parcel")
+    assert str(tmp_path) not in str(told.value)
+    with pytest.raises(RuntimeError, match=r"no coordinator at the socket for 0\.1 s"):
+        courier.serve(str(tmp_path / "nobody.sock"), _Nothing(), 0.1)
+
+
+class _Nothing:
+    def forget(self) -> None:
+        return
