@@ -9,7 +9,7 @@ JOBS ?= 2
 
 export MPLBACKEND := Agg
 
-.PHONY: help demo test check bench docs constraints clean
+.PHONY: help demo test check bench docs constraints constraints-flower clean
 
 help:
 	@echo "make demo    set up and run the main job: fit across parties, score blind, write a report"
@@ -32,14 +32,21 @@ $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) install -c constraints.txt -e '.[he,deep,mpc,serve,net,paillier,dev]'
 	@touch $@ $(VENV)/.demo
 
-$(VENV)/.bench: $(VENV)/.dev
+# Flower's own requirements do not fit into one environment with ours; nothing of ours imports it (docs/flower.md)
+$(VENV)/.flower: $(VENV)/bin/python constraints-flower.txt
+	@echo "setting up Flower beside it (about half a minute) ..."
+	$(PYTHON) -m venv $(VENV)/flower
+	$(VENV)/flower/bin/python -m pip --disable-pip-version-check --quiet install -c constraints-flower.txt flwr
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev $(VENV)/.flower
 	$(PIP) install -c constraints.txt -e '.[he,deep,mpc,serve,net,paillier,dev,bench]'
 	@touch $@
 
 demo: $(VENV)/.demo
 	$(BIN)/blindsight demo --output $(OUT)/demo
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(VENV)/.flower
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 check: $(VENV)/.dev
@@ -62,6 +69,12 @@ docs: $(VENV)/.dev
 constraints: $(VENV)/.bench
 	@{ head -2 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sort -f; } > constraints.new
 	@mv constraints.new constraints.txt
+
+constraints-flower:
+	$(PYTHON) -m venv --clear $(VENV)/flower
+	$(VENV)/flower/bin/python -m pip --disable-pip-version-check --quiet install 'flwr>=1.41,<1.42'
+	@{ head -2 constraints-flower.txt; $(VENV)/flower/bin/python -m pip freeze | sort -f; } > constraints-flower.new
+	@mv constraints-flower.new constraints-flower.txt
 
 clean:
 	rm -rf $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache

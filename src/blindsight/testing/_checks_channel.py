@@ -200,6 +200,7 @@ def _check_cut(rig: DialledRig) -> None:
 def _check_restarted(rig: DialledRig) -> None:
     """A coordinator that ends and is there again is found again; an answer to its former life is not taken for one."""
     with rig.running(["a", "b"]) as running:
+        assert len(running.channel.exchange({"a": b"x", "b": b"x"}, LONG_SECONDS)) == 2, "everybody is there"
         assert running.channel.exchange({"a": b"!sleep 0.6", "b": b"xy"}, 0.3) == {"b": b"yx"}
         running.restart_channel()
         assert running.channel.exchange({"a": b"one", "b": b"two"}, LONG_SECONDS) == {"a": b"eno", "b": b"owt"}
