@@ -251,7 +251,7 @@ def main() -> None:
         wall, party = measure_flower(20, 100_000)
         print(f"\nflower SecAgg+ functions, n=20, length 100,000, no dropout: wall {wall:.3f} s, party {party:.4f} s")
     else:
-        print("\nflower: not installed here (pip install 'flwr>=1.41,<1.42' in an environment that it fits into); not measured")
+        print("\nflower: 'flwr>=1.41,<1.42' does not fit into this environment; not measured here")
 
 
 if __name__ == "__main__":

@@ -106,6 +106,7 @@ def test_another_certificate_of_the_same_authority_is_refused_before_anything_is
     pair.coordinator.receive(pair.party.outgoing())
     with pytest.raises(AuthenticationError, match="the one that is expected is 0000"):
         pair.party.receive(pair.coordinator.outgoing())
+    assert pair.party.outgoing() == b"", "not even the party's certificate"
 
 
 def test_a_party_of_another_authority_is_refused(tmp_path: Path) -> None:

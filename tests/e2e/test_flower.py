@@ -1,42 +1,97 @@
-"""A federation over a real Flower: SuperLink, SuperNodes, TLS, node keys; and our own processes beside them."""
+"""A federation over Flower as people run it: over the app's own code alone, with SIGKILL; and over a real SuperLink."""
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from blindsight.cli import app
-from blindsight.testing import FlowerFleet, flower_bin
+from blindsight.testing import FakeFleet, FlowerFleet, flower_bin
 
-from .test_daemons import Site
+from .test_daemons import DIES_AFTER_THE_VECTORS, DIES_WHEN_CHARGED, TIMEOUT_S, Site
 
 COMMANDS = flower_bin()
 NAMES = ("bank-a", "bank-b", "bank-c")
+REAL_TIMEOUT_S = 200
+
+
+def agents(site: Site) -> dict[str, Path]:
+    return {name: site.kit(name) / "flower.sock" for name in NAMES}
+
+
+def socket_of(site: Site) -> Path:
+    return site.kit("coordinator") / "flower.sock"
+
+
+@contextlib.contextmanager
+def carried(site: Site) -> Iterator[None]:
+    fleet = FakeFleet(socket_of(site))
+    try:
+        for agent in agents(site).values():
+            fleet.add(agent)
+        yield
+    finally:
+        fleet.close()
+
+
+def test_a_coordinator_and_a_party_killed_in_the_middle(tmp_path: Path) -> None:
+    site = Site(tmp_path, "flower", NAMES)
+    with carried(site), site.serving(**{"bank-c": ["-c", DIES_WHEN_CHARGED]}) as running:
+        coordinator = site.coordinator(["-c", DIES_AFTER_THE_VECTORS])
+        assert running["bank-c"].wait(TIMEOUT_S) == -signal.SIGKILL  # charged; its vector has not left
+        assert (site.kit("bank-c") / "flower.sock").is_socket(), "left behind, and taken over"
+        running["bank-c"] = site.party("bank-c")
+        assert coordinator.wait(TIMEOUT_S) == -signal.SIGKILL  # every vector is in; no total is open
+        coordinator = site.coordinator()
+        assert coordinator.wait(TIMEOUT_S) == 0, site.told("coordinator")
+    assert "was interrupted: it goes on" in site.told("coordinator")
+    site.check_model()
+    assert "has reached its coordinator" in site.told("bank-a")
+    assert not any(path.exists() for path in (socket_of(site), *agents(site).values())), (
+        "who ends takes its socket away"
+    )
+
+
+def test_where_to_listen_is_said_in_the_way_of_the_address(tmp_path: Path) -> None:
+    def fails(*arguments: object) -> str:
+        done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert done.exit_code == 2, done.stderr
+        return done.stderr
+
+    for scheme, option in (("flower", ("--listen", "127.0.0.1:1")), ("https", ("--socket", tmp_path / "a.sock"))):
+        (tmp_path / scheme).mkdir()
+        site = Site(tmp_path / scheme, scheme, NAMES)
+        fit = ("coordinator", "fit", site.kit("coordinator"), "--exact", "--output", tmp_path / "m.blindsight")
+        assert "not for this address" in fails(*fit, *option)
+    assert "flower://... alone" in fails("party", "serve", site.kit("bank-a"), "--socket", tmp_path / "a.sock")
+    assert "does not exist yet" in fails("coordinator", "flower-app", tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(COMMANDS is None, reason="Flower is not there: make .venv/flower, or set BLINDSIGHT_FLOWER")
-def test_kits_over_flower(tmp_path: Path) -> None:
+def test_over_a_real_superlink(tmp_path: Path) -> None:
+    """TLS, node keys, a SuperNode a party; the app as the command writes it."""
     assert COMMANDS is not None
     site = Site(tmp_path, "flower", NAMES)
     courier = tmp_path / "courier"
     assert CliRunner().invoke(app, ["coordinator", "flower-app", str(courier)]).exit_code == 0
     coordinator = site.coordinator()
-    agents = {name: site.kit(name) / "flower.sock" for name in NAMES}
-    with site.serving(), FlowerFleet(COMMANDS, tmp_path / "flower", agents) as fleet:
-        run = fleet.run(courier, socket=str(site.kit("coordinator") / "flower.sock"), wait_s=60.0)
-        try:
-            assert coordinator.wait(180) == 0, site.told("coordinator")
-        finally:
-            coordinator.kill()
-            coordinator.wait()
-        deadline = time.monotonic() + 30
-        while (status := fleet.status(run)) != "finished:completed":
-            assert time.monotonic() < deadline, f"{status}\n{fleet.told('superlink')}"
-            time.sleep(0.5)
+    try:
+        with site.serving(), FlowerFleet(COMMANDS, tmp_path / "flower", agents(site)) as fleet:
+            run = fleet.run(courier, socket=str(socket_of(site)), wait_s=60.0)
+            assert coordinator.wait(REAL_TIMEOUT_S) == 0, site.told("coordinator")
+            deadline = time.monotonic() + 30
+            while (status := fleet.status(run)) != "finished:completed":
+                assert time.monotonic() < deadline, f"{status}\n{fleet.told('superlink')}"
+                time.sleep(0.5)
+    finally:
+        coordinator.kill()
+        coordinator.wait()
     site.check_model()
     assert len(site.rounds()) == 2
-    assert "has reached its coordinator" in site.told("bank-a")

@@ -201,7 +201,7 @@ def test_everything_wrong_with_a_federation_file_is_said_at_once(tmp_path: Path)
     "text",
     ["", "name = ", "x" * 300_000, "a = " + "[" * 50_000, "name = 'x'\nparties = 3\ncoordinator = 4", "parties=[1]",
      "[coordinator]\naddresses = ['https://[::1']", "[coordinator]\naddresses = ['https://h:99999']",
-     "[coordinator]\naddresses = ['https://h:0']"],
+     "[coordinator]\naddresses = ['https://h:0']", "[coordinator]\naddresses = ['flower://h']"],
 )  # fmt: skip
 def test_malformed_federation_files(tmp_path: Path, text: str) -> None:
     assert "Fix: " in plan_problems(tmp_path, text)

@@ -113,6 +113,9 @@ def test_nobody_there_another_server_and_another_clock(folder: Path, kit: Path, 
     (line,) = looked(kit)["reachability"]
     assert (line[0], line[1]) == ("fail", "https://127.0.0.1:1: no connection (Connection refused)")
     assert "outgoing TCP to 127.0.0.1:1" in str(line[2])
+    dial(kit, "flower://nowhere.invalid:9443")
+    (line,) = looked(kit)["reachability"]
+    assert (line[0], "Flower's SuperNode dials there" in str(line[1])) == ("ok", True)
     dial(kit, "https://nowhere.invalid:8443")
     assert "the name has no address" in looked(kit)["reachability"][0][1]
     for skew, level in ((120.0, "warn"), (-4000.0, "fail")):

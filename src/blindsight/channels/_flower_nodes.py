@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 MAX_NODES = 4096
 MAX_NAME_BYTES = 256
-MAX_BACKOFF_SECONDS = 30.0
+MAX_BACKOFF_SECONDS = 10.0
 CARRYING_SECONDS = 60.0
 BYTES_PER_SECOND = 250_000
 """Slower than this a fleet is not expected to be."""

@@ -102,6 +102,9 @@ class TlsSession:
         except ssl.SSLWantReadError:
             return
         except ssl.SSLError as error:
+            if isinstance(error, ssl.SSLCertVerificationError) and not hasattr(error, "verify_code"):
+                # refused by a pin, not by OpenSSL, which has laid out our own certificate by then
+                self._outgoing.read()
             raise self._ended(error) from error
         self._established = True
         self._flush()

@@ -69,6 +69,7 @@ class FlowerFleet:
             "flower-superlink", "--host", "127.0.0.1", "--port", str(port), "--ssl-ca-certfile", issued.authority,
             "--ssl-certfile", issued.certificate, "--ssl-keyfile", issued.private_key, "--enable-supernode-auth",
             "--isolation", "subprocess", "--disable-runtime-dependency-installation",
+            "--database", self._folder / "superlink.db",
         )  # fmt: skip
         (self._home / "config.toml").write_text(
             f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "{self._address}"\n'
@@ -118,7 +119,6 @@ class FlowerFleet:
 
     def close(self) -> None:
         """End everything that was started here, and what that started in turn."""
-        started = [child for process in self._processes.values() for child in _descendants(process.pid)]
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():
@@ -127,11 +127,18 @@ class FlowerFleet:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for pid, since in started:
-            with contextlib.suppress(OSError):
-                if _since(pid) == since:  # it is that one still
-                    os.kill(pid, signal.SIGKILL)
+        for pid in self._left():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._processes.clear()
+
+    def _left(self) -> Iterator[int]:
+        """Processes that those started which were started here, and that outlived them; known by their environment."""
+        mark = f"\0FLWR_HOME={self._folder}/".encode()
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if folder.name.isdigit() and mark in b"\0" + (folder / "environ").read_bytes():
+                    yield int(folder.name)
 
     def __enter__(self) -> Self:
         return self
@@ -192,19 +199,3 @@ class FlowerFleet:
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
-
-
-def _descendants(pid: int) -> Iterator[tuple[int, str]]:
-    """Processes below one, with when each was started: by both together a process is known."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return
-    for child in map(int, children):
-        with contextlib.suppress(OSError):
-            yield child, _since(child)
-        yield from _descendants(child)
-
-
-def _since(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
