@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from blindsight.errors import AuthenticationError, BlindsightError, WireError
 
 from ._backoff import Backoff
-from ._carried import KNOCK, Carried, Parcel
 from ._desk import Desk
 from ._flower_party import GREETING_ID
 from ._frames import Assembler, Frame, FrameReader, Kind, parts_of
 from ._https import HOLD_SECONDS
+from ._parcels import KNOCK, Parcel, ParcelSession
 from ._roll import Roll
 
 __all__ = ["Errand", "Nodes"]
@@ -63,7 +63,7 @@ class _Node:
     until: float = 0.0  # when that is given up
     not_before: float = 0.0  # when the next may go
     backoff: Backoff = field(default_factory=lambda: Backoff(MAX_BACKOFF_SECONDS))
-    carried: Carried | None = None
+    carried: ParcelSession | None = None
     party: str | None = None  # once it has shown a certificate and said a name
     letter: str = ""  # the last one that was put into the session
     last_words: Parcel | None = None
@@ -184,10 +184,10 @@ class Nodes:
         if parcel.session == KNOCK.session or parcel.offset:
             self._failed(node, "this is no beginning of a session", now)
             return
-        node.carried = Carried(self._context, server=True, session=parcel.session)
+        node.carried = ParcelSession(self._context, server=True, session=parcel.session)
         self._take(node, node.carried, parcel, now)
 
-    def _take(self, node: _Node, carried: Carried, parcel: Parcel, now: float) -> None:
+    def _take(self, node: _Node, carried: ParcelSession, parcel: Parcel, now: float) -> None:
         try:
             plain = carried.take(parcel)
         except BlindsightError as error:

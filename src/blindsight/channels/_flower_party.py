@@ -17,7 +17,6 @@ from pathlib import Path
 from blindsight.errors import BlindsightError, ParameterError, WireError
 
 from ._backoff import Backoff
-from ._carried import Carried, Parcel, new_session
 from ._channel import MAX_MESSAGE_BYTES
 from ._desk import ID_BYTES, Letter
 from ._flower_app.blindsight_courier.courier import LENGTH
@@ -25,6 +24,7 @@ from ._frames import Assembler, Frame, FrameReader, Kind, parts_of
 from ._https import HOLD_SECONDS
 from ._leaving import leaving
 from ._outbox import Outbox
+from ._parcels import Parcel, ParcelSession, new_session
 from ._pin import Expected, expected_now, pin_context, still_expected
 from ._tls import Pathlike, mutual_context
 from ._unix import listen_unix
@@ -204,7 +204,7 @@ class _Session:
 
     def __init__(self, context: ssl.SSLContext, pinned: str | None, name: str) -> None:
         self.pinned = pinned
-        self.carried = Carried(context, server=False, session=new_session())
+        self.carried = ParcelSession(context, server=False, session=new_session())
         self.reader, self.assembler = FrameReader(), Assembler()
         told = name.encode()
         self.carried.send(Frame(Kind.PART, GREETING_ID, len(told), 0, told).encode())

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blindsight.channels._carried import KNOCK, Carried, Parcel, new_session
 from blindsight.channels._frames import FrameReader, parts_of
+from blindsight.channels._parcels import KNOCK, Parcel, ParcelSession, new_session
 from blindsight.channels._tls import mutual_context
 from blindsight.errors import AuthenticationError, WireError
 from blindsight.testing import InsecureAuthority
@@ -22,7 +22,7 @@ class Pair:
         authority = InsecureAuthority(folder)
         session = new_session()
         self.party, self.coordinator = (
-            Carried(
+            ParcelSession(
                 mutual_context(
                     certificate=one.certificate,
                     private_key=one.private_key,

@@ -16,7 +16,7 @@ from blindsight.errors import WireError
 
 from ._session import TlsSession
 
-__all__ = ["KNOCK", "Carried", "Parcel", "new_session"]
+__all__ = ["KNOCK", "Parcel", "ParcelSession", "new_session"]
 
 HEADER = struct.Struct("<B16sQQ")
 VERSION = 1
@@ -75,7 +75,7 @@ def new_session() -> bytes:
     return secrets.token_bytes(16)
 
 
-class Carried:
+class ParcelSession:
     """One side of a session; no I/O of its own.
 
     Parameters
