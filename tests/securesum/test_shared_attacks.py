@@ -168,6 +168,7 @@ def test_a_known_shift_of_a_paillier_sum_shifts_the_total_and_tells_nothing_else
     n = int.from_bytes(this.server._in_use.public, "big")
     honest = int.from_bytes(as_sum(this, A, B, C), "big")
     shifted = honest * (1 + 5 * n) % (n * n)
+    assert shifted % n == honest % n, "what passes can be told without a key"
     answers = ask_to_decrypt(this, shifted.to_bytes(CIPHER_BYTES, "big"))
     expected = this.expected()
     expected[0] += 5
@@ -178,6 +179,7 @@ def test_a_known_shift_of_a_paillier_sum_shifts_the_total_and_tells_nothing_else
         n = int.from_bytes(this.server._in_use.public, "big")
         honest = int.from_bytes(as_sum(this, A, B, C), "big")
         other = honest * (pow(2, n, n * n) if fresh else honest) % (n * n)
+        assert other % n != honest % n
         with pytest.raises(ProtocolError):
             ask_to_decrypt(this, other.to_bytes(CIPHER_BYTES, "big"))
 
@@ -328,3 +330,53 @@ def _ternary(secret: bytes) -> np.ndarray:
 
 def _fields(body: bytes) -> tuple[bytes, bytes, bytes, dict[str, bytes]]:
     return msgspec.msgpack.decode(body, type=tuple[bytes, bytes, bytes, dict[str, bytes]])
+
+
+@pytest.mark.parametrize("method", ["he", "paillier"])
+def test_a_party_that_does_not_encrypt_as_agreed_is_not_put_down_to_the_coordinator_alone(method: str) -> None:
+    """One ciphertext under a tag or randomness of another party's name: nothing opens, and nobody can tell whose."""
+    this = make_sum(4, length=LENGTH, bits=64, max_abs=1 << 40, method=method, threshold=3).until(Phase.MASK)
+    for name, request in this.server.requests().items():
+        reply = this.clients[name].handle(request, lambda name=name: this.vectors[name])
+        if name == C:
+            key = scheme_of(this.spec).open(this.clients[C]._state.key, this.clients[C]._state.transcript)
+            story = decode_body(reply)[:HASH_BYTES]
+            reply = seal_message(this.spec, Phase.MASK, C, story + key.encrypt(A, this.vectors[C]), this.signers[C])
+        assert this.server.receive(name, reply)
+    this.server.close_phase()
+    this.exchange()
+    for name, request in this.server.requests().items():
+        with pytest.raises(AuthenticationError, match="the coordinator, or a party") as caught:
+            this.clients[name].handle(request)
+        assert "do not trust this coordinator" not in str(caught.value)
+
+
+def test_a_coordinator_that_changes_the_public_part_does_not_have_the_dealer_convicted() -> None:
+    this = make_sum(3, method="paillier").until(Phase.MASK)
+    changed = msgspec.structs.replace(this.server._with_item(C), public=bytes(384))
+    with pytest.raises(AuthenticationError, match="or the coordinator on the way"):
+        this.clients[C].handle(encode_body_request(this.spec, Phase.MASK, changed))
+
+
+def test_a_party_learns_from_a_paillier_sum_the_total_alone_and_from_bfv_how_many_digits_carry_too() -> None:
+    """Two federations with one total. What a party decrypts differs between them under BFV, not under Paillier."""
+    half = 1 << 31
+    together = {A: half - 1, B: half - 1}, {A: half, B: half - 2}
+    seen: dict[str, list[object]] = {"he": [], "paillier": []}
+    for method, found in seen.items():
+        for values in together:
+            this = make_sum(3, length=1, bits=64, max_abs=1 << 40, method=method)
+            this.vectors = {name: np.array([values.get(name, 0)]) for name in this.spec.names}
+            this.until(Phase.UNMASK)
+            scheme = scheme_of(this.spec)
+            key = scheme.open(this.clients[C]._state.key, this.clients[C]._state.transcript)
+            total = this.server._encrypted
+            if isinstance(scheme, BfvScheme):
+                size = tag_bytes(PRIMES)
+                parts = unpack_residues(total[:-size], (scheme.blocks, 2, PRIMES, DEGREE), scheme.width)
+                found.append(key._key.decrypt(parts[0].astype(np.uint64))[:2].tolist())
+            else:
+                found.append(int(key._private.raw_decrypt(int.from_bytes(total, "big"))))
+            assert this.run().tolist() == [2 * half - 2]
+    assert seen["he"] == [[2 * half - 2, 0], [-2, 1]]
+    assert len(set(seen["paillier"])) == 1

@@ -5,9 +5,13 @@ is cut into two digits of 32, so that the digits' sums stay below ``2**(k - 1)``
 
 A message m is encrypted as ``floor(q / t) m`` plus a fresh encryption of zero. ``floor(q / t)`` is an integer, so
 that the phase of a sum of ciphertexts is ``floor(q / t)`` times the *sum* of the messages plus a sum of noise that
-was drawn independently of every message: whoever holds the key and gets the sum learns the total and nothing else of
-the terms, exactly and without flooding. (The usual ``round(q m / t)`` leaves a rounding error of each term in the
-sum.) This costs k bits of q: it must exceed ``t**2``, about.
+was drawn independently of every message: whoever holds the key and gets the sum learns the sum of the messages and
+nothing else of them, exactly and without flooding. (The usual ``round(q m / t)`` leaves a rounding error of each term
+in the sum.) This costs k bits of q: it must exceed ``t**2``, about.
+
+With two digits these are two sums, of the low digits and of the high ones, which tell whoever decrypts more than the
+total does: how often the low digits carried, one of n numbers for each coordinate. Where every ``|value| < 2**31`` all
+high digits are 0 and nothing more is told.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.errors import AuthenticationError, FormatError, ProtocolError, WireError
+from blindsight.errors import FormatError, ProtocolError, WireError
 from blindsight.he import (
     MAX_MODULUS_BITS,
     SEED_BYTES,
@@ -34,7 +38,7 @@ from blindsight.he import (
 )
 
 from ._linear_mac import TAG_WORDS, LinearMac, add_tags, tag_bytes
-from ._scheme import MATERIAL_BYTES
+from ._scheme import MATERIAL_BYTES, not_their_sum
 from ._spec import SumSpec
 
 __all__ = ["BfvScheme"]
@@ -179,11 +183,7 @@ class BfvKey:
         parts = parts.astype(np.uint64, copy=False)
         check_residues(parts, context.primes)
         if not self._mac.holds(scheme.unpack_tag(total[-size:]), parts, survivors):
-            raise AuthenticationError(
-                "The encrypted sum is not the sum of the survivors' ciphertexts",
-                rule="its tag equals the sum of theirs; a party decrypts nothing else",
-                fix="do not trust this coordinator; start a new sum through another",
-            )
+            raise not_their_sum("its tag equals the sum of theirs")
         flat = np.concatenate([self._key.decrypt(block) for block in parts])
         return _total(flat, scheme)
 

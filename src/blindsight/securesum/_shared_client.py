@@ -58,13 +58,14 @@ class SharedKeyClient(PhasedClient[SharedState]):
     -------
     The coordinator alone learns the total and nothing else of this party's vector. **Any one party together with the
     coordinator learns all vectors**: it has the key, and the coordinator the ciphertexts. A party alone sees no
-    other's ciphertext, and learns the total.
+    other's ciphertext, and learns the total; under "he" with 64 bits also how often low digits of 32 bits carried.
 
     Security
     --------
     Each phase is answered once, as in a masked sum. A party decrypts one ciphertext: that of which t survivors have
     signed the hash, and only if it is the sum of exactly the survivors' ciphertexts. So no request makes it a
-    decryption oracle. The key lives for one sum and is forgotten with the last answer.
+    decryption oracle. The key lives for one sum and is forgotten with the last answer; who is never asked for that
+    keeps it.
     """
 
     def __init__(self, spec: SumSpec, name: str, signer: Signer) -> None:
