@@ -58,7 +58,7 @@ class SharedKeyClient(PhasedClient[SharedState]):
     -------
     The coordinator alone learns the total and nothing else of this party's vector. **Any one party together with the
     coordinator learns all vectors**: it has the key, and the coordinator the ciphertexts. A party alone sees no
-    other's ciphertext, and learns the total; under "he" with 64 bits also how often low digits of 32 bits carried.
+    other's ciphertext, and learns the total.
 
     Security
     --------
