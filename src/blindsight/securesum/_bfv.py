@@ -135,7 +135,7 @@ class BfvScheme:
         return tag
 
     def __repr__(self) -> str:
-        return f"BfvScheme({self.blocks} ciphertexts, t = 2**{self.plain_bits})"
+        return f"BfvScheme({self.blocks} ciphertexts, {self.moduli} messages a coordinate)"
 
 
 class BfvKey:
