@@ -15,6 +15,7 @@ from ._listen import BACKLOG, listen
 from ._memory import MemoryChannel
 from ._mqtt import MqttChannel
 from ._mqtt_party import serve_mqtt
+from ._mqtt_wire import MqttTopics
 from ._process import ProcessChannel, serve_frames
 from ._serve import serve
 from ._tls import certificate_fingerprint, mutual_context, peer_fingerprint
@@ -30,6 +31,7 @@ __all__ = [
     "HttpsChannel",
     "MemoryChannel",
     "MqttChannel",
+    "MqttTopics",
     "ProcessChannel",
     "Traffic",
     "ask_http",

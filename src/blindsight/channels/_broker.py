@@ -12,7 +12,6 @@ from typing import Any, cast
 
 from blindsight.errors import AuthenticationError, BlindsightError, MissingExtraError, UnavailableError
 
-
 __all__ = ["BrokerLink", "check_paho", "first_of"]
 
 log = logging.getLogger(__name__)

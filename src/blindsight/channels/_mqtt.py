@@ -24,7 +24,7 @@ from ._channel import MAX_MESSAGE_BYTES
 from ._dialled import DialledChannel
 from ._frames import Frame, Kind, parts_of
 from ._https_party import MAX_BACKOFF_SECONDS
-from ._mqtt_wire import BOOT_BYTES, PART_BYTES, Envelope, Sort, Topics, Why
+from ._mqtt_wire import BOOT_BYTES, PART_BYTES, Envelope, MqttTopics, Sort, Why
 from ._reception import Reception
 from ._tls import Pathlike, certificate_fingerprint, mutual_context
 
@@ -103,11 +103,11 @@ class MqttChannel(DialledChannel):
         super().__init__(parties)
         check_paho()
         for name in parties:
-            Topics.check_name(name)
+            MqttTopics.check_name(name)
         files = {"certificate": certificate, "private_key": private_key, "trusted": [authority]}
         self._to_parties = mutual_context(**files, server=True, check_name=False)  # type: ignore[arg-type]
         self._to_broker = mutual_context(**files, server=False, check_name=True)  # type: ignore[arg-type]
-        self._topics = Topics(_own_fingerprint(certificate))
+        self._topics = MqttTopics(_own_fingerprint(certificate))
         self._where, self._max_bytes, self._keepalive_s = (host, port), max_message_bytes, keepalive_s
         self._backoff = Backoff(max_backoff_s)
         self._window = max(1, min(WINDOW, QUEUE_MESSAGES // max(1, len(parties))))

@@ -21,7 +21,7 @@ from ._frames import Assembler, Frame, Kind, parts_of
 from ._https_party import FAREWELL_SECONDS, MAX_BACKOFF_SECONDS
 from ._leaving import leaving
 from ._mqtt import KEEPALIVE_SECONDS
-from ._mqtt_wire import BOOT_BYTES, PART_BYTES, SESSION_BYTES, Envelope, Sort, Topics, Why
+from ._mqtt_wire import BOOT_BYTES, PART_BYTES, SESSION_BYTES, Envelope, MqttTopics, Sort, Why
 from ._outbox import Outbox
 from ._pin import Expected, expected_now, pin_context, still_expected
 from ._tls import Pathlike, mutual_context
@@ -93,7 +93,7 @@ def serve_mqtt(
     parts = urlsplit(url)
     if parts.scheme != "mqtts" or not parts.hostname or not parts.port or parts.path not in ("", "/") or parts.username:
         raise ParameterError("The coordinator's address cannot be used", got=url[:200], rule="mqtts://HOST:PORT")
-    Topics.check_name(name)
+    MqttTopics.check_name(name)
     files = {"certificate": certificate, "private_key": private_key, "trusted": [authority]}
     mutual_context(**files, server=False, check_name=True)  # type: ignore[arg-type]  # says at once what cannot be used
     if expected_now(coordinator) is None:
@@ -152,7 +152,7 @@ class _Visit:
         self._session = secrets.token_bytes(SESSION_BYTES)
         pinned = expected_now(expected)
         assert pinned is not None  # it was there when this began
-        self._pinned, self._topics = pinned, Topics(pinned)
+        self._pinned, self._topics = pinned, MqttTopics(pinned)
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._present, self._let_in = asyncio.Event(), asyncio.Event()
         self._boot = b""

@@ -19,8 +19,8 @@ __all__ = [
     "PART_BYTES",
     "SESSION_BYTES",
     "Envelope",
+    "MqttTopics",
     "Sort",
-    "Topics",
     "Why",
 ]
 
@@ -112,8 +112,8 @@ class Envelope:
 
 
 @dataclass(frozen=True)
-class Topics:
-    """Topics of one coordinator.
+class MqttTopics:
+    """MqttTopics of one coordinator.
 
     Parameters
     ----------

@@ -55,6 +55,13 @@ class Mosquitto:
         )
         return cls(settings, port)
 
+    @classmethod
+    def of_kit(cls, folder: Path, port: int) -> Self:
+        """The broker of a kit, with its own settings; only the user is this one."""
+        settings = folder / "as-this-user.conf"
+        settings.write_text(f"{(folder / 'mosquitto.conf').read_text()}\nuser {getpass.getuser()}\n")
+        return cls(settings, port)
+
     def start(self) -> None:
         """Start it, and wait until it listens."""
         assert _PATH is not None, NO_MOSQUITTO

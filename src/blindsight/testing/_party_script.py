@@ -1,8 +1,8 @@
 """A scripted party for tests of channels, in this process or in its own.
 
-Run by its path, ``stdio`` answers frames on standard streams; ``https``, ``grpc`` or ``mqtt``, with ``URL NAME FOLDER``,
-dials out with the files ``NAME.crt``, ``NAME.key`` and ``authority.crt`` of the folder; over MQTT it talks to the owner
-of ``coordinator.crt`` alone.
+Run by its path, ``stdio`` answers frames on standard streams; ``https``, ``grpc`` or ``mqtt``, with
+``URL NAME FOLDER``, dials out with the files ``NAME.crt``, ``NAME.key`` and ``authority.crt`` of the folder; over MQTT
+it talks to the owner of ``coordinator.crt`` alone.
 """
 
 from __future__ import annotations
