@@ -7,10 +7,13 @@ import contextlib
 import logging
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
 from blindsight.errors import AuthenticationError, BlindsightError, MissingExtraError, UnavailableError
+
+from ._mqtt_wire import MAX_PAYLOAD_BYTES
 
 __all__ = ["BrokerLink", "check_paho", "first_of"]
 
@@ -20,7 +23,9 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 FLUSH_SECONDS = 2.0
 IN_FLIGHT = 16
-"""Below the receive maximum of brokers: 20 is mosquitto's own."""
+"""Messages that the broker has not confirmed, at most; fewer where it says so."""
+AROUND_BYTES = 512
+"""More than a packet has around its payload: header, topic, properties."""
 READS = 32
 
 
@@ -95,13 +100,15 @@ class BrokerLink:
         self.over: asyncio.Future[BlindsightError] = self._loop.create_future()
         self._connected: asyncio.Future[None] = self._loop.create_future()
         self._subscribed: dict[int | None, asyncio.Future[None]] = {}
-        self._done: dict[int, Callable[[], None]] = {}
+        self._queued: deque[tuple[str, bytes, bool, Callable[[], None] | None]] = deque()
+        self._unconfirmed: dict[int, Callable[[], None] | None] = {}
+        self._in_flight = IN_FLIGHT
         self._timer: asyncio.TimerHandle | None = None
         context.sslsocket_class = _ClosingSocket
         client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, reconnect_on_failure=False)
         client.tls_set_context(context)
         client.connect_timeout = CONNECT_SECONDS
-        client.max_inflight_messages_set(IN_FLIGHT)
+        client.max_inflight_messages_set(0)  # paho has a limit of its own, and does not ask the broker for its
         client.will_set(will[0], will[1], qos=1, retain=will[2])
 
         def on_message(_client: object, _data: object, message: MQTTMessage) -> None:
@@ -179,10 +186,13 @@ class BrokerLink:
         self, topic: str, payload: bytes, *, retain: bool = False, done: Callable[[], None] | None = None
     ) -> None:
         """Have a message published; ``done`` is called later, once the broker has it. Nothing where it is over."""
-        if not self.over.done():
-            number = self._client.publish(topic, payload, qos=1, retain=retain).mid
-            if done is not None:
-                self._done[number] = done
+        self._queued.append((topic, payload, retain, done))
+        self._send()
+
+    def _send(self) -> None:
+        while self._queued and len(self._unconfirmed) < self._in_flight and not self.over.done():
+            topic, payload, retain, done = self._queued.popleft()
+            self._unconfirmed[self._client.publish(topic, payload, qos=1, retain=retain).mid] = done
 
     async def close(self) -> None:
         """Give what was published a moment to leave, say goodbye, and end; the broker then publishes the last will."""
@@ -191,7 +201,9 @@ class BrokerLink:
 
         try:
             deadline = self._loop.time() + FLUSH_SECONDS
-            while not self.over.done() and self._client.want_write() and self._loop.time() < deadline:
+            while not self.over.done() and self._loop.time() < deadline:
+                if not self._queued and not self._client.want_write():
+                    break
                 await asyncio.sleep(0.005)
             if not self.over.done():
                 self._client.disconnect(ReasonCode(PacketTypes.DISCONNECT, "Disconnect with will message"))
@@ -211,15 +223,26 @@ class BrokerLink:
 
     # -- what paho calls ----------------------------------------------------------------------------------------------
 
-    def _on_connect(self, _client: object, _data: object, _flags: object, reason: Any, _more: object) -> None:
+    def _on_connect(self, _client: object, _data: object, _flags: object, reason: Any, more: Any) -> None:
         if self._connected.done():
             return
+        self._in_flight = min(IN_FLIGHT, getattr(more, "ReceiveMaximum", IN_FLIGHT))
+        longest = getattr(more, "MaximumPacketSize", None)
         if reason.is_failure:
             self._connected.set_exception(
                 AuthenticationError(
                     "The broker does not let us in",
                     got=str(reason)[:200],
                     fix="see that its kit is the newest one, and look into its log",
+                )
+            )
+        elif longest is not None and longest < MAX_PAYLOAD_BYTES + AROUND_BYTES:
+            self._connected.set_exception(
+                UnavailableError(
+                    "The broker takes only shorter messages",
+                    got=f"packets of at most {longest} bytes",
+                    rule=f"{MAX_PAYLOAD_BYTES + AROUND_BYTES} bytes",
+                    fix="raise its limit; in mosquitto.conf: max_packet_size",
                 )
             )
         else:
@@ -242,9 +265,13 @@ class BrokerLink:
             subscribed.set_result(None)
 
     def _on_publish(self, _client: object, _data: object, number: int, _reason: object, _more: object) -> None:
-        done = self._done.pop(number, None)
+        self._loop.call_soon(self._confirmed, number)  # not from inside: paho holds its locks here
+
+    def _confirmed(self, number: int) -> None:
+        done = self._unconfirmed.pop(number, None)
         if done is not None:
-            self._loop.call_soon(done)  # not from inside: paho holds its locks here
+            done()
+        self._send()
 
     def _on_disconnect(self, _client: object, _data: object, _flags: object, reason: Any, _more: object) -> None:
         told = str(reason)[:200]
