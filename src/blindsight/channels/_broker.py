@@ -143,12 +143,8 @@ class BrokerLink:
         try:
             await asyncio.shield(connecting)
         except OSError as error:  # ssl.SSLError is one
-            told = getattr(error, "verify_message", None) or error.strerror or str(error)
-            raise UnavailableError(
-                "The broker cannot be reached",
-                got=f"{self._where[0]}:{self._where[1]}: {told}"[:200],
-                fix="start it; let the firewall here pass outgoing TCP to it",
-            ) from error
+            self._end(refused := self._refused(error))
+            raise refused from error
         except asyncio.CancelledError:
             await asyncio.wait({connecting})
             if not connecting.exception():
@@ -167,6 +163,18 @@ class BrokerLink:
         else:
             self._end(UnavailableError("The broker has ended the connection"))
         await self._answered(self._connected, "The broker does not answer")
+
+    def _refused(self, error: OSError) -> UnavailableError:
+        told = getattr(error, "verify_message", None) or error.strerror or str(error)
+        got = f"{self._where[0]}:{self._where[1]}: {told}"[:200]
+        if isinstance(error, ssl.SSLError):
+            return UnavailableError(
+                "The broker's TLS is not accepted",
+                got=got,
+                fix="see that its kit and ours are of one federation, and new",
+            )
+        fix = "start it; let the firewall here pass outgoing TCP to it"
+        return UnavailableError("The broker cannot be reached", got=got, fix=fix)
 
     async def subscribe(self, *topics: str) -> None:
         """Ask for what is published under some topics or filters, and what is retained there.

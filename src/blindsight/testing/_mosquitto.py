@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -44,13 +45,14 @@ class Mosquitto:
         self.start()
 
     @classmethod
-    def open_to_all(cls, folder: Path, authority: InsecureAuthority) -> Self:
+    def open_to_all(cls, folder: Path, authority: InsecureAuthority, more: str = "") -> Self:
         """A broker that lets everybody read and write everything: what holds then is what the two ends do."""
         issued, port = authority.issue("broker", server=True), free_port()
         settings = folder / "mosquitto.conf"
         settings.write_text(
             f"listener {port} 127.0.0.1\ncertfile {issued.certificate}\nkeyfile {issued.private_key}\n"
             "tls_version tlsv1.3\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n"
+            f"{more}"
             f"user {getpass.getuser()}\n"  # it would give up root, and could not read its key then
         )
         return cls(settings, port)
@@ -85,6 +87,11 @@ class Mosquitto:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    def reload(self) -> None:
+        """Have it read its settings and access list again, soon."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
 
     def told(self) -> str:
         """What it has written so far."""
