@@ -203,6 +203,60 @@ def test_presence_that_is_forged_or_taken_away_delays_and_no_more() -> None:
         until(lambda: (presence, b"") in tap.seen, "the broker takes the presence of who has left back")
 
 
+def test_a_party_that_waits_for_a_coordinator_goes_to_the_next_one_when_it_is_told_of_it() -> None:
+    """The topics are others; nobody would ever appear at the old ones."""
+    with MqttRig().running(["a"], absent=["a"]) as running:
+        told, stop = ["00" * 32], threading.Event()
+        options = {"name": "a", "stop": stop, "keepalive_s": 0.2, "max_backoff_s": 0.3, **running.issued["a"].files}
+        options["coordinator"] = lambda: told[0]
+        party = threading.Thread(target=serve_mqtt, args=(Script(), running.url), kwargs=options)
+        party.start()
+        assert running.channel.exchange({"a": b"x"}, 0.5) == {}
+        told[0] = running.coordinator.fingerprint
+        assert running.channel.exchange({"a": b"xy"}, LONG_SECONDS) == {"a": b"yx"}
+        told[0] = "00" * 32
+        assert running.channel.exchange({"a": b"xy"}, 0.5) == {}
+        stop.set()
+        party.join()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x32\x00",  # a PUBLISH with nothing in it
+        b"\x32\x03\x00\xffx",  # a topic that is longer than the packet
+        b"\x32\x05\x00\x01\xff\x00\x01",  # no UTF-8
+        b"\x90\x01\x00",  # a SUBACK without a number
+        b"\xf0\xff\xff\xff\xff\xff",  # a length that never ends
+    ],
+)
+def test_a_party_survives_a_broker_that_speaks_no_mqtt(garbage: bytes, tmp_path: Path) -> None:
+    authority = InsecureAuthority(tmp_path)
+    broker, issued, stop = authority.issue("broker", server=True), authority.issue("a"), threading.Event()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(broker.certificate, broker.private_key)
+    visits = 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"mqtts://127.0.0.1:{listener.getsockname()[1]}"
+        options = {"name": "a", "stop": stop, "coordinator": "00" * 32, "max_backoff_s": 0.1, **issued.files}
+        party = threading.Thread(target=serve_mqtt, args=(bytes, url), kwargs=options)
+        party.start()
+        for _ in range(3):
+            raw, _ = listener.accept()
+            with context.wrap_socket(raw, server_side=True) as tls:
+                assert tls.recv(1 << 16)[0] == 0x10  # CONNECT
+                tls.sendall(b"\x20\x03\x00\x00\x00")
+                assert tls.recv(1 << 16)[0] == 0x82  # SUBSCRIBE
+                tls.sendall(garbage)
+                with contextlib.suppress(OSError):
+                    while tls.recv(1 << 16):
+                        pass
+            visits += 1
+        stop.set()
+        party.join(20)
+    assert (visits, party.is_alive()) == (3, False)
+
+
 def test_what_waits_at_the_broker_stays_below_the_least_that_it_keeps(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

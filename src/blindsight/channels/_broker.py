@@ -304,7 +304,11 @@ class BrokerLink:
     def _read(self) -> None:
         """Read until TLS holds nothing back: the selector does not see what is decrypted already."""
         for _ in range(READS):
-            self._client.loop_read()
+            try:
+                self._client.loop_read()
+            except Exception as error:  # paho says nothing of what a packet that is none does to it
+                self._end(UnavailableError("What the broker sends is no MQTT", got=repr(error)[:200]))
+                self._shut()
             sock = self._socket()
             if sock is None or not sock.pending():
                 return
@@ -327,7 +331,12 @@ class BrokerLink:
             if answer.done() and not answer.cancelled():
                 answer.exception()  # nobody else may ask for it
         sock = self._socket()
-        if sock is not None:
-            with contextlib.suppress(OSError):  # it is closed on the other side
-                sock.shutdown(socket.SHUT_RDWR)
+        if sock is None or sock.fileno() < 0:
+            return
+        self._loop.remove_reader(sock.fileno())
+        self._loop.remove_writer(sock.fileno())
+        with contextlib.suppress(OSError):  # it is closed on the other side
+            sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(Exception):
             self._client.loop_read()  # sees the end, and has paho close what it holds
+        sock.close()

@@ -150,9 +150,8 @@ class _Visit:
         self._handler, self._outbox, self._expected = handler, outbox, expected
         self._name, self._max_bytes = name, max_bytes
         self._session = secrets.token_bytes(SESSION_BYTES)
-        pinned = expected_now(expected)
-        assert pinned is not None  # it was there when this began
-        self._pinned, self._topics = pinned, MqttTopics(pinned)
+        self._pinned = ""
+        self._topics = MqttTopics("")
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._present, self._let_in = asyncio.Event(), asyncio.Event()
         self._boot = b""
@@ -187,26 +186,31 @@ class _Visit:
         UnavailableError, AuthenticationError, WireError
             Why it ended; nothing if we were told to leave.
         """
+        self._pinned = expected_now(self._expected) or ""
+        self._topics = MqttTopics(self._pinned)
         up = self._topics.up(self._name)
         link = dial(self._take, (up, Envelope(Sort.END, self._session, Why.GONE).encode(), False))
         try:
             await link.open()
             await link.subscribe(self._topics.presence, self._topics.down(self._name))
             log.debug("%s is at the broker and looks for its coordinator", self._name)
-            await self._until(self._present, link)
+            while not self._present.is_set():
+                await self._wait(self._present, link, keepalive_s)
             carried = Carried(to_coordinator(self._pinned), server=False, session=self._session)
             self._line = Line(carried, lambda payload, done: link.publish(up, payload, done=done), self._more)
             self._line.pump()
-            await self._until(self._let_in, link, HANDSHAKE_SECONDS)
+            await self._wait(self._let_in, link, HANDSHAKE_SECONDS)
+            if not self._let_in.is_set():
+                raise UnavailableError(
+                    "The coordinator does not answer through the broker", got=f"nothing within {HANDSHAKE_SECONDS:g} s"
+                )
             self._outbox.reached(backoff.failures)
             backoff.worked()
             if self._outbox.waiting:
                 self._answer()
-            while True:
-                await first_of(self._ended, link.over, timeout_s=keepalive_s)
-                self._check(link)
-                if self._ended.done():
-                    return
+            never = asyncio.Event()
+            while not self._ended.done():
+                await self._wait(never, link, keepalive_s)
                 link.publish(up, carried.sign_of_life())  # finds out whether the coordinator still knows us
         finally:
             if self._line is not None:
@@ -215,21 +219,24 @@ class _Visit:
                 await asyncio.wait({self._work})
             await link.close()
 
-    async def _until(self, event: asyncio.Event, link: BrokerLink, timeout_s: float | None = None) -> None:
+    async def _wait(self, event: asyncio.Event, link: BrokerLink, timeout_s: float) -> None:
+        """Wait for something, or for the end of session, connection or time.
+
+        Raises
+        ------
+        UnavailableError, AuthenticationError, WireError
+            Session or connection has ended, or another coordinator is expected now: its topics are others.
+        """
         waiting = asyncio.ensure_future(event.wait())
         try:
             await first_of(waiting, self._ended, link.over, timeout_s=timeout_s)
         finally:
             waiting.cancel()
-        self._check(link)
-        if not event.is_set():
-            raise UnavailableError("The coordinator does not answer through the broker", got=f"{timeout_s:g} s")
-
-    def _check(self, link: BrokerLink) -> None:
         if self._ended.done():
             self._ended.result()
-        if link.over.done():
+        elif link.over.done():
             raise link.over.result()
+        still_expected(self._pinned, self._expected)
 
     # -- what comes ---------------------------------------------------------------------------------------------------
 
