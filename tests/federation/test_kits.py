@@ -508,5 +508,12 @@ def test_a_broker_has_a_kit_that_follows_the_list(folder: Path, tmp_path: Path) 
     workshop.revoke("bank-d")
     assert users() == ["coordinator", "bank-a", "bank-c"]
     assert sorted(path.name for path in broker.iterdir()) == ["README.txt", "acl", "authority.crt", "mosquitto.conf"]
+    # a federation that had none gets one
     with pytest.raises(ParameterError, match="The federation has no broker"):
         Workshop(folder / "kits").rotate_broker()
+    own_plan = folder / "kits" / "authority" / "federation.toml"
+    own_plan.write_text(own_plan.read_text().replace(https, mqtts))
+    Workshop(folder / "kits").rotate_coordinator()
+    server = read_certificate_file(folder / "kits" / "coordinator-2" / "tls.crt")
+    assert certificate_problems(server, read_certificate_file(folder / "kits/broker/authority.crt"), server=False) == []
+    assert (Workshop(folder / "kits").rotate_broker() / "tls.key").is_file()

@@ -283,7 +283,7 @@ class BrokerLink:
 
     def _on_disconnect(self, _client: object, _data: object, _flags: object, reason: Any, _more: object) -> None:
         told = str(reason)[:200]
-        fix = "run one process a party" if "taken over" in told else None
+        fix = "run one process with this certificate" if "taken over" in told else None
         self._end(UnavailableError("The connection to the broker has ended", got=told, fix=fix))
 
     def _on_socket_close(self, _client: object, _data: object, sock: Any) -> None:
