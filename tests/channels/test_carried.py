@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from blindsight.channels._mqtt_wire import (
     MAX_RECORDS_BYTES,
     Envelope,
     Sort,
+    Why,
 )
 from blindsight.channels._pin import pin_context
 from blindsight.channels._tls import mutual_context
@@ -217,7 +219,13 @@ def test_a_frame_of_absurd_length_is_refused_before_it_is_kept(pair: Pair) -> No
 HEADER = struct.pack("<BB16sQQ", 1, Sort.DATA, SESSION, 7, 9)
 
 
-def test_a_message_is_what_the_page_says() -> None:
+def test_a_message_is_what_the_page_says(contexts: tuple) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "channels.md").read_text(encoding="utf-8")
+    session = bytes.fromhex("3f1e0c5a9b7d42e88c6a1f0b2d4e6871")
+    (hello,) = Carried(contexts[1], server=False, session=session).messages()
+    for way, message in (("up", hello[:37]), ("down", Envelope(Sort.END, session, Why.UNKNOWN).encode())):
+        line = next(line for line in page.splitlines() if line.split()[:3] == [way, "01", f"{message[1]:02x}"])
+        assert bytes.fromhex("".join(line.split()[1:]).rstrip(".")) == message
     envelope = Envelope(Sort.DATA, SESSION, 7, 9, b"records")
     assert envelope.encode() == HEADER + b"records"
     assert Envelope.decode(HEADER + b"records") == envelope

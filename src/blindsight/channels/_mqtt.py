@@ -150,7 +150,9 @@ class MqttChannel(DialledChannel):
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._serve())
+            # the loop that watches sockets of others: paho's
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                runner.run(self._serve())
         except Exception as error:
             log.exception("the channel over MQTT has failed")
             self._failed = UnavailableError("The channel over MQTT has failed", got=str(error)[:200])

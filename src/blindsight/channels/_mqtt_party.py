@@ -133,7 +133,8 @@ def serve_mqtt(
                     raise error
             leave.cancel()
 
-    asyncio.run(serve())
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:  # the one that watches sockets of others
+        runner.run(serve())
 
 
 class _Visit:
@@ -218,6 +219,8 @@ class _Visit:
             if self._work is not None:
                 await asyncio.wait({self._work})
             await link.close()
+            if self._ended.done():
+                self._ended.exception()  # nobody else may ask for it
 
     async def _wait(self, event: asyncio.Event, link: BrokerLink, timeout_s: float) -> None:
         """Wait for something, or for the end of session, connection or time.
