@@ -207,7 +207,7 @@ class _Visit:
                 )
             self._outbox.reached(backoff.failures)
             backoff.worked()
-            if self._outbox.waiting:
+            if self._outbox.waiting and self._work is None:  # else another request has come meanwhile
                 self._answer()
             never = asyncio.Event()
             while not self._ended.done():
