@@ -378,6 +378,22 @@ def test_who_comes_and_goes_is_let_in_and_shut_out_with_the_access_list(
         until(lambda: heard(b"after") == {"bank-a"}, "who was revoked is not heard")
 
 
+def test_a_party_under_another_ones_name_is_told_what_is_wrong(
+    kits: tuple[Path, Mosquitto], caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder, broker), listing = kits, Workshop(kits[0]).current
+    stop, heard = threading.Event(), []
+    options = {"name": "bank-b", "stop": stop, "coordinator": listing.coordinator.certificate}
+    with MqttChannel(listing.certificates, **files_of(folder, "coordinator"), port=broker.port) as channel:
+        swapped = {**options, **files_of(folder, "bank-a")}
+        party = threading.Thread(target=serve_mqtt, args=(heard.append, channel.url), kwargs=swapped)
+        party.start()
+        until(lambda: "The broker does not take what we publish. Got: Not authorized" in caplog.text, "it is told")
+        stop.set()
+        party.join()
+    assert not heard
+
+
 def test_who_has_no_certificate_of_the_federation_is_not_let_in(kits: tuple[Path, Mosquitto], tmp_path: Path) -> None:
     (folder, broker), address = kits, f"mqtts://127.0.0.1:{kits[1].port}"
     own, forged = files_of(folder, "bank-a"), InsecureAuthority(tmp_path).issue("bank-a")

@@ -272,7 +272,15 @@ class BrokerLink:
         else:
             subscribed.set_result(None)
 
-    def _on_publish(self, _client: object, _data: object, number: int, _reason: object, _more: object) -> None:
+    def _on_publish(self, _client: object, _data: object, number: int, reason: Any, _more: object) -> None:
+        if reason.is_failure:
+            self._end(
+                AuthenticationError(
+                    "The broker does not take what we publish",
+                    got=str(reason)[:200],
+                    fix="give it the newest acl file of its kit; see that name and certificate here are of one party",
+                )
+            )
         self._loop.call_soon(self._confirmed, number)  # not from inside: paho holds its locks here
 
     def _confirmed(self, number: int) -> None:

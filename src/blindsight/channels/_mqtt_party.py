@@ -31,6 +31,8 @@ __all__ = ["serve_mqtt"]
 log = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS = 10.0
+PATIENCE_SECONDS = 2.0
+"""Before it is said that the coordinator is not there."""
 
 
 def serve_mqtt(
@@ -194,7 +196,9 @@ class _Visit:
         try:
             await link.open()
             await link.subscribe(self._topics.presence, self._topics.down(self._name))
-            log.debug("%s is at the broker and looks for its coordinator", self._name)
+            await self._wait(self._present, link, min(PATIENCE_SECONDS, keepalive_s))
+            if not self._present.is_set():
+                log.info("%s is at the broker and waits for its coordinator", self._name)
             while not self._present.is_set():
                 await self._wait(self._present, link, keepalive_s)
             carried = Carried(to_coordinator(self._pinned), server=False, session=self._session)
