@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from blindsight.cli import app
 from blindsight.detectors import Detector
 from blindsight.federation import Federation, Policy, open_party
 from blindsight.federation.kits import ParticipantList
+from blindsight.testing import NO_MOSQUITTO, Mosquitto
 from sample_tables import NUMBER_SCHEMA, make_table
 
 PLAIN = ["-m", "blindsight"]
@@ -46,6 +48,21 @@ def dying(self, state):
     if len(kept) == 3:  # advertise, share, mask
         os.kill(os.getpid(), signal.SIGKILL)
 SumJournal.keep = dying
+main()
+"""
+STOPS_AFTER_THE_VECTORS = """
+import pathlib, sys, time
+from blindsight.cli import main
+from blindsight.federation._journal import SumJournal
+keep, kept, stopped = SumJournal.keep, [], pathlib.Path(sys.argv[3]) / "stopped"
+def slow(self, state):
+    keep(self, state)
+    kept.append(state)
+    if len(kept) == 3:  # advertise, share, mask
+        stopped.touch()
+        while stopped.exists():
+            time.sleep(0.02)
+SumJournal.keep = slow
 main()
 """
 TIMEOUT_S = 120
@@ -169,6 +186,33 @@ def test_two_detectors_one_after_the_other(scheme: str, tmp_path: Path) -> None:
         more = ("--detector", "autoencoder", "--set", "training.rounds=2")
         assert site.coordinator(PLAIN, *more).wait(TIMEOUT_S) == 0, site.told("coordinator")
         site.check_model(bs.AutoEncoder(contamination=0.05, training=training))
+
+
+@pytest.mark.skipif(NO_MOSQUITTO is not None, reason=str(NO_MOSQUITTO))
+def test_mqtt_through_a_broker_that_is_killed_in_the_middle(tmp_path: Path) -> None:
+    site = Site(tmp_path, "mqtts", ("bank-a", "bank-b", "bank-c"))
+    port = int(site.url.rpartition(":")[2])
+    fit = ("coordinator", "fit", site.kit("coordinator"), "--exact", "--output", tmp_path / "m.blindsight")
+    done = CliRunner().invoke(app, [str(argument) for argument in (*fit, "--listen", "127.0.0.1:1")])
+    assert (done.exit_code, "listens nowhere" in done.stderr) == (2, True)
+    done = CliRunner().invoke(app, [str(argument) for argument in fit])
+    assert (done.exit_code, "broker cannot be reached" in done.stderr) == (75, True)
+    with Mosquitto.of_kit(tmp_path / "kits" / "broker", port) as broker, site.serving():
+        for home in (site.kit("coordinator"), site.kit("bank-a")):
+            assert "accepts our certificate" in run("preflight", "--home", home)
+        coordinator = site.coordinator(["-c", STOPS_AFTER_THE_VECTORS])
+        deadline = time.monotonic() + TIMEOUT_S
+        while not (site.kit("coordinator") / "stopped").exists():
+            assert coordinator.poll() is None, site.told("coordinator")
+            assert time.monotonic() < deadline, site.told("coordinator")
+            time.sleep(0.05)
+        broker.kill()
+        broker.start()
+        (site.kit("coordinator") / "stopped").unlink()
+        assert coordinator.wait(TIMEOUT_S) == 0, site.told("coordinator")
+    site.check_model()
+    assert len(site.rounds()) == 2
+    assert "has reached its coordinator again" in site.told("bank-a")
 
 
 def test_exit_codes_before_anything_runs(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from ._https import HttpsChannel
 from ._https_party import serve_https
 from ._listen import BACKLOG, listen
 from ._memory import MemoryChannel
+from ._mqtt import MqttChannel
+from ._mqtt_party import serve_mqtt
+from ._mqtt_wire import MqttTopics
 from ._process import ProcessChannel, serve_frames
 from ._serve import serve
 from ._tls import certificate_fingerprint, mutual_context, peer_fingerprint
@@ -27,6 +30,8 @@ __all__ = [
     "HttpAnswer",
     "HttpsChannel",
     "MemoryChannel",
+    "MqttChannel",
+    "MqttTopics",
     "ProcessChannel",
     "Traffic",
     "ask_http",
@@ -38,4 +43,5 @@ __all__ = [
     "serve_frames",
     "serve_grpc",
     "serve_https",
+    "serve_mqtt",
 ]

@@ -9,23 +9,28 @@ from blindsight.errors import ParameterError
 
 from ._grpc_party import serve_grpc
 from ._https_party import serve_https
+from ._mqtt_party import serve_mqtt
 
 __all__ = ["serve"]
 
-_BY_SCHEME: dict[str, Callable[..., None]] = {"https": serve_https, "grpcs": serve_grpc}
+_BY_SCHEME: dict[str, Callable[..., None]] = {
+    "https": serve_https,
+    "grpcs": serve_grpc,
+    "mqtts": serve_mqtt,
+}
 
 
 def serve(handler: Callable[[bytes], bytes], url: str, **options: Any) -> None:
-    """Answer a coordinator's requests until told to stop: :func:`serve_https` or :func:`serve_grpc`.
+    """Answer a coordinator's requests until told to stop, over the channel that its address names.
 
     Parameters
     ----------
     handler : callable bytes -> bytes
     url : str
-        ``https://HOST:PORT`` or ``grpcs://HOST:PORT``.
+        ``https://HOST:PORT`` or ``grpcs://HOST:PORT`` of the coordinator, ``mqtts://HOST:PORT`` of a broker.
     **options
-        Of the function that the scheme names; both have ``name``, ``certificate``, ``private_key``, ``authority``,
-        ``coordinator``, ``stop``, ``max_message_bytes`` and ``max_backoff_s``.
+        Of :func:`serve_https`, :func:`serve_grpc` or :func:`serve_mqtt`; all have ``name``, ``certificate``,
+        ``private_key``, ``authority``, ``coordinator``, ``stop``, ``max_message_bytes`` and ``max_backoff_s``.
 
     Raises
     ------
@@ -35,6 +40,8 @@ def serve(handler: Callable[[bytes], bytes], url: str, **options: Any) -> None:
     scheme = url.partition("://")[0].lower()
     if scheme not in _BY_SCHEME:
         raise ParameterError(
-            "The coordinator's address cannot be used", got=url[:200], rule="https://HOST:PORT or grpcs://HOST:PORT"
+            "The coordinator's address cannot be used",
+            got=url[:200],
+            rule="https://HOST:PORT, grpcs://HOST:PORT or mqtts://HOST:PORT",
         )
     _BY_SCHEME[scheme](handler, url, **options)

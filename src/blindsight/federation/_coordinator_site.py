@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from blindsight.channels import DialledChannel, GrpcChannel, HttpsChannel
+from blindsight.channels import DialledChannel, GrpcChannel, HttpsChannel, MqttChannel
 from blindsight.data import Schema
 from blindsight.errors import BlindsightError, FormatError, ParameterError, SurvivorsError, UnavailableError
 from blindsight.keys import Sealer, certificate_fingerprint, read_certificate_file, read_tls_key
@@ -31,7 +31,11 @@ WATCH_SECONDS = 2.0
 GREETING_SECONDS = 2.0
 BREATH_SECONDS = 0.1
 
-_CHANNELS: dict[str, type[HttpsChannel | GrpcChannel]] = {"https": HttpsChannel, "grpcs": GrpcChannel}
+_CHANNELS: dict[str, type[HttpsChannel | GrpcChannel | MqttChannel]] = {
+    "https": HttpsChannel,
+    "grpcs": GrpcChannel,
+    "mqtts": MqttChannel,
+}
 
 
 class CoordinatorSite:
@@ -118,14 +122,15 @@ def open_coordinator(
     listen: tuple[str, int] | None = None,
     key_file: str | os.PathLike[str] | None = None,
 ) -> CoordinatorSite:
-    """Open the coordinator's kit, and listen for its parties.
+    """Open the coordinator's kit, and listen for its parties, or dial the broker at which they are met.
 
     Parameters
     ----------
     folder : path-like
         The kit that ``init`` made.
     url : str, optional
-        Which of the list's addresses to serve; the first otherwise. Its scheme says which channel.
+        Which of the list's addresses to serve; the first otherwise. Its scheme says which channel; ``mqtts`` is a
+        broker's, which is dialled.
     listen : (host, port), optional
         Where to listen, if that is not the address itself: behind a firewall that forwards. Otherwise the address's
         port; on its host if that is an IP address of this machine's loopback, on all interfaces if not.
@@ -138,11 +143,11 @@ def open_coordinator(
         A file is missing or malformed; certificate, key, authority and list do not belong together; the list is no
         successor of the one that was seen before.
     ParameterError
-        ``url`` is none of the list's addresses.
+        ``url`` is none of the list's addresses; ``listen`` is given where a broker is dialled.
     SurvivorsError
         The list holds fewer than three parties.
     UnavailableError, MissingExtraError
-        The address cannot be listened on; the extra ``net`` is not installed.
+        The address cannot be listened on, or the broker is not there; the extra ``net`` is not installed.
     """
     folder = Path(folder)
     listing = ParticipantList.read(folder)
@@ -153,6 +158,10 @@ def open_coordinator(
     if url is not None and url not in addresses:
         raise ParameterError("The list names no such address", got=url[:200], rule=", ".join(addresses))
     address = url or addresses[0]
+    if address.startswith("mqtts:") and listen is not None:
+        raise ParameterError(
+            "A coordinator at a broker listens nowhere", got=f"{listen[0]}:{listen[1]}"[:200], fix="leave --listen out"
+        )
     if not (folder / "schema.toml").is_file():
         raise FormatError(
             "The coordinator's kit has no schema.toml",
@@ -163,7 +172,7 @@ def open_coordinator(
     store = Store(folder / "coordinator.db", Sealer.from_key_file(key_file) if key_file is not None else None)
     try:
         PinnedList(store).accept(listing)
-        host, port = listen if listen is not None else _interface(address)
+        host, port = host_of(address) if address.startswith("mqtts:") else listen or _interface(address)
         channel = _CHANNELS[address.partition(":")[0]](
             listing.certificates,
             certificate=folder / "tls.crt",

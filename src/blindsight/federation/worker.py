@@ -1,9 +1,9 @@
 """A party in a process of its own: ``python -m blindsight.federation.worker FOLDER [--key-file FILE]``.
 
 Answers frames on standard output to frames on standard input; with ``--url`` it dials its coordinator instead, and
-needs ``--certificate``, ``--private-key`` and ``--authority``. What it has to say about its records goes to
-``party.log`` in its folder (mode 0600) and nowhere else: its standard error may be the coordinator's terminal. It is
-given its own folder and nothing else.
+needs ``--certificate``, ``--private-key`` and ``--authority``, over MQTT ``--coordinator`` too. What it has to say
+about its records goes to ``party.log`` in its folder (mode 0600) and nowhere else: its standard error may be the
+coordinator's terminal. It is given its own folder and nothing else.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder")
     parser.add_argument("--key-file")
     parser.add_argument("--url")
+    parser.add_argument("--coordinator", help="SHA-256 of its certificate; required where --url is mqtts://")
     tls = ("certificate", "private_key", "authority")
     for name in tls:
         parser.add_argument(f"--{name.replace('_', '-')}")
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.url is not None:
         files = {name: getattr(options, name) for name in tls}
         try:
-            serve(party.handle, options.url, name=party.name, **files)
+            serve(party.handle, options.url, name=party.name, coordinator=options.coordinator, **files)
         except BlindsightError as error:
             log.error("%s cannot start: %s", options.folder, error)
             sys.stderr.write(f"{party.name} cannot start: {error}\n")

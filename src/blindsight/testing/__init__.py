@@ -4,17 +4,21 @@ from ._authority import InsecureAuthority
 from ._checks_channel import channel_checks
 from ._conformance import check_detector, detector_checks
 from ._faults import FaultyChannel
+from ._mosquitto import NO_MOSQUITTO, Mosquitto
 from ._noise import InsecureSeededSource
 from ._relay import ChaosRelay
-from ._rigs import MemoryRig, ProcessRig, grpc_rig, https_rig
+from ._rigs import MemoryRig, MqttRig, ProcessRig, grpc_rig, https_rig
 from ._sample import sample_records
 
 __all__ = [
+    "NO_MOSQUITTO",
     "ChaosRelay",
     "FaultyChannel",
     "InsecureAuthority",
     "InsecureSeededSource",
     "MemoryRig",
+    "Mosquitto",
+    "MqttRig",
     "ProcessRig",
     "channel_checks",
     "check_detector",
