@@ -15,6 +15,7 @@ from ._listen import BACKLOG, listen
 from ._memory import MemoryChannel
 from ._process import ProcessChannel, serve_frames
 from ._serve import serve
+from ._simulated import SimulatedChannel, SimulatedExchange, SimulatedNetwork
 from ._tls import certificate_fingerprint, mutual_context, peer_fingerprint
 
 __all__ = [
@@ -28,6 +29,9 @@ __all__ = [
     "HttpsChannel",
     "MemoryChannel",
     "ProcessChannel",
+    "SimulatedChannel",
+    "SimulatedExchange",
+    "SimulatedNetwork",
     "Traffic",
     "ask_http",
     "certificate_fingerprint",

@@ -31,8 +31,9 @@ Method = Literal["masked", "he", "paillier"]
 
 MIN_PARTICIPANTS = 3
 """Of two, each learns the other's vector from the total; this holds for survivors as for participants."""
-MAX_PARTICIPANTS = 256
-"""The graph is complete: work and bytes grow with the square. Larger fleets need a committee."""
+MAX_PARTICIPANTS = 1024
+"""The graph is complete: all parties' work and bytes grow with the square, one party's with the number of parties.
+Larger fleets need another protocol: docs/scale.md."""
 MAX_LENGTH = 1 << 24
 _LONGEST: dict[Method, int] = {"masked": MAX_LENGTH, "he": 1 << 22, "paillier": 1 << 17}
 """Coordinates: the encrypted sum has to fit a message; and 2**17 coordinates take Paillier minutes already."""
@@ -114,7 +115,7 @@ class SumSpec:
     federation, run, step : str
         Together they name the sum; 1 to 256 printable characters each. A name is used for one sum only.
     participants : tuple of Participant
-        3 to 256, sorted by name, with different names and different keys.
+        3 to 1,024, sorted by name, with different names and different keys.
     length : int
         Coordinates of the vector, 1 to 2**24.
     bits : {32, 64}
