@@ -41,6 +41,14 @@ def test_other_thresholds_are_refused(n: int, threshold: int) -> None:
         make_sum(n, threshold=threshold)
 
 
+def test_the_largest_sum_and_one_party_more() -> None:
+    parties = tuple(Participant(name=f"p{i:04d}", public_key=i.to_bytes(32, "big")) for i in range(1025))
+    largest = dataclasses.replace(BASE, participants=parties[:1024], threshold=default_threshold(1024), max_abs=1000)
+    assert (largest.threshold, largest.tolerated_colluders) == (683, 341)
+    with pytest.raises(ParameterError, match="1024"):
+        dataclasses.replace(largest, participants=parties, threshold=700)
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_two_parties_are_refused_with_the_reason(n: int) -> None:
     with pytest.raises(ParameterError, match="of two, each learns the other's vector"):

@@ -181,7 +181,7 @@ class SimulatedChannel(Channel):
         return tuple(self._handlers)
 
     def mark(self, conversation: str, part: str) -> None:
-        """Say what the next exchanges belong to: a new conversation draws its dropouts, a new part comes nearer to them.
+        """Say what the next exchanges belong to; a new conversation draws its dropouts.
 
         Parameters
         ----------
@@ -207,17 +207,14 @@ class SimulatedChannel(Channel):
         chosen = generator.permutation(len(names))[: math.floor(self.network.dropout * len(names))]
         parts = generator.integers(0, self._parts, len(chosen))
         computed = generator.integers(0, 2, len(chosen))
-        return {
-            names[i]: (int(part), bool(after)) for i, part, after in zip(chosen, parts, computed, strict=True)
-        }
+        return {names[i]: (int(part), bool(after)) for i, part, after in zip(chosen, parts, computed, strict=True)}
 
     def _exchange(self, requests: Mapping[str, bytes], timeout_s: float) -> dict[str, bytes]:
         if self._conversations < 0:
             self.mark("", "")
         began, deadline = self.now_s, self.now_s + timeout_s
-        jitter = np.exp(
-            self.network.jitter * self._generator(_MESSAGES, len(self.history)).standard_normal((2, len(self._handlers)))
-        )
+        drawn = self._generator(_MESSAGES, len(self.history)).standard_normal((2, len(self._handlers)))
+        jitter = np.exp(self.network.jitter * drawn)
         place = {name: i for i, name in enumerate(self._handlers)}
         door = self.network.coordinator_mbit / 8 * 1e6
         departed, cpu = began, time.process_time()

@@ -125,9 +125,7 @@ def partition(source: object, schema: Schema, parties: int, split: Split, *, see
     order = np.argsort(owner, kind="stable")
     ends = np.cumsum(np.bincount(owner, minlength=parties))
     digits = max(4, len(str(parties - 1)))
-    return {
-        f"party-{i:0{digits}d}": frame[rows] for i, rows in enumerate(np.split(order, ends[:-1]))
-    }
+    return {f"party-{i:0{digits}d}": frame[rows] for i, rows in enumerate(np.split(order, ends[:-1]))}
 
 
 def _frame(source: object, schema: Schema) -> pl.DataFrame:
@@ -187,13 +185,11 @@ def _groups(column: pl.Series) -> npt.NDArray[np.int64]:
     """The number of each row's value, or of its tenth where there are more values than that and they are numbers."""
     ranks = _ranks(column)
     if column.dtype.is_numeric() and len(np.unique(ranks)) > GROUPS:
-        ranks = np.argsort(np.argsort(ranks, kind="stable"), kind="stable") * GROUPS // len(ranks)
-    return np.unique(ranks, return_inverse=True)[1]
+        return np.argsort(np.argsort(ranks, kind="stable"), kind="stable").astype(np.int64) * GROUPS // len(ranks)
+    return np.unique(ranks, return_inverse=True)[1].astype(np.int64)
 
 
-def _by_rank(
-    ranks: npt.NDArray[np.float64], parties: int, generator: np.random.Generator
-) -> npt.NDArray[np.int64]:
+def _by_rank(ranks: npt.NDArray[np.float64], parties: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
     noisy = ranks + NOISE * ranks.std() * generator.standard_normal(len(ranks))
     owner = np.empty(len(ranks), dtype=np.int64)
     owner[np.argsort(noisy, kind="stable")] = np.arange(len(ranks)) * parties // len(ranks)
