@@ -68,6 +68,17 @@ def test_smallest_width(max_abs: int, bits: int) -> None:
     assert smallest_width(5, max_abs) == bits
 
 
+@pytest.mark.parametrize(("max_abs", "bits"), [(1, 16), (6_553, 16), (6_554, 32), (429_496_730, 64)])
+def test_smallest_width_where_sixteen_bits_will_do(max_abs: int, bits: int) -> None:
+    assert smallest_width(5, max_abs, least=16) == bits
+
+
+def test_sixteen_bits_are_for_masks_alone() -> None:
+    assert dataclasses.replace(BASE, bits=16, max_abs=100).vector_bytes == 2 * BASE.length
+    with pytest.raises(ParameterError, match="no such width"):
+        dataclasses.replace(BASE, bits=16, max_abs=100, method="he")
+
+
 def test_no_width_carries_a_huge_sum() -> None:
     with pytest.raises(ParameterError, match="could overflow"):
         smallest_width(5, 2**62)
@@ -92,7 +103,7 @@ def test_no_width_carries_a_huge_sum() -> None:
         {"length": 0},
         {"length": 2**24 + 1},
         {"length": 2.0},
-        {"bits": 16},
+        {"bits": 24},
         {"bits": True},
         {"max_abs": 0},
         {"max_abs": -1},

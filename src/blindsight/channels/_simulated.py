@@ -41,8 +41,8 @@ class SimulatedNetwork:
         The same between one party's messages, of the latency.
     compute_s, compute_s_per_mb : float
         Seconds that a party of median slowness takes to answer: for any request, and for each megabyte asked and
-        answered. The default of the latter is what `benchmarks/simulate.py` measures of one party of a masked sum
-        among 300; local training is not in it.
+        answered. The default of the latter is about what a party of a masked sum takes for its messages
+        (`benchmarks/simulate.py`: "party ms" over "kB"); local training is not in it.
     dropout : float in [0, 1)
         Fraction of the parties that drop out of a conversation, rounded down. Half of them before the request
         comes, half after they have computed, so that only the answer is lost.

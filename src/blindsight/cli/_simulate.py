@@ -74,7 +74,8 @@ def simulated_fit(
     policy = Policy(
         allow_exact_sums=privacy is None,
         detectors=(detector.name,),
-        maximum_epsilon=max(10.0, epsilon),
+        units=("record", "person", "party"),
+        maximum_epsilon=max(10.0, 2.0 * epsilon),
         delta=Policy().delta if privacy is None else privacy.delta,
     )
     began = time.process_time()

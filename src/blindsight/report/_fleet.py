@@ -33,7 +33,7 @@ def fleet_figure(fleet: FleetReport) -> Figure:
 
     shown = fleet.exchanges[-MOST:]
     places = np.arange(len(shown))
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]  # its names are matplotlib's
         figure = Figure(figsize=(max(6.4, 0.62 * len(shown) + 2.2), 5.6), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True)
         bottom = np.zeros(len(shown))
