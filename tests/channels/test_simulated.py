@@ -73,6 +73,15 @@ def test_the_same_seed_gives_the_same_clock_and_the_same_dropouts():
     assert runs[0][0] != runs[0][1], "each conversation draws its own"
 
 
+def test_the_same_conversation_twice_is_two_and_more_parts_than_planned_are_answered():
+    channel = fleet(50, dropout=0.3)
+    first, again = talk(channel, "evaluation"), talk(channel, "evaluation")
+    assert first != again
+    assert len(again[-1]) == 35
+    channel.mark("evaluation", "one more")
+    assert len(channel.exchange(dict.fromkeys(channel.parties, b"x"), 60.0)) == 35
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3, 0.9])
 def test_exactly_that_many_drop_out_of_a_conversation(dropout):
     channel = fleet(50, dropout=dropout)

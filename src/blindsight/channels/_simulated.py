@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -170,7 +171,7 @@ class SimulatedChannel(Channel):
         self._latency_s = network.latency_ms / 1e3 * spread[0]
         self._bytes_per_s = network.bandwidth_mbit / 8 * 1e6 * spread[1]
         self._slowness = spread[2]
-        self._conversation, self._part = "", ""
+        self._conversation, self._part, self._first = "", "", ""
         self._conversations = -1
         self._number = 0
         self._dropouts: dict[str, tuple[int, bool]] = {}
@@ -188,11 +189,12 @@ class SimulatedChannel(Channel):
         conversation : str
             One private sum, say.
         part : str
-            One of its phases. The same part again is a repetition.
+            One of its phases. The same part again is a repetition; the first one after another, a new conversation.
         """
-        if conversation != self._conversation or self._conversations < 0:
+        begins_again = part == self._first and part != self._part
+        if conversation != self._conversation or begins_again or self._conversations < 0:
             self._conversations += 1
-            self._number = 0
+            self._number, self._first = 0, part
             self._dropouts = self._draw_dropouts()
         elif part != self._part:
             self._number += 1
@@ -209,6 +211,15 @@ class SimulatedChannel(Channel):
         computed = generator.integers(0, 2, len(chosen))
         return {names[i]: (int(part), bool(after)) for i, part, after in zip(chosen, parts, computed, strict=True)}
 
+    def _fate(self, name: str) -> Literal["answers", "absent", "lost"]:
+        """What comes of a request to this party now."""
+        if name not in self._dropouts:
+            return "answers"
+        part, computed = self._dropouts[name]
+        if self._number < part:
+            return "answers"
+        return "lost" if computed and self._number == part else "absent"
+
     def _exchange(self, requests: Mapping[str, bytes], timeout_s: float) -> dict[str, bytes]:
         if self._conversations < 0:
             self.mark("", "")
@@ -223,8 +234,8 @@ class SimulatedChannel(Channel):
         for name, request in sorted(requests.items()):
             i = place[name]
             departed += len(request) / door
-            part, computed = self._dropouts.get(name, (self._parts, False))
-            if part < self._number or (part == self._number and not computed):
+            fate = self._fate(name)
+            if fate == "absent":
                 absent += 1
                 continue
             sent += len(request)
@@ -238,7 +249,7 @@ class SimulatedChannel(Channel):
             down, up = self.party_bytes[name]
             self.party_bytes[name] = (down + len(request), up + len(answer))
             received += len(answer)
-            if part == self._number:
+            if fate == "lost":
                 lost += 1
                 continue
             megabytes = (len(request) + len(answer)) / 1e6
