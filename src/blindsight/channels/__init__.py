@@ -18,6 +18,7 @@ from ._mqtt_party import serve_mqtt
 from ._mqtt_wire import MqttTopics
 from ._process import ProcessChannel, serve_frames
 from ._serve import serve
+from ._simulated import SimulatedChannel, SimulatedExchange, SimulatedNetwork
 from ._tls import certificate_fingerprint, mutual_context, peer_fingerprint
 
 __all__ = [
@@ -33,6 +34,9 @@ __all__ = [
     "MqttChannel",
     "MqttTopics",
     "ProcessChannel",
+    "SimulatedChannel",
+    "SimulatedExchange",
+    "SimulatedNetwork",
     "Traffic",
     "ask_http",
     "certificate_fingerprint",
