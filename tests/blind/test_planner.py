@@ -95,6 +95,26 @@ class Recorded:
         return getattr(self.end, name)
 
 
+def test_wide_quadratics_are_offered_under_ckks_beside_the_exact_engine():
+    X = np.random.default_rng(0).normal(size=(400, 40)).clip(-3, 3)
+    schema = bs.Schema.infer(X).declare()
+    wide, small = bs.Mahalanobis(schema=schema).fit(X), bs.Mahalanobis().fit(X[:, :3])
+    found = survey(wide, connection=Connection(round_trip_ms=10, mbit=20))
+    exact = next(o for o in found.options if o.engine == "columns" and o.reveal == "score")
+    other = exact.approximate
+    assert exact.error == 0
+    scorer = Scorer(wide, packing="columns", scheme="ckks")
+    assert other.parameters == scorer.parameters
+    assert other.cost.bytes_up < exact.cost.bytes_up / 5
+    assert 0 < other.error <= 1e-3 * wide.threshold_
+    assert other.cost.connection == exact.cost.connection == found.connection
+    assert found.recommended().error == 0
+    assert "--scheme ckks" in found.why()
+    assert "--scheme ckks" not in found.why("verdict")
+    assert "--scheme ckks" not in survey(small).why()
+    assert all(o.approximate is None for o in found.options if o is not exact)
+
+
 @pytest.mark.parametrize("engine", ["aby3", "cheetah"])
 @pytest.mark.parametrize("reveal", ["score", "verdict"])
 def test_sizes_of_mpc_are_those_of_the_messages(engine, reveal):

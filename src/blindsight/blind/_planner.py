@@ -6,6 +6,7 @@ Sizes and bits follow from the parameters and are exact. Times and round trips a
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Iterable
@@ -26,6 +27,9 @@ from ._planner_trust import Engine, Reveal, trust_of
 __all__ = ["ENGINES", "Cost", "Option", "Survey", "survey"]
 
 ENGINES: tuple[Engine, ...] = ("rows", "columns", "aby3", "cheetah")
+QUICKER = 2
+"""So many times as quick is much."""
+
 LOOSE = 0.01
 """Of the threshold: above it a bound on errors says little."""
 
@@ -78,6 +82,8 @@ class Survey:
             reason = "no operators have to be trusted not to collude"
         else:
             reason = "encryption cannot carry it"
+        if best.engine == "columns":
+            reason += f" (--packing columns{' --scheme ckks' if best.error > 0 else ''})"
         text = f"{best.name}: {reason}; about {_seconds(best):.3g} s for {self.rows:,} records at {self.connection}"
         if others:
             text += " (" + ", ".join(f"{o.name} {_seconds(o):.3g} s" for o in others) + ")"
@@ -87,7 +93,18 @@ class Survey:
                 text += ", and a verdict may differ where the score is that close to it"
             if best.error > LOOSE * best.threshold:
                 text += " (a worst case over all records inside the bounds: try it on your own)"
-        return text + "."
+        return f"{text}.{self._why_not_exact(best, reveal)}"
+
+    def _why_not_exact(self, best: Option, reveal: Reveal) -> str:
+        """What approximate scores would save, where that is much."""
+        for option in self.revealing(reveal):
+            other = option.approximate
+            if other is not None and QUICKER * _seconds(other) <= _seconds(best):
+                return (
+                    f" Where scores may be off by {other.error:.2g} at the threshold of {best.threshold:.2g}, take "
+                    f"columns under CKKS (--packing columns --scheme ckks): about {_seconds(other):.3g} s."
+                )
+        return ""
 
 
 def _seconds(option: Option) -> float:
@@ -138,7 +155,8 @@ def survey(
 
 def _over(line: Connection, threshold: float, option: Option) -> Option:
     cost = option.cost and replace(option.cost, connection=line)
-    return replace(option, cost=cost, threshold=threshold)
+    other = option.approximate and _over(line, threshold, option.approximate)
+    return replace(option, cost=cost, threshold=threshold, approximate=other)
 
 
 def _option(model: Any, engine: Engine, reveal: Reveal, rows: int) -> Option:
@@ -153,15 +171,16 @@ def _option(model: Any, engine: Engine, reveal: Reveal, rows: int) -> Option:
                 return mpc_option(model, engine, reveal, rows, trust)
             if not whole:
                 return ckks_option(model, engine, reveal, rows, trust)
+            form = None
+            if engine == "columns" and reveal == "score" and isinstance(model.encoder_, Monomials):
+                with contextlib.suppress(CapacityError, ParameterError):
+                    form = form_option(model, rows)
             try:
-                return bfv_option(model, engine, reveal, rows, trust)
-            except CapacityError as error:
-                if engine == "rows" or reveal == "verdict" or not isinstance(model.encoder_, Monomials):
+                return replace(bfv_option(model, engine, reveal, rows, trust), approximate=form)
+            except CapacityError:
+                if form is None:
                     raise
-                try:
-                    return form_option(model, rows)
-                except (CapacityError, ParameterError):
-                    raise error from None  # why the exact engine cannot is what to say
+                return form
     except NotFittedError:
         raise
     except (CapacityError, ParameterError) as error:

@@ -88,6 +88,8 @@ class Option:
     trust : Trust
     threshold : float
         What the error is to be compared with; NaN where the model has none.
+    approximate : Option, optional
+        Of columns of a quadratic form that are exact: the same under CKKS.
     """
 
     engine: Engine
@@ -100,6 +102,7 @@ class Option:
     cost: Cost | None
     trust: Trust
     threshold: float = math.nan
+    approximate: Option | None = None
 
     @property
     def name(self) -> str:

@@ -157,22 +157,24 @@ def _plain(found: Survey, best: Option | None) -> dict[str, Any]:
         "connection": asdict(found.connection),
         "secret": found.secret,
         "recommended": None if best is None else best.engine,
-        "options": [
-            {
-                "engine": o.engine,
-                "name": o.name,
-                "reveal": o.reveal,
-                "refusal": o.refusal or None,
-                "parameters": None if o.parameters is None else _parameters(o),
-                "error": None if math.isnan(o.error) else o.error,
-                "threshold": None if math.isnan(o.threshold) else o.threshold,
-                "bits": None if math.isnan(o.bits) else o.bits,
-                "rows_to_extract": o.rows_to_extract or None,
-                "cost": None if o.cost is None else _seconds(o.cost),
-                "trust": asdict(o.trust),
-            }
-            for o in found.options
-        ],
+        "options": [_plain_option(o) for o in found.options],
+    }
+
+
+def _plain_option(o: Option) -> dict[str, Any]:
+    return {
+        "engine": o.engine,
+        "name": o.name,
+        "reveal": o.reveal,
+        "refusal": o.refusal or None,
+        "parameters": None if o.parameters is None else _parameters(o),
+        "error": None if math.isnan(o.error) else o.error,
+        "threshold": None if math.isnan(o.threshold) else o.threshold,
+        "bits": None if math.isnan(o.bits) else o.bits,
+        "rows_to_extract": o.rows_to_extract or None,
+        "cost": None if o.cost is None else _seconds(o.cost),
+        "trust": asdict(o.trust),
+        "approximate": None if o.approximate is None else _plain_option(o.approximate),
     }
 
 

@@ -284,10 +284,11 @@ def models_(
             for version in versions:
                 role = "current" if version.id == current else "shadow" if version.id == shadow else ""
                 reveals = "scores" if version.thresholds is None else "verdicts"
-                rows.append((name, version.id, version.packing, reveals, _day(version.published), role))
+                rows.append((name, version.id, version.packing, reveals, _day(version.published), role, version.scheme))
     head = [(text, "left") for text in ("Model", "Version", "Packing", "Reveals", "Published", "")]
-    screen.table("Models", head, rows)
-    names = ("model", "version", "packing", "reveals", "published", "role")
+    shown = [(n, v, p if s is None else f"{p}, {s}", *rest) for n, v, p, *rest, s in rows]
+    screen.table("Models", head, shown)
+    names = ("model", "version", "packing", "reveals", "published", "role", "scheme")
     screen.result([dict(zip(names, row, strict=True)) for row in rows])
 
 
