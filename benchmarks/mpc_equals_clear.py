@@ -83,9 +83,7 @@ def main() -> None:
             spent = time.perf_counter() - start
             wrong = int((np.concatenate(parts) != (clear if answer == "score" else alerts)).sum())
             told = f"{program.inputs} numbers a record"
-            print(
-                f"{kind:16s} {answer:8s} {wrong:6d} of {len(X)} differ   {told:28s} {spent:6.1f} s", flush=True
-            )
+            print(f"{kind:16s} {answer:8s} {wrong:6d} of {len(X)} differ   {told:28s} {spent:6.1f} s", flush=True)
 
 
 if __name__ == "__main__":
