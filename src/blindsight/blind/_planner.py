@@ -27,6 +27,7 @@ from ._planner_trust import Engine, Reveal, trust_of
 __all__ = ["ENGINES", "Cost", "Option", "Survey", "survey"]
 
 ENGINES: tuple[Engine, ...] = ("rows", "columns", "aby3", "cheetah")
+MOST_MEASURED = 1024
 QUICKER = 2
 """So many times as quick is much."""
 
@@ -117,6 +118,7 @@ def survey(
     rows: int = 1000,
     reveal: Iterable[Reveal] = ("score", "verdict"),
     connection: Connection | None = None,
+    measure: int = 0,
 ) -> Survey:
     """Plan every engine for a fitted model.
 
@@ -130,11 +132,16 @@ def survey(
         What the owner shall learn. Verdicts are on one threshold.
     connection : Connection, optional
         Between any two machines. Default: 10 ms of round trip, 100 Mbit/s.
+    measure : int
+        Of networks under MPC: score so many records, drawn at random, in the operators' arithmetic on this machine, and
+        say by how much they are off; takes seconds. What is measured is not proved.
 
     Raises
     ------
     ParameterError
-        ``rows`` is out of its domain.
+        ``rows`` or ``measure`` is out of its domain.
+    MissingExtraError
+        Measuring needs the extra ``mpc``.
     NotFittedError
         The model is not fitted.
 
@@ -145,9 +152,13 @@ def survey(
     """
     if type(rows) is not int or not 1 <= rows <= MAX_ROWS:
         raise ParameterError("rows is out of its domain", got=repr(rows)[:40], rule=f"1 to {MAX_ROWS}")
+    if type(measure) is not int or not 0 <= measure <= MOST_MEASURED:
+        raise ParameterError("measure is out of its domain", got=repr(measure)[:40], rule=f"0 to {MOST_MEASURED}")
     line, threshold = connection or Connection(), float(getattr(model, "threshold_", math.nan))
     options = tuple(
-        _over(line, threshold, _option(model, engine, revealed, rows)) for revealed in reveal for engine in ENGINES
+        _over(line, threshold, _option(model, engine, revealed, rows, measure))
+        for revealed in reveal
+        for engine in ENGINES
     )
     secret = bool(getattr(model, "is_secret_", False))
     return Survey(model=type(model).__name__, rows=rows, connection=line, secret=secret, options=options)
@@ -159,7 +170,7 @@ def _over(line: Connection, threshold: float, option: Option) -> Option:
     return replace(option, cost=cost, threshold=threshold, approximate=other)
 
 
-def _option(model: Any, engine: Engine, reveal: Reveal, rows: int) -> Option:
+def _option(model: Any, engine: Engine, reveal: Reveal, rows: int, measure: int) -> Option:
     whole = hasattr(model, "circuit_")
     if not whole and not has_network(model) and not hasattr(model, "score_histogram_"):
         raise NotFittedError("The model to plan for is not fitted", fix="fit it, or load a saved one")
@@ -168,7 +179,7 @@ def _option(model: Any, engine: Engine, reveal: Reveal, rows: int) -> Option:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if engine == "aby3" or engine == "cheetah":
-                return mpc_option(model, engine, reveal, rows, trust)
+                return mpc_option(model, engine, reveal, rows, trust, measure)
             if not whole:
                 return ckks_option(model, engine, reveal, rows, trust)
             form = None
