@@ -6,11 +6,12 @@
     python benchmarks/mpc.py --deep     # instead: LSTM, Transformer, convolution; under CHEETAH small ones
 
 A ReLU autoencoder 29-10-29 under ABY3 (three operators) and CHEETAH (two), beside one of the same size with a square
-activation in CKKS columns, which cannot do ReLU; a quadratic of 29 features beside BFV columns; all in the same run. Times are the owner's: from feature rows to answers, sharing, TLS and opening included. The
-round trip is emulated by a TCP relay in front of every operator that holds each way back for half of it (a network
-emulator in the kernel needs rights that a container has not), for operators' links and HTTPS alike; it counts bytes.
-Beside each time stands the planner's estimate of it, for the same round trip and a line that carries any number of
-bytes (of 10,000 records in three runs, as an owner sends them by default; here they are one).
+activation in CKKS columns, which cannot do ReLU; a quadratic of 29 features beside BFV columns; all in the same run.
+Times are the owner's: from feature rows to answers, sharing, TLS and opening included. The round trip is emulated by a
+TCP relay in front of every operator that holds each way back for half of it (a network emulator in the kernel needs
+rights that a container has not), for operators' links and HTTPS alike; it counts bytes. Beside each time stands the
+planner's estimate of it, for the same round trip and a line that carries any number of bytes (of 10,000 records in
+three runs, as an owner sends them by default; here they are one).
 """
 
 from __future__ import annotations
