@@ -1,12 +1,13 @@
 """Channels on loopback: one exchange, big messages, bytes on the wire, and a whole ECOD federation of three parties.
 
 Every party is a process of its own but for ``memory``; HTTPS and gRPC speak mutual TLS with certificates made for the
-run. An exchange asks three parties at a time and ends when all have answered. Bytes on the wire are counted by a relay
-between the parties and the coordinator: TLS records and everything in them, without TCP and IP; the overhead is what is
-left when the messages themselves are taken off. The federation is ``fit(ECOD)`` on three parties' CSV files, from the
-first request to the model; the parties are running and have been greeted; every model is held against the embedded one.
+run, MQTT does so through a mosquitto that is started for it, and is left out where there is none. An exchange asks
+three parties at a time and ends when all have answered. Bytes on the wire are counted by a relay between the parties
+and the coordinator, or the broker: TLS records and everything in them, without TCP and IP; the overhead is what is left
+when the messages themselves are taken off. The federation is ``fit(ECOD)`` on three parties' CSV files, from the first
+request to the model; the parties are running and have been greeted; every model is held against the embedded one.
 
-    python benchmarks/channels.py [--exchanges 300] [--rows 20000]
+    python benchmarks/channels.py [--exchanges 300] [--rows 20000] [--only mqtt https]
 """
 
 from __future__ import annotations
@@ -28,16 +29,25 @@ import polars as pl
 
 import blindsight as bs
 from blindsight import modelfile
-from blindsight.channels import Channel, GrpcChannel, HttpsChannel
+from blindsight.channels import Channel, GrpcChannel, HttpsChannel, MqttChannel
 from blindsight.data import Column
 from blindsight.federation import Policy
 from blindsight.federation._home import provision
-from blindsight.testing import InsecureAuthority, MemoryRig, ProcessRig, grpc_rig, https_rig
+from blindsight.testing import (
+    NO_MOSQUITTO,
+    InsecureAuthority,
+    MemoryRig,
+    Mosquitto,
+    MqttRig,
+    ProcessRig,
+    grpc_rig,
+    https_rig,
+)
 
 BAR_MS = 50.0
 NAMES = ["party-a", "party-b", "party-c"]
-RIGS = {"memory": MemoryRig, "process": ProcessRig, "https": https_rig, "grpc": grpc_rig}
-DIALLED = {"https": HttpsChannel, "grpc": GrpcChannel}
+RIGS = {"memory": MemoryRig, "process": ProcessRig, "https": https_rig, "grpc": grpc_rig, "mqtt": MqttRig}
+DIALLED = {"https": HttpsChannel, "grpc": GrpcChannel, "mqtt": MqttChannel}
 SMALL, BIG = 200, 64 << 20
 WIRE_EXCHANGES = 50
 
@@ -102,12 +112,16 @@ def federation_seconds(kind: str, rows: int, folder: Path) -> tuple[float, int, 
             authority = InsecureAuthority(folder)
             issued = {name: authority.issue(name) for name in NAMES}
             prints = {name: one.fingerprint for name, one in issued.items()}
-            channel = DIALLED[kind](prints, **authority.issue("coordinator", server=True).files)
+            own, where = authority.issue("coordinator", server=True), {}
+            if kind == "mqtt":
+                where["port"] = stack.enter_context(Mosquitto.open_to_all(folder, authority)).port
+            channel = DIALLED[kind](prints, **own.files, **where)
             stack.enter_context(channel)
             for name, one in issued.items():
                 command = [sys.executable, "-m", "blindsight.federation.worker", str(folder / "home" / name)]
                 command += ["--url", channel.url, "--certificate", str(one.certificate)]
                 command += ["--private-key", str(one.private_key), "--authority", str(one.authority)]
+                command += ["--coordinator", own.fingerprint]
                 process = stack.enter_context(subprocess.Popen(command))
                 stack.callback(process.terminate)
             federation = bs.Federation.over(channel, participants=listing, schema=schema, greeting_s=200)
@@ -124,13 +138,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exchanges", type=int, default=300)
     parser.add_argument("--rows", type=int, default=20_000, help="of each party")
+    parser.add_argument("--only", nargs="+", choices=sorted(RIGS), help="and memory, for the model")
     options = parser.parse_args()
+    kinds = [kind for kind in RIGS if options.only is None or kind in ("memory", *options.only)]
+    if NO_MOSQUITTO is not None and "mqtt" in kinds:
+        kinds.remove("mqtt")
+        print(f"mqtt is left out: {NO_MOSQUITTO}")
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
 
     print(f"\nOne exchange with three parties, {SMALL} bytes each way; {BIG >> 20} MiB each way with one")
     print(f"{'channel':10}{'median':>10}{'95%':>10}{'64 MiB':>10}")
     slow = []
-    for kind in RIGS:
+    for kind in kinds:
         median, upper, big = exchange_times(kind, options.exchanges)
         print(f"{kind:10}{median:7.2f} ms{upper:7.2f} ms{big:8.2f} s")
         if median >= BAR_MS:
@@ -138,7 +157,7 @@ def main() -> None:
 
     print("\nBytes on the wire beyond the messages, for one party in one exchange")
     print(f"{'channel':10}{'message':>12}{'up':>10}{'down':>10}")
-    for kind in DIALLED:
+    for kind in [kind for kind in kinds if kind in DIALLED]:
         for size in (SMALL, 1 << 20):
             up, down = overhead(kind, size)
             print(f"{kind:10}{size:>12,}{up:>10,.0f}{down:>10,.0f}")
@@ -146,7 +165,7 @@ def main() -> None:
     print(f"\nfit(ECOD) of three parties, {options.rows:,} records of 10 features each")
     print(f"{'channel':10}{'wall':>10}{'messages':>14}  model")
     models = {}
-    for kind in RIGS:
+    for kind in kinds:
         with tempfile.TemporaryDirectory() as folder:
             seconds, traffic, models[kind] = federation_seconds(kind, options.rows, Path(folder))
         same = "as embedded, bit for bit" if models[kind] == models["memory"] else "DIFFERS"

@@ -1,6 +1,6 @@
 """Every integer circuit on 10,000 real records under ABY3: the very integers of the clear, and the very verdicts.
 
-    python benchmarks/mpc_equals_clear.py [--protocol cheetah] [--rows 10000]
+    python benchmarks/mpc_equals_clear.py [--protocol cheetah] [--rows 10000] [--only TableStudent]
 
 Operators are threads of this process, over memory links: what is compared is arithmetic, not a network.
 """
@@ -45,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--protocol", default="aby3", choices=["aby3", "cheetah"])
     parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--only", action="append")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     X, _ = load(data_folder() / "adbench" / "10_cover.npz")
@@ -54,14 +55,18 @@ def main() -> None:
     engines = together(count, lambda rank: Engine(open_memory_link("equal", count, rank)))
     print(f"{len(X)} records of cover, {X.shape[1]} features, {options.protocol}")
     kinds = (bs.ECOD, bs.COPOD, bs.HBOS, bs.LODA, bs.IForest, bs.Mahalanobis, bs.PCA, bs.RandomFeatures, bs.OCSVM)
-    for kind in kinds:
-        model = kind(schema=schema).fit(X)
+    makers = {kind.__name__: (lambda kind=kind: kind(schema=schema)) for kind in kinds}
+    makers["TableStudent"] = lambda: bs.TableStudent(teacher=bs.Mahalanobis(schema=schema).fit(X), schema=schema)
+    for kind, make in makers.items():
+        if options.only and kind not in options.only:
+            continue
+        model = make().fit(X)
         clear, alerts = evaluate(model.encoder_, model.circuit_, X), model.predict(X) == 1
         for answer in ("score", "verdict"):
             program, secrets = program_of(model, protocol=options.protocol, answer=answer)
             offer = MpcOffer(program=program, inputs=model.encoder_, schema={}, score_scale=1.0, secret=True)
             shares = [split(program, a, s) for a, s in zip(program.secrets(), secrets, strict=True)]
-            name = f"{kind.__name__}-{answer}"
+            name = f"{kind}-{answer}"
             for rank, engine in enumerate(engines):
                 engine.load(name, program, [share[rank] for share in shares])
             rows = max(1, min(len(X), 2048, ELEMENTS // program.inputs))
@@ -78,9 +83,7 @@ def main() -> None:
             spent = time.perf_counter() - start
             wrong = int((np.concatenate(parts) != (clear if answer == "score" else alerts)).sum())
             told = f"{program.inputs} numbers a record"
-            print(
-                f"{kind.__name__:16s} {answer:8s} {wrong:6d} of {len(X)} differ   {told:28s} {spent:6.1f} s", flush=True
-            )
+            print(f"{kind:16s} {answer:8s} {wrong:6d} of {len(X)} differ   {told:28s} {spent:6.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ bytes of the link are counted in a second run through a forwarding socket (TLS i
 records and the answer.
 
     python benchmarks/verdicts.py [--rows 16384] [--transfer ferret softspoken]
+    python benchmarks/verdicts.py --every --rows 10000      # instead: every integer circuit, in rows; nothing is timed
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ import numpy as np
 from _adbench import data_folder, load
 
 TIMEOUT_S = 120.0
+MESSAGE = 1 << 27
+"""Bytes of a message of ``--every``, unless a single group of records is longer."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -138,6 +141,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=16_384)
     parser.add_argument("--transfer", nargs="+", default=["ferret", "softspoken"])
+    parser.add_argument("--every", action="store_true")
+    parser.add_argument("--only", action="append")
     options = parser.parse_args()
     import blindsight as bs
     from blindsight.blind.mpc import make_certificate
@@ -145,6 +150,7 @@ def main() -> int:
     warnings.simplefilter("ignore", bs.BlindsightWarning)
     n = options.rows
     cover, _ = load(data_folder() / "adbench" / "10_cover.npz")
+    cover = cover[np.random.default_rng(0).permutation(len(cover))]
     wide = np.random.default_rng(0).standard_t(4, size=(n, 29))
     cases = []
     for name, make, X in (
@@ -164,7 +170,9 @@ def main() -> int:
         here, there = context.Pipe()
         process = context.Process(target=scorer_process, args=(there, folder))
         process.start()
-        for transfer in options.transfer:
+        if options.every:
+            failures += every(here, folder, cover[:n], options.only)
+        for transfer in () if options.every else options.transfer:
             failures += measure(here, folder, transfer, cases, n)
         here.send(None)
         process.join(30)
@@ -216,6 +224,37 @@ def measure(pipe, folder: str, transfer: str, cases, n: int) -> int:
     )
     pipe.send(("unlink",))
     counted.close()
+    return failures
+
+
+def every(pipe, folder: str, X: np.ndarray, only: list[str] | None) -> int:
+    """Compare the verdicts of every integer circuit with ``predict``; returns how many circuits fail."""
+    import blindsight as bs
+
+    schema = bs.Schema.infer(X).declare()
+    kinds = (bs.ECOD, bs.COPOD, bs.HBOS, bs.LODA, bs.IForest, bs.Mahalanobis, bs.PCA, bs.RandomFeatures, bs.OCSVM)
+    makers = {kind.__name__: (lambda kind=kind: kind(schema=schema)) for kind in kinds}
+    makers["TableStudent"] = lambda: bs.TableStudent(teacher=bs.Mahalanobis(schema=schema).fit(X), schema=schema)
+    comparison, _, _ = connect(pipe, folder, "softspoken", counted=False)
+    failures = 0
+    for name, make in makers.items():
+        if only and name not in only:
+            continue
+        model = make().fit(X)
+        path = str(Path(folder) / "model.blindsight")
+        model.save(path)
+        pipe.send(("model", path, "rows"))
+        owner = bs.blind.RecordOwner(pipe.recv_bytes())
+        p = owner.parameters
+        step = max(1, MESSAGE // p.group_bytes) * p.rows_per_ciphertext
+        found = [once(pipe, owner, comparison, X[at : at + step])[0] for at in range(0, len(X), step)]
+        expected = model.predict(X)
+        wrong = int((np.concatenate(found) != expected).sum())
+        failures += wrong > 0
+        print(f"{name:16s}{model.encoder_.length:8,d} entries  {int(expected.sum()):6,d} alerts  "
+              f"{wrong} of {len(X):,} verdicts differ", flush=True)  # fmt: skip
+    pipe.send(("unlink",))
+    comparison.close()
     return failures
 
 

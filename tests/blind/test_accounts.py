@@ -1,5 +1,8 @@
 """What a service asks of a scorer: accounts in place of keys, charges that it settles itself, keys that come first."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -22,6 +25,40 @@ def test_rows_are_a_budget_of_their_own():
         scorer.score(two.seal(records(MODEL, 1)))
     assert scorer.rows_answered(one.key_id) == 4
     assert scorer.rows_answered() == 7
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_an_owner_whose_registration_is_being_read_holds_nobody_up(forgotten):
+    scorer = Scorer(MODEL)
+    quick, slow = RecordOwner(scorer.offer()), RecordOwner(scorer.offer())
+    scorer.register(slow.registration)
+    scorer.score(quick.seal(records(MODEL, 1)))
+    reading, go_on, read = threading.Event(), threading.Event(), scorer._engine.masks
+
+    def slowly(material):
+        reading.set()
+        assert go_on.wait(30)
+        return read(material)
+
+    scorer._engine.masks = slowly
+    X = records(MODEL, 2)
+    with ThreadPoolExecutor(3) as pool:
+        try:
+            waiting = [pool.submit(scorer.score, slow.seal(X, register=False)) for _ in range(2)]
+            assert reading.wait(30)
+            between = pool.submit(scorer.score, quick.seal(X, register=False)).result(timeout=30)
+            assert np.array_equal(quick.open(between), MODEL.decision_function(X))
+            if forgotten:
+                scorer.forget(slow.key_id)
+        finally:
+            go_on.set()
+        for answer in waiting:
+            if forgotten:
+                with pytest.raises(AuthenticationError, match="not registered"):
+                    answer.result(timeout=30)
+            else:
+                assert np.array_equal(slow.open(answer.result(timeout=30)), MODEL.decision_function(X))
+    assert len(scorer._owners) == 2 - forgotten
 
 
 def test_an_account_without_a_name_is_an_account():

@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -95,6 +96,26 @@ class Recorded:
         return getattr(self.end, name)
 
 
+def test_wide_quadratics_are_offered_under_ckks_beside_the_exact_engine():
+    X = np.random.default_rng(0).normal(size=(400, 40)).clip(-3, 3)
+    schema = bs.Schema.infer(X).declare()
+    wide, small = bs.Mahalanobis(schema=schema).fit(X), bs.Mahalanobis().fit(X[:, :3])
+    found = survey(wide, connection=Connection(round_trip_ms=10, mbit=20))
+    exact = next(o for o in found.options if o.engine == "columns" and o.reveal == "score")
+    other = exact.approximate
+    assert exact.error == 0
+    scorer = Scorer(wide, packing="columns", scheme="ckks")
+    assert other.parameters == scorer.parameters
+    assert other.cost.bytes_up < exact.cost.bytes_up / 5
+    assert 0 < other.error <= 1e-3 * wide.threshold_
+    assert other.cost.connection == exact.cost.connection == found.connection
+    assert found.recommended().error == 0
+    assert "--scheme ckks" in found.why()
+    assert "--scheme ckks" not in found.why("verdict")
+    assert "--scheme ckks" not in survey(small).why()
+    assert all(o.approximate is None for o in found.options if o is not exact)
+
+
 @pytest.mark.parametrize("engine", ["aby3", "cheetah"])
 @pytest.mark.parametrize("reveal", ["score", "verdict"])
 def test_sizes_of_mpc_are_those_of_the_messages(engine, reveal):
@@ -158,6 +179,39 @@ def test_fixed_point_errors_stay_within_what_is_planned(kind, engine):
     assert low.sum() > 5
     worst = np.abs(found - exact)[low].max()
     assert 0 < worst <= planned.error < 0.05
+
+
+@pytest.mark.parametrize("engine", ["aby3", "cheetah"])
+def test_errors_that_are_measured_are_within_those_that_are_proved(engine):
+    pytest.importorskip("spu", reason="needs the extra 'mpc'")
+    rng = np.random.default_rng(3)
+    layers = (dense(rng, 2, 4), Activation("relu"), dense(rng, 4, 2))
+    model = NetworkModel(network_model().inputs_, Network(layers=layers, target="inputs"), 1.0)
+    found = survey(model, reveal=["score"], measure=20)
+    measured = next(o for o in found.options if o.engine == engine)
+    assert 0 < measured.measured <= measured.error
+    assert math.isnan(option(model, engine).measured)
+    assert math.isnan(next(o for o in found.options if o.engine == "columns").measured)
+
+
+def test_a_coarser_fixed_point_is_found_to_be_off_by_more():
+    pytest.importorskip("spu", reason="needs the extra 'mpc'")
+    from blindsight.blind._planner_mpc import _measured_error
+    from blindsight.blind.mpc import program_of
+    from blindsight.blind.mpc._program import FRACTION_BITS
+
+    model = windows_model()
+    program, secrets = program_of(model)
+    coarse = msgspec.structs.replace(program, ring_bits=64, fraction_bits=min(FRACTION_BITS[64]))
+    fine, rough = (_measured_error(model, p, secrets, 6) for p in (program, coarse))
+    assert 0 < fine < 1e-3 * model.threshold_
+    assert rough > 5 * fine
+
+
+@pytest.mark.parametrize("measure", [-1, 1025, 2.5, True])
+def test_an_impossible_number_of_records_to_measure(measure):
+    with pytest.raises(ParameterError, match="measure"):
+        survey(table_model(3, 5), measure=measure)
 
 
 def test_fixed_point_errors_of_a_real_run():
@@ -265,13 +319,17 @@ def test_a_detector_that_is_no_circuit_is_refused_by_every_engine():
     assert all("VotingForest" in refusal for refusal in refusals(model).values())
 
 
-def test_a_network_of_windows_is_for_operators_alone():
+def windows_model():
     rng = np.random.default_rng(0)
     lstm = Lstm(inputs=rng.normal(size=(12, 2)), states=rng.normal(size=(12, 3)), bias=np.zeros(12))
     network = Network(layers=(lstm, dense(rng, 2, 3)), target="inputs", shape=(4, 2))
     rows = Standardised(offsets=(0.0,) * 2, scales=(1.0,) * 2, slots=(0,) * 2, bound=20.0)
     inputs = Windowed(rows=rows, window=4, horizon=0, by_window=False, interval=None, tolerance=0.1)
-    model = NetworkModel(inputs, network, 1.0)
+    return NetworkModel(inputs, network, 1.0)
+
+
+def test_a_network_of_windows_is_for_operators_alone():
+    model = windows_model()
     found = {o.engine: o for o in survey(model, rows=10, reveal=["score"]).options}
     assert "Layer 1, lstm 8 to 12, is not the only one" in found["rows"].refusal
     assert "Layer 1 of the network, lstm, is not dense" in found["columns"].refusal

@@ -116,19 +116,45 @@ def test_every_score_against_every_threshold(pair):
         assert bands.tolist() == [sum(score > t for t in thresholds) for score in model.decision_function(X)]
 
 
-def test_fitted_detectors_predict(pair):
+FITTED = {
+    "ECOD": {},
+    "COPOD": {},
+    "HBOS": {},
+    "LODA": {"projections": 8},
+    "IForest": {"trees": 8, "depth": 5},
+    "Mahalanobis": {},
+    "PCA": {},
+    "RandomFeatures": {},
+    "OCSVM": {},
+    "TableStudent": {"rounds": 2},
+}
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_fitted_detectors_predict(pair, name):
+    """Every detector whose circuit is whole."""
     import blindsight as bs
 
     X = np.random.default_rng(0).standard_t(3, size=(500, 5))
     schema = bs.Schema.infer(X).declare()
-    for make in (bs.ECOD, bs.Mahalanobis):
-        model = make(schema=schema, contamination=0.1).fit(X)
-        rows = X[:60]
-        scorer = Scorer(model, packing="columns", reveal="verdict")
-        found = verdicts(scorer, RecordOwner(scorer.offer()), rows, pair)
-        assert found.dtype == np.int64
-        assert np.array_equal(found, model.predict(rows))
-        assert 0 < found.sum() < len(rows)
+    more = dict(FITTED[name])
+    if name == "TableStudent":
+        more["teacher"] = bs.Mahalanobis(schema=schema).fit(X)
+    model = getattr(bs, name)(schema=schema, contamination=0.1, **more).fit(X)
+    rows = X[:60]
+    scorer = Scorer(model, packing="columns" if name in ("ECOD", "Mahalanobis") else "rows", reveal="verdict")
+    found = verdicts(scorer, RecordOwner(scorer.offer()), rows, pair)
+    assert found.dtype == np.int64
+    assert np.array_equal(found, model.predict(rows))
+    assert 0 < found.sum() < len(rows)
+
+
+def test_every_whole_circuit_is_among_them():
+    import blindsight as bs
+    from blindsight.detectors import CircuitDetector
+
+    public = [getattr(bs, name) for name in bs.__all__]
+    assert {cls.__name__ for cls in public if isinstance(cls, type) and issubclass(cls, CircuitDetector)} <= {*FITTED}
 
 
 @settings(max_examples=200, deadline=None)

@@ -125,7 +125,7 @@ def test_another_coordinator_than_the_pinned_one_is_told_nothing(caplog: pytest.
 def test_a_coordinator_that_is_replaced_is_refused_over_a_session_that_stands() -> None:
     with FlowerRig().running(["a"], absent=["a"]) as running:
         print_ = InsecureAuthority(running.folder, "other").issue("another", server=True).fingerprint
-        expected = [running.coordinator_print]
+        expected = [running.coordinator.fingerprint]
         running.options["coordinator"] = lambda: expected[-1]
         running.start("a")
         assert running.channel.exchange({"a": b"xy"}, SECONDS) == {"a": b"yx"}

@@ -33,7 +33,7 @@ COMMANDS = [
     ["init", "make"], ["init", "add"], ["init", "rotate"], ["init", "revoke"], ["init", "show"], ["preflight"],
     ["party", "enrol"], ["party", "join"], ["party", "accept"], ["party", "mock"], ["party", "audit", "show"],
     ["party", "audit", "verify"], ["jobs", "list"], ["jobs", "show"], ["jobs", "approve"], ["jobs", "refuse"],
-    ["jobs", "key"],
+    ["jobs", "key"], ["simulate"],
 ]  # fmt: skip
 
 

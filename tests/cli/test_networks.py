@@ -87,6 +87,20 @@ def test_wrong_exports_are_usage_errors(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "small.blindsight").exists()
 
 
+def test_the_planner_measures_an_error(folder: Path) -> None:
+    pytest.importorskip("spu", reason="needs the extra 'mpc'")
+    plan = ("plan", "blind", folder / "net.blindsight")
+    found = {o["engine"]: o for o in invoke(*plan, "--measure", 4, "--json").value["options"]}
+    assert found["rows"]["measured"] is None
+    for engine in ("aby3", "cheetah"):
+        assert 0 < found[engine]["measured"] <= found[engine]["error"]
+    said = invoke(*plan, "--measure", 4).out
+    assert "error, measured" in said
+    assert "Measured, not proved" in said
+    assert "measured" not in invoke(*plan).out
+    assert invoke(*plan, "--measure", -1).code == 2
+
+
 @pytest.mark.usefixtures("line")
 def test_another_packages_module_is_used_where_its_name_is_allowed(folder: Path, tmp_path: Path) -> None:
     from blindsight.detectors import module_detector

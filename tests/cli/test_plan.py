@@ -184,13 +184,6 @@ def test_what_has_no_contributions_says_so(saved, tmp_path):
         assert not (tmp_path / "s.csv").exists()
 
 
-def test_explanations_are_not_asked_of_services(tmp_path):
-    (tmp_path / "in.csv").write_text("a\n1\n")
-    done = invoke("score", tmp_path / "in.csv", "--server", "https://localhost:1", "--blind", "--explain", 1)
-    assert done.code == 2
-    assert "--explain" in done.err
-
-
 def test_plan_sums_shows_each_way_and_says_why():
     done = invoke("plan", "sums", "--parties", 20, "--coordinates", 1000, "--dropouts", 2)
     assert done.code == 0, done.err

@@ -59,3 +59,14 @@ def test_the_seed_decides_everything() -> None:
     for rows in (0, 10_000_000):
         with pytest.raises(ParameterError, match="mock records"):
             mock_records(EVERYTHING, rows)
+
+
+def test_text_reads_like_what_the_column_is_called() -> None:
+    names = ("customer_iban", "e_mail_of_user_email", "x")
+    schema = Schema(
+        (*(Column(name=name, role="identifier", type="text") for name in names), Column(name="v", low=0.0, high=1.0))
+    )
+    table = mock_records(schema, 200)
+    assert table["customer_iban"].str.contains(r"^[A-Z]{2}\d{2}[A-Z0-9]{10,30}$").all()
+    assert table["e_mail_of_user_email"].str.contains("@").all()
+    assert table["x"].str.starts_with("mock-").all()

@@ -10,7 +10,7 @@ import pytest
 from blindsight.data import Records, Schema
 from blindsight.detectors import AutoEncoder, Local, SumQuery, Total, Training, UpdateQuery, detector_from_json
 from blindsight.detectors._own_records import held_out
-from blindsight.detectors._round_vector import GRID, MAX_ROWS, RoundVector, Trained, clipped, on_grid
+from blindsight.detectors._round_vector import MAX_ROWS, RoundVector, Trained, clipped, on_grid
 from blindsight.errors import BlindsightWarning, DataError, ParameterError
 from sample_tables import NUMBER_SCHEMA, make_table
 
@@ -22,6 +22,7 @@ torch.set_num_threads(1)
 from ._linear import SQUARE_SCHEMA, LineDetector  # noqa: E402 (needs torch)
 
 RATE, CLIP = 0.05, 2.0
+GRID = 1 << 16
 
 
 def sides() -> dict[str, np.ndarray]:
@@ -124,15 +125,15 @@ def test_the_local_fit_is_a_federation_of_one() -> None:
 
 def test_the_grid_never_lengthens_a_vector() -> None:
     generator = np.random.default_rng(1)
-    for length in (1, 7, 3000):
+    for length, grid in ((1, GRID), (7, GRID), (3000, GRID), (3000, 1 << 4)):
         for scale in (1e-9, 0.5, 1.0, 1e9):
             vector = generator.normal(size=length) * scale
             norm = 1.7
             short = clipped(vector, norm)
             assert np.linalg.norm(short) <= norm
-            whole = on_grid(vector, norm)
-            assert sum(int(v) ** 2 for v in whole) <= GRID**2
-            assert np.abs(whole / GRID * norm - short).max() <= 1.01 * norm / GRID
+            whole = on_grid(vector, norm, grid)
+            assert sum(int(v) ** 2 for v in whole) <= grid**2
+            assert np.abs(whole / grid * norm - short).max() <= 1.01 * norm / grid
 
 
 def test_weights_by_rows_are_capped() -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from typer.testing import CliRunner
 import blindsight as bs
 from blindsight import modelfile
 from blindsight.cli import app
+from blindsight.detectors import Detector
 from blindsight.federation import Federation, Policy, open_party
 from blindsight.federation.kits import ParticipantList
+from blindsight.testing import NO_MOSQUITTO, Mosquitto
 from sample_tables import NUMBER_SCHEMA, make_table
 
 PLAIN = ["-m", "blindsight"]
@@ -45,6 +48,21 @@ def dying(self, state):
     if len(kept) == 3:  # advertise, share, mask
         os.kill(os.getpid(), signal.SIGKILL)
 SumJournal.keep = dying
+main()
+"""
+STOPS_AFTER_THE_VECTORS = """
+import pathlib, sys, time
+from blindsight.cli import main
+from blindsight.federation._journal import SumJournal
+keep, kept, stopped = SumJournal.keep, [], pathlib.Path(sys.argv[3]) / "stopped"
+def slow(self, state):
+    keep(self, state)
+    kept.append(state)
+    if len(kept) == 3:  # advertise, share, mask
+        stopped.touch()
+        while stopped.exists():
+            time.sleep(0.02)
+SumJournal.keep = slow
 main()
 """
 TIMEOUT_S = 120
@@ -83,8 +101,8 @@ class Site:
     def party(self, name: str, how: list[str] = PLAIN) -> subprocess.Popen[str]:
         return self._start(name, how, "party", "serve", self.kit(name))
 
-    def coordinator(self, how: list[str] = PLAIN) -> subprocess.Popen[str]:
-        command = ("coordinator", "fit", self.kit("coordinator"), "--exact", "--contamination", "0.05")
+    def coordinator(self, how: list[str] = PLAIN, *more: str) -> subprocess.Popen[str]:
+        command = ("coordinator", "fit", self.kit("coordinator"), "--exact", "--contamination", "0.05", *more)
         return self._start("coordinator", how, *command, "--output", self.folder / "fraud.blindsight")
 
     def _start(self, name: str, how: list[str], *arguments: object) -> subprocess.Popen[str]:
@@ -110,21 +128,23 @@ class Site:
             statuses = {name: process.wait(30) for name, process in running.items()}
         assert statuses == dict.fromkeys(self.names, 0)
 
-    def check_model(self) -> None:
+    def check_model(self, detector: Detector | None = None) -> None:
         """It is the embedded one bit for bit; every party was charged once for each of its sums."""
         model = bs.load(self.folder / "fraud.blindsight")
         policy = Policy(allow_exact_sums=True)
         inside = Federation.embedded(self.data, schema=NUMBER_SCHEMA, policy=policy).fit(
-            bs.ECOD(contamination=0.05), privacy=None
+            detector or bs.ECOD(contamination=0.05), privacy=None
         )
-        assert model.provenance_["survivors"] == {step: list(self.names) for step in ("fit", "threshold")}
-        charged = [f"{model.provenance_['run']}/{step}" for step in ("fit", "threshold")]
+        steps = list(inside.provenance_["survivors"])
+        assert model.provenance_["survivors"] == {step: list(self.names) for step in steps}
+        charged = [f"{model.provenance_['run']}/{step}" for step in steps]
         model.provenance_ = inside.provenance_ = model.certificate_ = inside.certificate_ = None
         assert modelfile.dumps(model) == modelfile.dumps(inside)
         for name in self.names:
             ledger = open_party(self.kit(name)).ledgers["record"]
             ledger.verify()
-            assert [entry.release_id for entry in ledger.entries()] == charged
+            assert [entry.release_id for entry in ledger.entries()][-len(charged) :] == charged
+            assert len(ledger.entries()) == len(self.rounds())
 
     def rounds(self) -> list[dict[str, object]]:
         lines = (self.kit("coordinator") / "rounds.jsonl").read_text().splitlines()
@@ -155,12 +175,44 @@ def test_https_with_a_coordinator_and_a_party_killed_in_the_middle(tmp_path: Pat
     assert "dialled the coordinator over mutual TLS" in report.read_text()
 
 
-def test_grpc(tmp_path: Path) -> None:
-    site = Site(tmp_path, "grpcs", ("bank-a", "bank-b", "bank-c"))
+@pytest.mark.parametrize("scheme", ["https", "grpcs"])
+def test_two_detectors_one_after_the_other(scheme: str, tmp_path: Path) -> None:
+    site = Site(tmp_path, scheme, ("bank-a", "bank-b", "bank-c", "bank-d"))
+    training = bs.Training(rounds=2, learning_rate=0.2, clip_norm=10.0)
     with site.serving():
         assert site.coordinator().wait(TIMEOUT_S) == 0, site.told("coordinator")
+        site.check_model()
+        assert len(site.rounds()) == 2
+        more = ("--detector", "autoencoder", "--set", "training.rounds=2")
+        assert site.coordinator(PLAIN, *more).wait(TIMEOUT_S) == 0, site.told("coordinator")
+        site.check_model(bs.AutoEncoder(contamination=0.05, training=training))
+
+
+@pytest.mark.skipif(NO_MOSQUITTO is not None, reason=str(NO_MOSQUITTO))
+def test_mqtt_through_a_broker_that_is_killed_in_the_middle(tmp_path: Path) -> None:
+    site = Site(tmp_path, "mqtts", ("bank-a", "bank-b", "bank-c"))
+    port = int(site.url.rpartition(":")[2])
+    fit = ("coordinator", "fit", site.kit("coordinator"), "--exact", "--output", tmp_path / "m.blindsight")
+    done = CliRunner().invoke(app, [str(argument) for argument in (*fit, "--listen", "127.0.0.1:1")])
+    assert (done.exit_code, "listens nowhere" in done.stderr) == (2, True)
+    done = CliRunner().invoke(app, [str(argument) for argument in fit])
+    assert (done.exit_code, "broker cannot be reached" in done.stderr) == (75, True)
+    with Mosquitto.of_kit(tmp_path / "kits" / "broker", port) as broker, site.serving():
+        for home in (site.kit("coordinator"), site.kit("bank-a")):
+            assert "accepts our certificate" in run("preflight", "--home", home)
+        coordinator = site.coordinator(["-c", STOPS_AFTER_THE_VECTORS])
+        deadline = time.monotonic() + TIMEOUT_S
+        while not (site.kit("coordinator") / "stopped").exists():
+            assert coordinator.poll() is None, site.told("coordinator")
+            assert time.monotonic() < deadline, site.told("coordinator")
+            time.sleep(0.05)
+        broker.kill()
+        broker.start()
+        (site.kit("coordinator") / "stopped").unlink()
+        assert coordinator.wait(TIMEOUT_S) == 0, site.told("coordinator")
     site.check_model()
     assert len(site.rounds()) == 2
+    assert "has reached its coordinator again" in site.told("bank-a")
 
 
 def test_exit_codes_before_anything_runs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import ssl
 import stat
 from pathlib import Path
@@ -463,3 +464,56 @@ def test_requests_that_were_altered(folder: Path) -> None:
         federation="card-fraud", name="bank-a", contact="Ada", identity=evil, tls_key=write_tls_key(folder / "k")
     )
     assert again.fingerprint != request.fingerprint, "which is what the telephone is for"
+
+
+def test_a_broker_has_a_kit_that_follows_the_list(folder: Path, tmp_path: Path) -> None:
+    plan = (folder / "federation.toml").read_text()
+    https = 'addresses = ["https://127.0.0.1:8443", "https://federation.example.org"]'
+    mqtts = 'addresses = ["mqtts://broker.example.org:8883", "https://federation.example.org"]'
+    assert https in plan
+    (folder / "federation.toml").write_text(plan.replace(https, mqtts))
+    kits = tmp_path / "kits"
+    workshop = Workshop.create(read_plan(folder / "federation.toml"), kits)
+    broker, coordinator = kits / "broker", kits / "coordinator"
+    own, authority = read_certificate_file(broker / "tls.crt"), read_certificate_file(broker / "authority.crt")
+    assert certificate_problems(own, authority, server=True, name="broker.example.org") == []
+    assert certificate_problems(own, authority, server=False) == ["it is not for a client"]
+    assert stat.S_IMODE((broker / "tls.key").stat().st_mode) == 0o600
+    # the coordinator dials it, and names no host of it: nobody is taken for both
+    server = read_certificate_file(coordinator / "tls.crt")
+    assert certificate_problems(server, authority, server=True, name="federation.example.org") == []
+    assert certificate_problems(server, authority, server=False) == []
+    assert certificate_problems(server, authority, server=True, name="broker.example.org") != []
+
+    def users() -> list[str]:
+        lines = (broker / "acl").read_text().splitlines()
+        prefix = f"blindsight/{workshop.current.coordinator.certificate[:32]}/"
+        assert all(prefix in line for line in lines if line.startswith("topic"))
+        return [line.removeprefix("user ") for line in lines if line.startswith("user")]
+
+    assert users() == ["coordinator", "bank-a", "bank-b", "bank-c"]
+    workshop.add("bank-d", contact="Dora")
+    assert users() == ["coordinator", "bank-a", "bank-b", "bank-c", "bank-d"]
+    workshop.revoke("bank-b")
+    assert users() == ["coordinator", "bank-a", "bank-c", "bank-d"]
+    before = (broker / "acl").read_text()
+    workshop.rotate_coordinator()  # its topics are others
+    assert users() == ["coordinator", "bank-a", "bank-c", "bank-d"]
+    assert (broker / "acl").read_text() != before
+    new = workshop.rotate_broker()
+    assert new.name == "broker-2"
+    assert read_certificate_file(new / "tls.crt") != own
+    assert (new / "acl").read_text() == (broker / "acl").read_text()
+    shutil.rmtree(broker)  # it is on its machine; what changes is left here to be sent
+    workshop.revoke("bank-d")
+    assert users() == ["coordinator", "bank-a", "bank-c"]
+    assert sorted(path.name for path in broker.iterdir()) == ["README.txt", "acl", "authority.crt", "mosquitto.conf"]
+    # a federation that had none gets one
+    with pytest.raises(ParameterError, match="The federation has no broker"):
+        Workshop(folder / "kits").rotate_broker()
+    own_plan = folder / "kits" / "authority" / "federation.toml"
+    own_plan.write_text(own_plan.read_text().replace(https, mqtts))
+    Workshop(folder / "kits").rotate_coordinator()
+    server = read_certificate_file(folder / "kits" / "coordinator-2" / "tls.crt")
+    assert certificate_problems(server, read_certificate_file(folder / "kits/broker/authority.crt"), server=False) == []
+    assert (Workshop(folder / "kits").rotate_broker() / "tls.key").is_file()

@@ -153,7 +153,7 @@ def test_person_level_needs_a_person_column(number_schema: Schema) -> None:
     "options",
     [
         {"minimum_survivors": 2},
-        {"minimum_survivors": 257},
+        {"minimum_survivors": 1025},
         {"minimum_colluders": -1},
         {"minimum_colluders": 256},
         {"maximum_epsilon": 0},

@@ -41,6 +41,7 @@ def test_a_policy_that_does_not_name_it_refuses_before_anything_is_charged(sums:
         assert nothing_charged(federation)
 
 
+@pytest.mark.filterwarnings("ignore:The federation has about")  # at trust="local" the noise decides whether it does
 def test_the_certificate_names_who_can_open_everything(number_schema: Schema) -> None:
     policy = Policy(allow_shared_key_sums=True)
     said = {}

@@ -19,7 +19,7 @@ from blindsight.securesum import Participant, Phase, SumClient, SumServer, SumSp
 from ._drive import PHASES, make_sum
 
 
-@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("bits", [16, 32, 64])
 @pytest.mark.parametrize("n", [3, 4, 5, 20])
 def test_total_is_exact(n: int, bits: int) -> None:
     largest = ((1 << (bits - 1)) - 1) // n

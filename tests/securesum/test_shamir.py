@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blindsight.errors import ParameterError, WireError
-from blindsight.securesum._shamir import PRIME, SHARE_BYTES, Recombiner, deal, parse_share
+from blindsight.securesum._shamir import BLOCK, PRIME, SHARE_BYTES, Recombiner, _evaluate_all, deal, parse_share
 
 
 def naive_open(points: list[int], shares: list[int], prime: int) -> int:
@@ -32,6 +32,28 @@ def test_prime_is_prime_and_holds_every_secret() -> None:
     for base in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37):  # Miller-Rabin
         x = pow(base, odd, PRIME)
         assert x in (1, PRIME - 1) or any(pow(x, 1 << i, PRIME) == PRIME - 1 for i in range(1, twos))
+
+
+def naive_values(coefficients: list[int], points: list[int]) -> list[int]:
+    """The definition of a polynomial, highest degree first."""
+    top = len(coefficients) - 1
+    return [sum(c * pow(x, top - i, PRIME) for i, c in enumerate(coefficients)) % PRIME for x in points]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    coefficients=st.lists(st.integers(0, PRIME - 1) | st.just(PRIME - 1), min_size=1, max_size=70),
+    points=st.lists(st.integers(1, 1024) | st.integers(1, PRIME - 1), min_size=1, max_size=5),
+)
+def test_values_in_lanes_are_those_of_the_polynomial(coefficients: list[int], points: list[int]) -> None:
+    assert _evaluate_all(coefficients, points) == naive_values(coefficients, points)
+
+
+def test_full_lanes_do_not_run_into_each_other() -> None:
+    for length in (1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK):
+        for points in ([1], [1023, 1024], [PRIME - 1]):
+            worst = [PRIME - 1] * length
+            assert _evaluate_all(worst, points) == naive_values(worst, points)
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,7 +11,17 @@ import pytest
 from blindsight.errors import AuthenticationError, FormatError, ProtocolError, WireError
 from blindsight.he import SecretKey, pack_residues, unpack_residues
 from blindsight.securesum import Phase
-from blindsight.securesum._bfv import DEGREE, PRIMES, BfvScheme, _context, _total, _unpack_ternary
+from blindsight.securesum._bfv import (
+    DEGREE,
+    MAX_FRESH_NOISE,
+    PRIMES,
+    READ_BITS,
+    BfvScheme,
+    _context,
+    _messages,
+    _total,
+    _unpack_ternary,
+)
 from blindsight.securesum._hashing import HASH_BYTES
 from blindsight.securesum._linear_mac import LinearMac, tag_bytes
 from blindsight.securesum._paillier import CIPHER_BYTES, PaillierScheme, _unpack
@@ -61,23 +71,23 @@ def test_without_a_key_the_coordinator_opens_nothing_and_with_one_it_opens_every
     context = scheme.context
     raw = as_sum(this, A)
     parts = unpack_residues(raw[: -tag_bytes(PRIMES)], (scheme.blocks, 2, PRIMES, DEGREE), scheme.width)
-    vector = this.vectors[A]
+    vector = np.concatenate([this.vectors[A] % p for p in context.primes])
 
-    def opened(key: SecretKey) -> np.ndarray:
-        return _total(np.concatenate([key.decrypt(part) for part in parts.astype(np.uint64)]), scheme)
+    def opened(key: SecretKey, parts: np.ndarray) -> np.ndarray:
+        read = np.concatenate([key.decrypt(part) for part in parts.astype(np.uint64)])
+        return np.concatenate(_messages(read, scheme))
 
-    guesses = [opened(SecretKey.generate(context)) for _ in range(3)]
+    guesses = [opened(SecretKey.generate(context), parts) for _ in range(3)]
     # and the first part read as if the key were zero: decrypting (c0, a tiny second part) is reading c0
     bare = parts.astype(np.uint64).copy()
     bare[:, 1] = 0
     bare[:, 1, :, 0] = 1
-    generated = SecretKey.generate(context)
-    guesses.append(_total(np.concatenate([generated.decrypt(part) for part in bare]), scheme))
+    guesses.append(opened(SecretKey.generate(context), bare))
     for guess in guesses:
         assert not np.any(guess == vector), "a coordinate was read without the key"
         assert abs(np.corrcoef(guess.astype(float), vector.astype(float))[0, 1]) < 0.7
     secret = this.clients[C]._state.key  # one party colludes
-    np.testing.assert_array_equal(opened(SecretKey.from_ternary(context, _ternary(secret))), vector)
+    np.testing.assert_array_equal(opened(SecretKey.from_ternary(context, _ternary(secret)), parts), vector)
 
 
 def test_paillier_without_and_with_one_partys_key() -> None:
@@ -142,13 +152,12 @@ def test_nothing_that_a_coordinator_does_to_a_bfv_sum_is_decrypted() -> None:
     def nudge(parts: np.ndarray, tag: np.ndarray) -> None:  # within the noise: the total would be the same
         parts[0, 0, :, 0] = [(int(value) + 1) % q for value, q in zip(parts[0, 0, :, 0], primes, strict=True)]
 
-    def shift(parts: np.ndarray, tag: np.ndarray) -> None:  # by a message of one
-        scale = scheme.context.modulus >> scheme.plain_bits
-        parts[0, 0, :, 0] = [(int(v) + scale) % q for v, q in zip(parts[0, 0, :, 0], primes, strict=True)]
+    def shift(parts: np.ndarray, tag: np.ndarray) -> None:  # by a message of one modulo the first prime
+        parts[0, 0, 0, 0] = (int(parts[0, 0, 0, 0]) + primes[1]) % primes[0]
 
     def key_itself(parts: np.ndarray, tag: np.ndarray) -> None:  # would decrypt to the key
         parts[:], tag[:] = 0, 0
-        scale = scheme.context.modulus >> scheme.plain_bits
+        scale = scheme.context.modulus >> READ_BITS
         parts[0, 1, :, 0] = [scale % q for q in primes]
 
     def retag(parts: np.ndarray, tag: np.ndarray) -> None:
@@ -168,6 +177,7 @@ def test_a_known_shift_of_a_paillier_sum_shifts_the_total_and_tells_nothing_else
     n = int.from_bytes(this.server._in_use.public, "big")
     honest = int.from_bytes(as_sum(this, A, B, C), "big")
     shifted = honest * (1 + 5 * n) % (n * n)
+    assert shifted % n == honest % n, "what passes can be told without a key"
     answers = ask_to_decrypt(this, shifted.to_bytes(CIPHER_BYTES, "big"))
     expected = this.expected()
     expected[0] += 5
@@ -178,6 +188,7 @@ def test_a_known_shift_of_a_paillier_sum_shifts_the_total_and_tells_nothing_else
         n = int.from_bytes(this.server._in_use.public, "big")
         honest = int.from_bytes(as_sum(this, A, B, C), "big")
         other = honest * (pow(2, n, n * n) if fresh else honest) % (n * n)
+        assert other % n != honest % n
         with pytest.raises(ProtocolError):
             ask_to_decrypt(this, other.to_bytes(CIPHER_BYTES, "big"))
 
@@ -278,7 +289,7 @@ def test_malformed_bfv_ciphertexts_add_nothing() -> None:
 
 def test_a_tag_is_that_of_one_vector_in_one_sum() -> None:
     """Against the definition, computed with Python's integers."""
-    context = _context(34)
+    context = _context()
     generator = np.random.default_rng(0)
     parts = [
         np.stack([[generator.integers(0, p, 16, dtype=np.uint64) for p in context.primes] for _ in range(2)])
@@ -328,3 +339,80 @@ def _ternary(secret: bytes) -> np.ndarray:
 
 def _fields(body: bytes) -> tuple[bytes, bytes, bytes, dict[str, bytes]]:
     return msgspec.msgpack.decode(body, type=tuple[bytes, bytes, bytes, dict[str, bytes]])
+
+
+@pytest.mark.parametrize("method", ["he", "paillier"])
+def test_a_party_that_does_not_encrypt_as_agreed_is_not_put_down_to_the_coordinator_alone(method: str) -> None:
+    """One ciphertext under a tag or randomness of another party's name: nothing opens, and nobody can tell whose."""
+    this = make_sum(4, length=LENGTH, bits=64, max_abs=1 << 40, method=method, threshold=3).until(Phase.MASK)
+    for name, request in this.server.requests().items():
+        reply = this.clients[name].handle(request, lambda name=name: this.vectors[name])
+        if name == C:
+            key = scheme_of(this.spec).open(this.clients[C]._state.key, this.clients[C]._state.transcript)
+            story = decode_body(reply)[:HASH_BYTES]
+            reply = seal_message(this.spec, Phase.MASK, C, story + key.encrypt(A, this.vectors[C]), this.signers[C])
+        assert this.server.receive(name, reply)
+    this.server.close_phase()
+    this.exchange()
+    for name, request in this.server.requests().items():
+        with pytest.raises(AuthenticationError, match="the coordinator, or a party") as caught:
+            this.clients[name].handle(request)
+        assert "do not trust this coordinator" not in str(caught.value)
+
+
+def test_a_coordinator_that_changes_the_public_part_does_not_have_the_dealer_convicted() -> None:
+    this = make_sum(3, method="paillier").until(Phase.MASK)
+    changed = msgspec.structs.replace(this.server._with_item(C), public=bytes(384))
+    with pytest.raises(AuthenticationError, match="or the coordinator on the way"):
+        this.clients[C].handle(encode_body_request(this.spec, Phase.MASK, changed))
+
+
+def phase_of(parts: np.ndarray, key: np.ndarray, primes: tuple[int, ...], at: int) -> int:
+    """One coefficient of ``c0 + c1 s``, centred modulo q, by the definition and with Python's integers."""
+    rotated = [int(key[at - i]) if i <= at else -int(key[DEGREE + at - i]) for i in range(DEGREE)]
+    p, r = primes
+    one, other = (
+        (int(parts[0, i, at]) + sum(int(c) * s for c, s in zip(parts[1, i], rotated, strict=True))) % prime
+        for i, prime in enumerate(primes)
+    )
+    value = one + p * ((other - one) * pow(p, -1, r) % r)
+    return value if value < p * r // 2 else value - p * r
+
+
+def test_what_a_party_decrypts_is_the_same_for_all_vectors_of_one_total_but_for_the_sum_of_the_noise() -> None:
+    """Two federations with one total, in which other digits carry and other residues go beyond their prime."""
+    half = 1 << 31
+    together = {A: half - 1, B: half - 1}, {A: half, B: half - 2}, {A: -(1 << 60), B: (1 << 60) + 2 * half - 2}
+    paillier = set()
+    for values in together:
+        this = make_sum(3, length=1, bits=64, max_abs=1 << 61, method="he")
+        this.vectors = {name: np.array([values.get(name, 0)]) for name in this.spec.names}
+        this.until(Phase.UNMASK)
+        scheme = BfvScheme(this.spec)
+        primes = scheme.context.primes
+        raw, size = this.server._encrypted, tag_bytes(PRIMES)
+        parts = unpack_residues(raw[:-size], (scheme.blocks, 2, PRIMES, DEGREE), scheme.width)
+        key = _ternary(this.clients[C]._state.key)
+        for at, p in enumerate(primes):
+            message = scheme.context.modulus // p * ((2 * half - 2) % p)
+            noise = (phase_of(parts[0], key, primes, at) - message) % scheme.context.modulus
+            assert min(noise, scheme.context.modulus - noise) <= 3 * MAX_FRESH_NOISE
+        assert this.run().tolist() == [2 * half - 2]
+        this = make_sum(3, length=1, bits=64, max_abs=1 << 61, method="paillier")
+        this.vectors = {name: np.array([values.get(name, 0)]) for name in this.spec.names}
+        this.until(Phase.UNMASK)
+        opened = scheme_of(this.spec).open(this.clients[C]._state.key, this.clients[C]._state.transcript)
+        paillier.add(int(opened._private.raw_decrypt(int.from_bytes(this.server._encrypted, "big"))))
+    assert len(paillier) == 1
+
+
+def test_a_party_that_encrypts_more_than_64_bits_hold_is_noticed_where_the_total_shows_it() -> None:
+    scheme = BfvScheme(make_sum(3, length=1, bits=64, max_abs=1 << 40, method="he").spec)
+    p, r = scheme.context.primes
+    for total in (1 << 63, -(1 << 63) - 1, p * r // 2, 1 << 64):
+        read = [round((total % prime << READ_BITS) / prime) for prime in (p, r)]
+        with pytest.raises(WireError, match="larger than honest parties"):
+            _total(np.array(read), scheme)
+    for total in ((1 << 63) - 1, -(1 << 63), 0, -1):
+        read = [round((total % prime << READ_BITS) / prime) for prime in (p, r)]
+        assert _total(np.array(read), scheme).tolist() == [total]

@@ -41,6 +41,14 @@ def test_other_thresholds_are_refused(n: int, threshold: int) -> None:
         make_sum(n, threshold=threshold)
 
 
+def test_the_largest_sum_and_one_party_more() -> None:
+    parties = tuple(Participant(name=f"p{i:04d}", public_key=i.to_bytes(32, "big")) for i in range(1025))
+    largest = dataclasses.replace(BASE, participants=parties[:1024], threshold=default_threshold(1024), max_abs=1000)
+    assert (largest.threshold, largest.tolerated_colluders) == (683, 341)
+    with pytest.raises(ParameterError, match="1024"):
+        dataclasses.replace(largest, participants=parties, threshold=700)
+
+
 @pytest.mark.parametrize("n", [1, 2])
 def test_two_parties_are_refused_with_the_reason(n: int) -> None:
     with pytest.raises(ParameterError, match="of two, each learns the other's vector"):
@@ -58,6 +66,17 @@ def test_overflow_is_refused_at_planning(bits: int) -> None:
 @pytest.mark.parametrize(("max_abs", "bits"), [(1, 32), (429_496_729, 32), (429_496_730, 64), (10**18, 64)])
 def test_smallest_width(max_abs: int, bits: int) -> None:
     assert smallest_width(5, max_abs) == bits
+
+
+@pytest.mark.parametrize(("max_abs", "bits"), [(1, 16), (6_553, 16), (6_554, 32), (429_496_730, 64)])
+def test_smallest_width_where_sixteen_bits_will_do(max_abs: int, bits: int) -> None:
+    assert smallest_width(5, max_abs, least=16) == bits
+
+
+def test_sixteen_bits_are_for_masks_alone() -> None:
+    assert dataclasses.replace(BASE, bits=16, max_abs=100).vector_bytes == 2 * BASE.length
+    with pytest.raises(ParameterError, match="no such width"):
+        dataclasses.replace(BASE, bits=16, max_abs=100, method="he")
 
 
 def test_no_width_carries_a_huge_sum() -> None:
@@ -84,7 +103,7 @@ def test_no_width_carries_a_huge_sum() -> None:
         {"length": 0},
         {"length": 2**24 + 1},
         {"length": 2.0},
-        {"bits": 16},
+        {"bits": 24},
         {"bits": True},
         {"max_abs": 0},
         {"max_abs": -1},

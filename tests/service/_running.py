@@ -71,10 +71,10 @@ class Running:
         with open_service_store(self.settings) as store:
             yield store
 
-    def publish(self, model, name: str = "model", packing: str = "rows", thresholds=None):
+    def publish(self, model, name: str = "model", packing: str = "rows", thresholds=None, scheme=None):
         with self.store() as store:
             models = Models(store, self.settings)
-            return models.publish(name, modelfile.dumps(model), packing=packing, thresholds=thresholds)
+            return models.publish(name, modelfile.dumps(model), packing=packing, thresholds=thresholds, scheme=scheme)
 
     def token(self, account: str = "bank-a", scopes=("score", "register"), seconds: float = 3600.0) -> str:
         with self.store() as store:

@@ -11,14 +11,18 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import numpy as np
 import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from blindsight.blind import RecordOwner
+import blindsight as bs
+from blindsight.blind import RecordOwner, read_header
 from blindsight.cli import app
+from blindsight.errors import UnavailableError
+from blindsight.service import Client
 from blindsight.store import Store
 
 from ._running import Running, make_client_certificate
@@ -148,6 +152,91 @@ def test_score_at_a_server(running, fitted, table, tmp_path):
     assert value["resumed_rows"] == 0
     assert value["bits_charged_so_far"] > 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.csv", "data.scores.csv", "owner"]
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory, fitted):
+    """A service that explains a table, and has a quadratic form and a network under CKKS beside it."""
+    pytest.importorskip("torch", reason="networks need the extra: deep")
+    X = fitted[1]
+    schema = fitted[0].schema_
+    service = Running(tmp_path_factory.mktemp("several"), explanations=True)
+    service.others = {
+        "form": bs.Mahalanobis(schema=schema, contamination=0.05).fit(X),
+        "network": bs.AutoEncoder(
+            schema=schema, hidden=(2,), activation="square", scales="declared", training=bs.Training(rounds=1)
+        ).fit(X),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", bs.BlindsightWarning)
+        service.publish(fitted[0], "table")
+        service.publish(service.others["form"], "form", "columns", scheme="ckks")
+        service.publish(service.others["network"], "network", "columns")
+    with service:
+        yield service
+
+
+def at(service: Running, model: str, *words: object) -> list[object]:
+    return ["--server", service.url, "--blind", "--authority", service.certificate, "--model-name", model, *words]
+
+
+@pytest.mark.parametrize("name", ["form", "network"])
+def test_approximate_scores_at_a_server(several, fitted, table, tmp_path, name):
+    X, model = fitted[1], several.others[name]
+    token = several.token(f"cli-{name}")
+    run("score", table, *at(several, name), "--home", tmp_path / "owner", token=token)
+    scores, clear = pl.read_csv(tmp_path / "data.scores.csv")["score"].to_numpy(), model.decision_function(X)
+    assert not np.array_equal(scores, clear)  # exact ones are of the other scheme
+    assert np.all(np.abs(scores - clear) <= 2e-3 * np.maximum(model.threshold_, clear))
+    with several.client(token) as client:
+        spent = {s["model"]: s["rows"] for s in client.account()["spent"]}
+        assert "CKKS" in client.facts(name).parameters
+    assert spent == {"form": 0, "network": 0, "table": 0} | {name: 512}  # 400 records count as the next power of two
+
+
+def test_contributions_of_a_file_at_a_server(several, fitted, table, tmp_path, monkeypatch):
+    """The answer to a request for contributions is lost: the same command goes on, and nothing is charged twice."""
+    model, X = fitted
+    token, output = several.token("cli-explains"), tmp_path / "out.csv"
+    words = ["score", table, *at(several, "table"), "--home", tmp_path / "owner", "--output", output, "--json"]
+    sent = Client.score
+
+    def lost(self, name, sealed, **options):
+        answer = sent(self, name, sealed, **options)
+        if read_header(sealed)[0].kind == "explain":
+            raise UnavailableError("lost")
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "score", lost)
+        assert run(*words, "--explain", 2, token=token, check=False).exit_code == 75
+    without = run(*words, token=token, check=False)
+    assert "another explained" in json.loads(without.stderr)["error"]["got"]
+    done = json.loads(run(*words, "--explain", 2, token=token).stdout)
+    assert done["resumed_rows"] == len(X)
+    found, parts = pl.read_csv(output), model.contributions(X)
+    order = np.argsort(-parts, axis=1, kind="stable")
+    names = np.array(model.contribution_names)
+    assert np.array_equal(found["score"], model.decision_function(X))
+    for k in range(2):
+        assert found[f"because_{k + 1}"].to_list() == names[order[:, k]].tolist()
+        assert np.array_equal(found[f"contribution_{k + 1}"], np.take_along_axis(parts, order, axis=1)[:, k])
+    with several.client(token) as client:
+        p = RecordOwner(client.offer("table")).parameters
+        spent = next(s for s in client.account()["spent"] if s["model"] == "table")
+        assert spent["bits"] == p.charge_bits(len(X)) + p.charge_bits(len(X) * len(names))
+
+
+def test_contributions_in_python_and_where_there_are_none(several, running, fitted, table):
+    model, X = fitted
+    with several.client(several.token("python")) as client:
+        owner = RecordOwner(client.offer("table"))
+        assert np.array_equal(client.contributions("table", owner, X[:5]), model.contributions(X[:5]))
+        assert client.contributions("table", owner, X[:0]).shape == (0, len(owner.contribution_names))
+    for service, name in ((several, "form"), (running, "model")):
+        refused = run("score", table, *at(service, name), "--explain", 1, token=service.token("none"), check=False)
+        assert refused.exit_code == 3
+        assert "serve --explanations" in refused.stderr
 
 
 def test_usage_of_score_at_a_server(running, table):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -149,6 +151,30 @@ def test_killed_workers_lose_no_request_and_charge_none_twice(tmp_path, fitted):
     service.publish(fitted[0])
     with service:
         load_and_kill(service, fitted[1], fitted[0].decision_function(fitted[1]), clients=6, kills=2)
+
+
+COUNTS = """
+import os, signal, sys
+from blindsight.service._metrics import Metrics
+metrics = Metrics()
+with metrics.in_flight():
+    metrics.refused("busy")
+    if sys.argv[1] == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdout.write(metrics.text().decode())
+"""
+
+
+def test_requests_of_a_killed_worker_are_not_counted_as_under_way(tmp_path):
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    for fate, code in (("dies", -signal.SIGKILL), ("lives", 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", COUNTS, fate], env=environment, stdout=subprocess.PIPE, timeout=60, check=False
+        )
+        assert done.returncode == code
+    lines = done.stdout.decode().splitlines()
+    assert "blindsight_in_flight 1.0" in lines
+    assert 'blindsight_refused_total{kind="busy"} 2.0' in lines  # what it had counted stays
 
 
 def test_two_services_share_one_postgresql(tmp_path, fitted):

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import sys
 import warnings
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+import blindsight as bs
 from blindsight import modelfile
 from blindsight.blind import RecordOwner
-from blindsight.errors import BlindsightWarning, ParameterError, WireError
+from blindsight.cli import app
+from blindsight.detectors._registry import ENTRY_POINT_GROUP
+from blindsight.errors import BlindsightWarning, CapacityError, ParameterError, UnknownDetectorError, WireError
 from blindsight.service import RequestError, Settings, open_service_store
 from blindsight.service._metrics import Metrics
 from blindsight.service._service import Service
@@ -115,6 +121,80 @@ def test_contributions_that_no_stored_answer_holds_are_refused_before_they_are_c
     assert service.score("a", "m", "key-key-2", sealed).content == answer.content
     plain = open_service()
     assert plain.models.facts(plain.models.current("m")).explained_rows_per_message == 0
+
+
+def test_a_model_that_no_request_could_carry_is_not_published(open_service):
+    service = open_service(body_bytes=1 << 17)
+    model, _ = make_model()
+    with pytest.raises(CapacityError, match=r"No request could carry .* in columns"):
+        service.models.publish("m", modelfile.dumps(model), packing="columns")
+    assert service.models.names() == []
+    publish(service, model)
+
+
+def test_contributions_are_of_models_that_have_them(open_service):
+    service = open_service(explanations=True)
+    model, X = make_model()
+    form = bs.Mahalanobis(schema=model.schema_).fit(X)
+    service.models.publish("form", modelfile.dumps(form))
+    service.models.publish("wide", modelfile.dumps(model), packing="columns")
+    publish(service, model)
+    asked = {name: service.models.facts(service.models.current(name)) for name in service.load()}
+    assert {name: facts.explained_rows_per_message > 0 for name, facts in asked.items()} == {
+        "form": False,
+        "m": True,
+        "wide": False,
+    }
+
+
+@pytest.fixture
+def quiet(tmp_path, monkeypatch):
+    """A detector that an installed package brings."""
+    (tmp_path / "quiet_package.py").write_text(
+        "import blindsight as bs\nclass Quiet(bs.ECOD):\n    name = 'Quiet'\n    description = 'ECOD, elsewhere'\n"
+    )
+    info = tmp_path / "quiet_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: quiet-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{ENTRY_POINT_GROUP}]\nQuiet = quiet_package:Quiet\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("quiet_package").Quiet
+    sys.modules.pop("quiet_package", None)
+
+
+def test_another_packages_detector_is_served_where_its_name_is_allowed(open_service, quiet, tmp_path):
+    X = make_model()[1]
+    model = quiet(schema=make_model()[0].schema_, contamination=0.05).fit(X)
+    model.save(tmp_path / "quiet.blindsight")
+    strict = open_service()
+    with pytest.raises(UnknownDetectorError):
+        publish(strict, model)
+    service = open_service(allowed=("Quiet",))
+    publish(service, model)
+    owner = enrol(service)
+    sealed = owner.seal(X[:3], register=False)
+    assert np.array_equal(owner.open(service.score("a", "m", None, sealed).content), model.decision_function(X[:3]))
+    with pytest.raises(UnknownDetectorError):
+        strict.models.current("m")
+
+
+def test_a_second_model_that_cannot_be_loaded_harms_nobody(open_service, quiet, tmp_path):
+    model, X = make_model()
+    service = open_service()
+    publish(service, model)
+    quiet(schema=model.schema_, contamination=0.05).fit(X).save(tmp_path / "quiet.blindsight")
+    shadow = ["serve", "shadow", "m", str(tmp_path / "quiet.blindsight"), "--home", str(tmp_path / "home")]
+    refused = CliRunner().invoke(app, shadow)
+    assert refused.exit_code == 2
+    assert "--allow Quiet" in refused.stderr
+    assert CliRunner().invoke(app, [*shadow, "--allow", "Quiet"]).exit_code == 0
+    owner = enrol(service)
+    sealed = owner.seal(X[:3], register=False)
+    assert np.array_equal(owner.open(service.score("a", "m", None, sealed).content), model.decision_function(X[:3]))
+    served = service.models.current("m")
+    assert served.shadow is None
+    assert served.shadow_id is not None
+    assert open_service(allowed=("Quiet",)).models.current("m").shadow is not None
 
 
 def test_the_longest_answer_fits_where_answers_are_kept(tmp_path):

@@ -6,6 +6,7 @@ Sizes and bits follow from the parameters and are exact. Times and round trips a
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Iterable
@@ -26,6 +27,10 @@ from ._planner_trust import Engine, Reveal, trust_of
 __all__ = ["ENGINES", "Cost", "Option", "Survey", "survey"]
 
 ENGINES: tuple[Engine, ...] = ("rows", "columns", "aby3", "cheetah")
+MOST_MEASURED = 1024
+QUICKER = 2
+"""So many times as quick is much."""
+
 LOOSE = 0.01
 """Of the threshold: above it a bound on errors says little."""
 
@@ -78,6 +83,8 @@ class Survey:
             reason = "no operators have to be trusted not to collude"
         else:
             reason = "encryption cannot carry it"
+        if best.engine == "columns":
+            reason += f" (--packing columns{' --scheme ckks' if best.error > 0 else ''})"
         text = f"{best.name}: {reason}; about {_seconds(best):.3g} s for {self.rows:,} records at {self.connection}"
         if others:
             text += " (" + ", ".join(f"{o.name} {_seconds(o):.3g} s" for o in others) + ")"
@@ -87,7 +94,18 @@ class Survey:
                 text += ", and a verdict may differ where the score is that close to it"
             if best.error > LOOSE * best.threshold:
                 text += " (a worst case over all records inside the bounds: try it on your own)"
-        return text + "."
+        return f"{text}.{self._why_not_exact(best, reveal)}"
+
+    def _why_not_exact(self, best: Option, reveal: Reveal) -> str:
+        """What approximate scores would save, where that is much."""
+        for option in self.revealing(reveal):
+            other = option.approximate
+            if other is not None and QUICKER * _seconds(other) <= _seconds(best):
+                return (
+                    f" Where scores may be off by {other.error:.2g} at the threshold of {best.threshold:.2g}, take "
+                    f"columns under CKKS (--packing columns --scheme ckks): about {_seconds(other):.3g} s."
+                )
+        return ""
 
 
 def _seconds(option: Option) -> float:
@@ -100,6 +118,7 @@ def survey(
     rows: int = 1000,
     reveal: Iterable[Reveal] = ("score", "verdict"),
     connection: Connection | None = None,
+    measure: int = 0,
 ) -> Survey:
     """Plan every engine for a fitted model.
 
@@ -113,11 +132,16 @@ def survey(
         What the owner shall learn. Verdicts are on one threshold.
     connection : Connection, optional
         Between any two machines. Default: 10 ms of round trip, 100 Mbit/s.
+    measure : int
+        Of networks under MPC: score so many records, drawn at random, in the operators' arithmetic on this machine, and
+        say by how much they are off; takes seconds. What is measured is not proved.
 
     Raises
     ------
     ParameterError
-        ``rows`` is out of its domain.
+        ``rows`` or ``measure`` is out of its domain.
+    MissingExtraError
+        Measuring needs the extra ``mpc``.
     NotFittedError
         The model is not fitted.
 
@@ -128,9 +152,13 @@ def survey(
     """
     if type(rows) is not int or not 1 <= rows <= MAX_ROWS:
         raise ParameterError("rows is out of its domain", got=repr(rows)[:40], rule=f"1 to {MAX_ROWS}")
+    if type(measure) is not int or not 0 <= measure <= MOST_MEASURED:
+        raise ParameterError("measure is out of its domain", got=repr(measure)[:40], rule=f"0 to {MOST_MEASURED}")
     line, threshold = connection or Connection(), float(getattr(model, "threshold_", math.nan))
     options = tuple(
-        _over(line, threshold, _option(model, engine, revealed, rows)) for revealed in reveal for engine in ENGINES
+        _over(line, threshold, _option(model, engine, revealed, rows, measure))
+        for revealed in reveal
+        for engine in ENGINES
     )
     secret = bool(getattr(model, "is_secret_", False))
     return Survey(model=type(model).__name__, rows=rows, connection=line, secret=secret, options=options)
@@ -138,10 +166,11 @@ def survey(
 
 def _over(line: Connection, threshold: float, option: Option) -> Option:
     cost = option.cost and replace(option.cost, connection=line)
-    return replace(option, cost=cost, threshold=threshold)
+    other = option.approximate and _over(line, threshold, option.approximate)
+    return replace(option, cost=cost, threshold=threshold, approximate=other)
 
 
-def _option(model: Any, engine: Engine, reveal: Reveal, rows: int) -> Option:
+def _option(model: Any, engine: Engine, reveal: Reveal, rows: int, measure: int) -> Option:
     whole = hasattr(model, "circuit_")
     if not whole and not has_network(model) and not hasattr(model, "score_histogram_"):
         raise NotFittedError("The model to plan for is not fitted", fix="fit it, or load a saved one")
@@ -150,18 +179,19 @@ def _option(model: Any, engine: Engine, reveal: Reveal, rows: int) -> Option:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if engine == "aby3" or engine == "cheetah":
-                return mpc_option(model, engine, reveal, rows, trust)
+                return mpc_option(model, engine, reveal, rows, trust, measure)
             if not whole:
                 return ckks_option(model, engine, reveal, rows, trust)
+            form = None
+            if engine == "columns" and reveal == "score" and isinstance(model.encoder_, Monomials):
+                with contextlib.suppress(CapacityError, ParameterError):
+                    form = form_option(model, rows)
             try:
-                return bfv_option(model, engine, reveal, rows, trust)
-            except CapacityError as error:
-                if engine == "rows" or reveal == "verdict" or not isinstance(model.encoder_, Monomials):
+                return replace(bfv_option(model, engine, reveal, rows, trust), approximate=form)
+            except CapacityError:
+                if form is None:
                     raise
-                try:
-                    return form_option(model, rows)
-                except (CapacityError, ParameterError):
-                    raise error from None  # why the exact engine cannot is what to say
+                return form
     except NotFittedError:
         raise
     except (CapacityError, ParameterError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +16,8 @@ from ._planner_option import Cost, Option, pieces
 from ._planner_rounds import mpc_rounds
 from ._planner_times import mpc_times
 from ._planner_trust import Engine, Reveal, Trust
-from .mpc._describe import program_of
+from .mpc._describe import program_of, reach_of
+from .mpc._emulate import emulated_scores
 from .mpc._program import Program
 from .mpc._shares import answer_bytes, share_bytes
 from .mpc._wire import LENGTH as PIECE_PREFIX
@@ -24,13 +26,14 @@ from .mpc._wire import RunHeader, pack
 __all__ = ["mpc_option"]
 
 
-def mpc_option(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust) -> Option:
-    """Operators that hold shares."""
+def mpc_option(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Trust, measure: int = 0) -> Option:
+    """Operators that hold shares; of a network, with the error of so many records measured."""
     whole = hasattr(model, "circuit_")
     if not whole:
         network_of(model)
     # the form alone: a model without a threshold has one of verdicts, too
-    program, _ = program_of(model, protocol="aby3" if engine == "aby3" else "cheetah", answer="score")
+    program, secrets = program_of(model, protocol="aby3" if engine == "aby3" else "cheetah", answer="score")
+    measured = _measured_error(model, program, secrets, measure) if measure and not whole else math.nan
     program = msgspec.structs.replace(program, answer=reveal)
     program.__post_init__()
     runs = pieces(rows, program.rows_per_run)
@@ -66,7 +69,21 @@ def mpc_option(model: Any, engine: Engine, reveal: Reveal, rows: int, trust: Tru
             rounds=mpc_rounds(program, len(runs)),
         ),
         trust=trust,
+        measured=measured,
     )
+
+
+def _measured_error(model: Any, program: Program, secrets: Sequence[Any], count: int) -> float:
+    """Largest error at the threshold of records drawn at random, from the public scales outward to the bounds."""
+    rng, reach = np.random.default_rng(0), reach_of(model.inputs_)
+    count = min(count, program.rows_per_run)
+    size = float(np.max(reach)) ** np.linspace(0, 1, count)[:, None]
+    drawn = np.clip(rng.normal(size=(count, program.inputs)) * size, -reach, reach)
+    exact, found = model.network_.scores(drawn), emulated_scores(program, secrets, drawn)
+    threshold = float(getattr(model, "threshold_", math.nan))
+    if not threshold > 0:
+        return float(np.abs(found - exact).max())
+    return float((np.abs(found - exact) / np.maximum(exact / threshold, 1)).max())
 
 
 def _fixed_point_error(network: Network, program: Program, bound: float, score: float) -> float:

@@ -88,6 +88,10 @@ class Option:
     trust : Trust
     threshold : float
         What the error is to be compared with; NaN where the model has none.
+    measured : float
+        Largest error at the threshold that was found, of records drawn at random; NaN where none was measured.
+    approximate : Option, optional
+        Of columns of a quadratic form that are exact: the same under CKKS.
     """
 
     engine: Engine
@@ -100,6 +104,8 @@ class Option:
     cost: Cost | None
     trust: Trust
     threshold: float = math.nan
+    measured: float = math.nan
+    approximate: Option | None = None
 
     @property
     def name(self) -> str:

@@ -248,7 +248,8 @@ class Scorer:
         ParameterError
             The key id is not one of them.
         """
-        kept = next((value for key, value in self._owners.items() if key.hex() == key_id), None)
+        with self._lock:
+            kept = next((value for key, value in self._owners.items() if key.hex() == key_id), None)
         if kept is None:
             raise ParameterError("The key id is not known here", got=key_id, rule="an owner that has asked before")
         kept[1].prepare(answers)
@@ -465,36 +466,37 @@ class Scorer:
             kept = self._owners.get(header.key)
             if kept is not None:
                 self._owners.move_to_end(header.key)
-                open_envelope(kept[0], header, sealed)
-                return kept
-            stored = self._table.get(name)
-            if stored is not None and len(stored) != registration_bytes(self.parameters):
-                raise StoreError("A stored registration is damaged", fix="the owner may register again with a new key")
-            if stored is None and not registration:
-                raise AuthenticationError(
-                    "The key id is not registered here",
-                    got=header.key.hex(),
-                    fix="seal again with register=True",
-                )
-            material = memoryview(stored) if stored is not None else registration
-            public = bytes(material[:KEY_BYTES])
-            if key_id_of(public, material[KEY_BYTES:]) != header.key:
-                raise AuthenticationError(
-                    "A registration does not belong to its key id",
-                    rule="the key id is the hash of the registration",
-                    fix="seal again with register=True",
-                )
-            session = Session(self._private, public, offer=self._digest, owner_public=public)
-            open_envelope(session, header, sealed)
-            if stored is None:
-                self._admit_new(header.key.hex())
-            rerandomiser = self._engine.masks(material[KEY_BYTES:])
-            if stored is None:
-                self._keep(header.key, bytes(material))
-            self._owners[header.key] = session, rerandomiser
+        if kept is not None:
+            open_envelope(kept[0], header, sealed)  # not under the lock: a MAC over megabytes would hold up others
+            return kept
+        stored = self._table.get(name)
+        if stored is not None and len(stored) != registration_bytes(self.parameters):
+            raise StoreError("A stored registration is damaged", fix="the owner may register again with a new key")
+        if stored is None and not registration:
+            raise _not_registered(header)
+        material = memoryview(stored) if stored is not None else registration
+        public = bytes(material[:KEY_BYTES])
+        if key_id_of(public, material[KEY_BYTES:]) != header.key:
+            raise AuthenticationError(
+                "A registration does not belong to its key id",
+                rule="the key id is the hash of the registration",
+                fix="seal again with register=True",
+            )
+        session = Session(self._private, public, offer=self._digest, owner_public=public)
+        open_envelope(session, header, sealed)
+        if stored is None:
+            self._admit_new(header.key.hex())
+        rerandomiser = self._engine.masks(material[KEY_BYTES:])
+        if stored is None:
+            self._keep(header.key, bytes(material))
+        with self._lock:
+            if self._table.get(name) is None:  # forgotten meanwhile
+                raise _not_registered(header)
+            kept = self._owners.setdefault(header.key, (session, rerandomiser))  # of two that read it, the first
+            self._owners.move_to_end(header.key)
             while len(self._owners) > MAX_KEPT_OWNERS:
                 self._owners.popitem(last=False)
-            return session, rerandomiser
+        return kept
 
     def _desk_scope(self, taus: tuple[int, ...]) -> str:
         """Name of the masks' place, another one for other weights or thresholds: a share of one is not compared with
@@ -544,6 +546,12 @@ class Scorer:
 
     def __repr__(self) -> str:
         return f"Scorer({self.parameters.describe()})"
+
+
+def _not_registered(header: Header) -> AuthenticationError:
+    return AuthenticationError(
+        "The key id is not registered here", got=header.key.hex(), fix="seal again with register=True"
+    )
 
 
 def _thresholds(model: Model, reveal: str, thresholds: Sequence[float] | None) -> tuple[int, ...]:

@@ -16,8 +16,12 @@ from ._https import HttpsChannel
 from ._https_party import serve_https
 from ._listen import BACKLOG, listen
 from ._memory import MemoryChannel
+from ._mqtt import MqttChannel
+from ._mqtt_party import serve_mqtt
+from ._mqtt_wire import MqttTopics
 from ._process import ProcessChannel, serve_frames
 from ._serve import serve
+from ._simulated import SimulatedChannel, SimulatedExchange, SimulatedNetwork
 from ._tls import certificate_fingerprint, mutual_context, peer_fingerprint
 
 __all__ = [
@@ -31,7 +35,12 @@ __all__ = [
     "HttpAnswer",
     "HttpsChannel",
     "MemoryChannel",
+    "MqttChannel",
+    "MqttTopics",
     "ProcessChannel",
+    "SimulatedChannel",
+    "SimulatedExchange",
+    "SimulatedNetwork",
     "Traffic",
     "ask_http",
     "certificate_fingerprint",
@@ -43,5 +52,6 @@ __all__ = [
     "serve_frames",
     "serve_grpc",
     "serve_https",
+    "serve_mqtt",
     "write_flower_app",
 ]

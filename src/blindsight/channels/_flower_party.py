@@ -86,9 +86,9 @@ def serve_flower(
         The party's own, in PEM.
     authority : path
         Certificates, in PEM, that may sign the coordinator's.
-    coordinator : str or callable () -> str, optional
+    coordinator : str or callable () -> str
         SHA-256 of the one certificate that the coordinator may have, in hexadecimal; a callable is asked before every
-        session and every request. Any that ``authority`` signed for a server otherwise.
+        session and every request. Required: no host name is dialled by which a coordinator could be known.
     stop : threading.Event, optional
         Ends the loop; set when it has ended for another reason. In the main thread SIGTERM and SIGINT do the same.
     max_message_bytes : int
@@ -114,14 +114,21 @@ def serve_flower(
     Security
     --------
     No port is open; the socket is a file. Whoever connects there is a carrier and nothing more: what it brings and gets
-    is TLS 1.3 between this process and the coordinator, whose certificate must be signed by ``authority`` for servers,
-    and be ``coordinator`` if that is given: compared in the handshake, before anything is sent, and again before a
+    is TLS 1.3 between this process and the coordinator, whose certificate must be signed by ``authority`` for servers
+    and be ``coordinator``: compared in the handshake, before anything is sent, and again before a
     request is handed to ``handler``. A carrier can delay and drop, and see lengths and times.
     """
     del max_backoff_s
     if url.partition("://")[0].lower() != "flower":
         raise ParameterError("The coordinator's address cannot be used", got=url[:200], rule="flower://HOST:PORT")
     path, mode = socket_of(certificate, socket)
+
+    if expected_now(coordinator) is None:
+        raise ParameterError(
+            "A party behind a SuperNode has to know its coordinator's certificate",
+            rule="any server of the authority could pass for the coordinator otherwise",
+            fix="give coordinator: the SHA-256 of its certificate, in hexadecimal",
+        )
 
     def context(pinned: str | None) -> ssl.SSLContext:
         made = mutual_context(

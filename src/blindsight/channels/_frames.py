@@ -78,10 +78,10 @@ class Frame:
         return cls(Kind(number), raw.hex(), total, offset, body)
 
 
-def parts_of(letter_id: str, body: bytes) -> Iterator[Frame]:
-    """A message in frames; an empty one is one frame."""
-    for offset in range(0, max(1, len(body)), PART_BYTES):
-        yield Frame(Kind.PART, letter_id, len(body), offset, body[offset : offset + PART_BYTES])
+def parts_of(letter_id: str, body: bytes, part_bytes: int = PART_BYTES) -> Iterator[Frame]:
+    """A message in frames of at most ``part_bytes`` of it; an empty one is one frame."""
+    for offset in range(0, max(1, len(body)), part_bytes):
+        yield Frame(Kind.PART, letter_id, len(body), offset, body[offset : offset + part_bytes])
 
 
 class Assembler:

@@ -19,8 +19,9 @@ from blindsight.errors import MissingExtraError, UnavailableError, WireError
 from ._channel import MAX_MESSAGE_BYTES
 from ._desk import Letter
 from ._dialled import DialledChannel
-from ._frames import MAX_FRAME_BYTES, Assembler, Frame, Kind, parts_of
+from ._frames import MAX_FRAME_BYTES, Frame, Kind, parts_of
 from ._listen import listen
+from ._reception import Reception
 from ._tls import Pathlike, mutual_context
 
 __all__ = ["GrpcChannel"]
@@ -244,18 +245,14 @@ class GrpcChannel(DialledChannel):
         """Take what the party sends, a frame at a time; the library holds the next back until it is asked for."""
         import grpc
 
-        assembler = Assembler()
+        reception = Reception(self._desk, who, self._max_bytes)
         try:
             for data in frames:
-                frame = Frame.decode(data)
-                if frame.kind is Kind.PART:
-                    self._take(who, frame, assembler, line)
-                elif frame.kind is Kind.FAILED:
-                    if self._desk.answer(who, frame.id, None):
-                        log.warning("%s did not answer: its handler failed", who)
-                    self._acknowledge(line, frame.id)
-                else:
-                    raise WireError("A frame is malformed", got="an acknowledgement from a party")
+                letter_id = reception.take(data)
+                if letter_id is not None:
+                    with line.changed:
+                        line.done.append(letter_id)
+                        line.changed.notify_all()
         except WireError as error:
             log.warning("the stream of %s is ended: %s", who, error)
             line.end("INVALID_ARGUMENT", str(error))
@@ -267,20 +264,6 @@ class GrpcChannel(DialledChannel):
         finally:
             line.end()
             self._readers.discard(threading.current_thread())
-
-    def _take(self, who: str, frame: Frame, assembler: Assembler, line: _Line) -> None:
-        if frame.total > self._max_bytes and self._desk.answer(who, frame.id, None):
-            log.error("an answer of %s is dropped: %d bytes, at most %d", who, frame.total, self._max_bytes)
-        complete, body = assembler.add(frame, keep=self._desk.is_open(who, frame.id))
-        if complete:
-            if body is None or not self._desk.answer(who, frame.id, body):
-                log.info("an answer of %s came late, or twice, and is dropped", who)
-            self._acknowledge(line, frame.id)
-
-    def _acknowledge(self, line: _Line, letter_id: str) -> None:
-        with line.changed:
-            line.done.append(letter_id)
-            line.changed.notify_all()
 
 
 def _certificate(context: Any) -> bytes:

@@ -11,7 +11,15 @@ from blindsight.errors import AuthenticationError, ParameterError, UnavailableEr
 
 from ._tls import certificate_fingerprint
 
-__all__ = ["Expected", "PinnedObject", "expected_now", "fetch_pinned", "pin_context", "still_expected"]
+__all__ = [
+    "AnotherCertificate",
+    "Expected",
+    "PinnedObject",
+    "expected_now",
+    "fetch_pinned",
+    "pin_context",
+    "still_expected",
+]
 
 Expected = str | Callable[[], str] | None
 """SHA-256 of the coordinator's certificate in hexadecimal, what gives it when it is needed, or nothing to compare."""
@@ -54,6 +62,10 @@ def still_expected(pinned: str | None, expected: Expected) -> None:
         )
 
 
+class AnotherCertificate(ssl.SSLCertVerificationError):
+    """The other side's certificate is good, and not the one that is pinned."""
+
+
 class PinnedObject(ssl.SSLObject):
     """A connection that ends in the handshake if the other side's certificate is another than ``pinned``.
 
@@ -69,7 +81,7 @@ class PinnedObject(ssl.SSLObject):
         super().do_handshake()
         shown = certificate_fingerprint(self.getpeercert(binary_form=True) or b"")
         if shown != self.pinned:
-            raise ssl.SSLCertVerificationError(_another(shown, self.pinned))
+            raise AnotherCertificate(_another(shown, self.pinned))
 
 
 def pin_context(context: ssl.SSLContext, pinned: str | None) -> ssl.SSLContext:

@@ -25,6 +25,7 @@ from ._command_preflight import preflight
 from ._command_schema import schema_check, schema_draft
 from ._command_score import score
 from ._command_serve import serve_app
+from ._command_simulate import simulate
 
 __all__ = ["app", "main"]
 
@@ -95,6 +96,11 @@ app.command(
     "--party bank-c=c.csv --epsilon 1 --delta 1e-6 --unit person --max-records-per-person 4 --home run "
     "--output fraud.blindsight",
 )(fit)
+app.command(
+    short_help="Fit at hundreds of virtual parties over a simulated network.",
+    epilog="Example: blindsight simulate records.csv --schema schema.toml --parties 100 --dropout 0.3 "
+    "--split dirichlet:0.5 --seed 7 --plot fleet.png",
+)(simulate)
 app.command(
     short_help="List the detectors and what each costs.",
     epilog="Example: blindsight detectors --schema schema.toml --epsilon 1",

@@ -133,7 +133,8 @@ def coordinator_fit(
             quiet=json_output,
         )
         federation.progress = rounds.phase
-        screen.say(f"Listening on {site.channel.url} for the {len(site.listing.parties)} parties of "
+        where = "Waiting at the broker" if site.channel.url.startswith("mqtts:") else "Listening on"
+        screen.say(f"{where} {site.channel.url} for the {len(site.listing.parties)} parties of "
                    f"'{federation.name}', list {site.listing.serial}.")  # fmt: skip
 
         def facts(fitted: Detector, notes: list[str]) -> RunFile:

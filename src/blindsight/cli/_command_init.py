@@ -113,7 +113,7 @@ def add(
 )
 @command
 def rotate(
-    name: Annotated[str, typer.Argument(help="The party's name, or 'coordinator'.")],
+    name: Annotated[str, typer.Argument(help="The party's name, 'coordinator', or 'broker'.")],
     kits: KitsOption = Path("kits"),
     request: RequestOption = None,
     identity: Annotated[
@@ -126,13 +126,20 @@ def rotate(
     from blindsight.federation.kits import Workshop
 
     workshop = Workshop(kits)
+    if name.lower() == "broker":
+        if request is not None or identity:
+            raise ParameterError("The broker has a TLS key alone", fix="leave --request and --identity out")
+        kit, screen = workshop.rotate_broker(), Screen(as_json=json_output)
+        screen.say(f"Wrote {kit}: for whoever runs the broker. Delete it here once they have it.")
+        screen.result({"kit": str(kit), "list": _plain(workshop.current)})
+        return
     if name.lower() == workshop.plan.coordinator.lower() or name.lower() == "coordinator":
         if request is not None or identity:
             raise ParameterError("The coordinator has a TLS key alone", fix="leave --request and --identity out")
-        listing, kit = workshop.rotate_coordinator(), "coordinator"
+        listing, owner = workshop.rotate_coordinator(), "coordinator"
     else:
-        listing, kit = workshop.rotate(name, request=_read(request), identity=identity), name
-    _changed(Screen(as_json=json_output), workshop.folder, listing, kit=f"{kit}-{listing.serial}")
+        listing, owner = workshop.rotate(name, request=_read(request), identity=identity), name
+    _changed(Screen(as_json=json_output), workshop.folder, listing, kit=f"{owner}-{listing.serial}")
 
 
 @init_app.command(
@@ -188,6 +195,8 @@ def _changed(screen: Screen, folder: Path, listing: ParticipantList, *, kit: str
         f"Send {folder / 'participants.signed.json'} to every party and to the coordinator; at a party: "
         "blindsight party accept participants.signed.json"
     )
+    if any(address.startswith("mqtts:") for address in listing.coordinator.addresses):
+        screen.say(f"Send acl and mosquitto.conf in {folder / 'broker'} to the broker; there: kill -HUP PROCESS-ID")
     screen.result({"kit": None if kit is None else str(folder / kit), "list": _plain(listing)})
 
 

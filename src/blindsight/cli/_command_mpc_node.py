@@ -42,14 +42,19 @@ def mpc_node_check(config: ConfigOption, json_output: JsonOption = False) -> Non
 @command
 def mpc_node_certificate(
     name: Annotated[str, typer.Argument(help="Of the operator, owner or holder.")],
-    output: Annotated[Path, typer.Option(help="Folder for NAME.crt and NAME.key.")] = Path(),
+    output: Annotated[Path, typer.Option(help="Folder for NAME.crt and NAME.key; made if absent.")] = Path(),
     days: Annotated[int, typer.Option(help="How long it is valid, at most 825.")] = 825,
     json_output: JsonOption = False,
 ) -> None:
     """Make a key and its self-signed certificate; give the certificate, never the key, to the others."""
     from blindsight.blind.mpc import make_certificate
+    from blindsight.errors import StoreError
 
     screen = Screen(as_json=json_output)
+    try:
+        output.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StoreError("The folder for the key cannot be made", got=f"{output}: {error.strerror}") from error
     certificate, key = make_certificate(name, output, days=days)
     screen.say(f"Wrote {certificate}, to be given to the others, and {key}, which stays here.")
     screen.result({"certificate": str(certificate), "private_key": str(key)})

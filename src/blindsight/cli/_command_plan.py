@@ -35,6 +35,12 @@ def plan_blind(
     verdict: Annotated[
         bool, typer.Option("--verdict", help="Reveal one bit a record, above the threshold or not, instead of scores.")
     ] = False,
+    measure: Annotated[
+        int,
+        typer.Option(
+            "--measure", help="Of networks under MPC: find the error of so many records drawn at random. Takes seconds."
+        ),
+    ] = 0,
     allow: AllowOption = None,
     key_file: KeyFileOption = None,
     json_output: JsonOption = False,
@@ -47,16 +53,17 @@ def plan_blind(
     reveal: Reveal = "verdict" if verdict else "score"
     line = Connection(round_trip_ms=round_trip_ms, mbit=mbit)
     loaded = modelfile.load(model, sealer=sealer_of(key_file), allowed=frozenset(allow or ()))
-    found = survey(loaded, rows=rows, reveal=(reveal,), connection=line)
+    found = survey(loaded, rows=rows, reveal=(reveal,), connection=line, measure=measure)
     best = found.recommended(reveal)
     able = [option for option in found.options if not option.refusal]
+    measured = any(not math.isnan(option.measured) for option in able)
     if able:
         screen.table(
             f"{found.model}, {rows:,} records, {reveal}s; {line}",
             [("", "left"), *((f"{o.name} *" if o is best else o.name, "right") for o in found.options)],
             [
                 (label, *(cell(o) if cell is _error or not o.refusal else "" for o in found.options))
-                for label, cell in COSTS
+                for label, cell in (COSTS[0], *((MEASURED,) if measured else ()), *COSTS[1:])
             ],
         )
         _say(
@@ -64,6 +71,15 @@ def plan_blind(
             "Bytes and bits are exact; times, on one core of each machine, and bytes between servers are estimated. "
             "Set-up is once, the batch every time. Extract: well-chosen records that reveal every answer.",
         )
+        if measured:
+            _say(
+                screen,
+                f"Measured, not proved: the largest error at the threshold of {measure:,} records drawn at random, in "
+                "the operators' arithmetic on this machine alone. Their protocols round at random besides: take it for "
+                "its size.",
+            )
+        elif any(math.isnan(option.error) for option in able):
+            _say(screen, "No bound is known for such layers: --measure 16 scores some records and tells their error.")
     else:
         screen.say(f"{found.model}, {rows:,} records, {reveal}s")
     screen.say()
@@ -118,6 +134,11 @@ COSTS: tuple[tuple[str, Callable[[Option], str]], ...] = (
     ("records to extract", lambda o: f"{o.rows_to_extract:,}"),
 )
 
+MEASURED: tuple[str, Callable[[Option], str]] = (
+    "error, measured",
+    lambda o: "" if math.isnan(o.measured) else f"{o.measured:.2g}",
+)
+
 TRUSTS: tuple[tuple[str, Callable[[Trust], str]], ...] = (
     ("must not collude", lambda t: t.collusion),
     ("holds while", lambda t: t.behaviour),
@@ -157,22 +178,25 @@ def _plain(found: Survey, best: Option | None) -> dict[str, Any]:
         "connection": asdict(found.connection),
         "secret": found.secret,
         "recommended": None if best is None else best.engine,
-        "options": [
-            {
-                "engine": o.engine,
-                "name": o.name,
-                "reveal": o.reveal,
-                "refusal": o.refusal or None,
-                "parameters": None if o.parameters is None else _parameters(o),
-                "error": None if math.isnan(o.error) else o.error,
-                "threshold": None if math.isnan(o.threshold) else o.threshold,
-                "bits": None if math.isnan(o.bits) else o.bits,
-                "rows_to_extract": o.rows_to_extract or None,
-                "cost": None if o.cost is None else _seconds(o.cost),
-                "trust": asdict(o.trust),
-            }
-            for o in found.options
-        ],
+        "options": [_plain_option(o) for o in found.options],
+    }
+
+
+def _plain_option(o: Option) -> dict[str, Any]:
+    return {
+        "engine": o.engine,
+        "name": o.name,
+        "reveal": o.reveal,
+        "refusal": o.refusal or None,
+        "parameters": None if o.parameters is None else _parameters(o),
+        "error": None if math.isnan(o.error) else o.error,
+        "measured": None if math.isnan(o.measured) else o.measured,
+        "threshold": None if math.isnan(o.threshold) else o.threshold,
+        "bits": None if math.isnan(o.bits) else o.bits,
+        "rows_to_extract": o.rows_to_extract or None,
+        "cost": None if o.cost is None else _seconds(o.cost),
+        "trust": asdict(o.trust),
+        "approximate": None if o.approximate is None else _plain_option(o.approximate),
     }
 
 

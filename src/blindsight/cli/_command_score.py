@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._exits import command, safe_after
-from ._options import AllowOption, JsonOption, KeyFileOption, writable_target
+from ._options import AllowOption, JsonOption, KeyFileOption, SchemeOption, scheme_of, writable_target
 from ._screen import Screen
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def score(
         bool, typer.Option("--blind", help="Seal the records; another process scores them without seeing them.")
     ] = False,
     packing: Annotated[str, typer.Option(help="rows (few records) or columns (thousands), with --blind.")] = "rows",
+    scheme: SchemeOption = None,
     bit_budget: Annotated[
         int | None, typer.Option(help="Bits of answers that the model's holder releases at most, with --blind.")
     ] = None,
@@ -95,10 +96,10 @@ def score(
     assert source is not None
     if packing not in PIECE_ROWS:
         raise ParameterError("--packing is unknown", got=repr(packing)[:80], rule="rows or columns")
+    if scheme_of(scheme) is not None and (not blind or server is not None):
+        raise ParameterError("--scheme goes with --blind and --model", fix="leave it out: a service has its own")
     if bit_budget is not None and (not blind or server is not None):
         raise ParameterError("--bit-budget goes with --blind and --model", fix="leave it out")
-    if explain and server is not None:
-        raise ParameterError("--explain goes with --model", fix="leave it out: services give no contributions")
     if server is not None:
         if not blind or model is not None:
             raise ParameterError("--server goes with --blind, and without --model", fix="--model-name names one there")
@@ -110,7 +111,7 @@ def score(
             url=server, model=model_name, token=_token(token_file), certificate=client_certificate,
             private_key=client_key, authority=authority, link_host=link_host, link_port=link_port,
         )  # fmt: skip
-        _at_service(screen, remote, source=source, target=target, home=home, key_file=key_file)
+        _at_service(screen, remote, source=source, target=target, home=home, key_file=key_file, explain=explain)
         return
     if model is None or output is None:
         raise ParameterError(
@@ -119,7 +120,7 @@ def score(
     writable_target(output, "--output", sources=[model, source, key_file])
     _here(
         screen, model=model, source=source, output=output, blind=blind, packing=packing, bit_budget=bit_budget,
-        home=home, key_file=key_file, explain=explain, allowed=frozenset(allow or ()),
+        home=home, key_file=key_file, explain=explain, allowed=frozenset(allow or ()), scheme=scheme,
     )  # fmt: skip
 
 
@@ -136,6 +137,7 @@ def _here(
     key_file: Path | None,
     explain: int,
     allowed: frozenset[str],
+    scheme: str | None,
 ) -> None:
     from ._score import score_blind, score_clear
 
@@ -146,6 +148,7 @@ def _here(
             done = score_blind(
                 model_path=model, input_path=source, output=output, key_file=key_file, home=home,
                 packing=packing, bit_budget=bit_budget, progress=progress, explain=explain, allowed=allowed,
+                scheme=scheme,
             )  # fmt: skip
             writer = done.writer
             summary |= {
@@ -187,14 +190,16 @@ def _say_if_most_alert(screen: Screen, writer: ScoreWriter, expected: float | No
 
 
 def _at_service(
-    screen: Screen, remote: Any, *, source: Path, target: Path, home: Path | None, key_file: Path | None
+    screen: Screen, remote: Any, *, source: Path, target: Path, home: Path | None, key_file: Path | None, explain: int
 ) -> None:
     from ._remote import score_remote
     from ._scores import ScoreWriter
 
     kept = home if home is not None else Path.home() / ".blindsight" / "owner"
     with _bar(screen, f"Scoring {source} at {remote.url}") as progress:
-        done = score_remote(remote, input_path=source, output=target, home=kept, key_file=key_file, progress=progress)
+        done = score_remote(
+            remote, input_path=source, output=target, home=kept, key_file=key_file, progress=progress, explain=explain
+        )
     writer = done.writer
     if isinstance(writer, ScoreWriter):
         screen.say(f"Wrote {target}: {writer.rows:,} records, {writer.alerts:,} above {writer.threshold:.4f}.")
@@ -212,6 +217,8 @@ def _at_service(
         f"Scored blind by {done.model}, version {done.version}: {done.bits_released:,} bits charged to this account so "
         f"far. About {done.rows_to_extract:,} well-chosen records would reveal every score."
     )
+    if explain:
+        screen.say("For its contributions each record was charged once more for every block of the encoding.")
     if isinstance(writer, ScoreWriter):
         _show_alerts(screen, writer)
     summary = {"blind": True, "server": remote.url, "model": done.model, "version": done.version}

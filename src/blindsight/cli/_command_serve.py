@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from ._exits import command, safe_after
-from ._options import JsonOption, KeyFileOption
+from ._options import AllowOption, JsonOption, KeyFileOption, SchemeOption, scheme_of
 from ._screen import Screen
 
 if TYPE_CHECKING:
@@ -54,10 +54,17 @@ serve_app.add_typer(token_app, name="token", short_help="Tokens and client certi
 
 
 @contextmanager
-def _store(home: Path, database: str | None, key_file: Path | None) -> Iterator[tuple[Store, Any]]:
+def _store(
+    home: Path, database: str | None, key_file: Path | None, allowed: Sequence[str] = ()
+) -> Iterator[tuple[Store, Any]]:
     from blindsight.service import Settings, open_service_store
 
-    settings = Settings(home=str(home), database=database, key_file=None if key_file is None else str(key_file))
+    settings = Settings(
+        home=str(home),
+        database=database,
+        key_file=None if key_file is None else str(key_file),
+        allowed=tuple(allowed),
+    )
     with open_service_store(settings) as store:
         yield store, settings
 
@@ -87,6 +94,7 @@ def run(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the one model given.  [default: its file's]")] = None,
     packing: Annotated[str, typer.Option(help="rows (few records) or columns (thousands).")] = "rows",
+    scheme: SchemeOption = None,
     verdict: Annotated[
         bool, typer.Option("--verdict", help="Owners learn whether a score exceeds the threshold, and not the score.")
     ] = False,
@@ -110,7 +118,10 @@ def run(
     ] = None,
     rows_total: Annotated[int | None, typer.Option("--rows-total", help="Records over all accounts.")] = None,
     explanations: Annotated[
-        bool, typer.Option("--explanations", help="Contributions of features may be asked for, at their price in bits.")
+        bool,
+        typer.Option(
+            "--explanations", help="Contributions of features may be asked for, at their price in bits; of tables."
+        ),
     ] = False,
     body_mib: Annotated[int, typer.Option("--body-mib", help="Longest request, in MiB.", min=1, max=256)] = 64,
     link_host: Annotated[
@@ -135,6 +146,7 @@ def run(
     insecure_loopback: Annotated[
         bool, typer.Option("--insecure-loopback", help="Plain HTTP, on 127.0.0.1 only; for tests behind a proxy.")
     ] = False,
+    allow: AllowOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Publish models and answer sealed records until SIGTERM; then finish what is in flight."""
@@ -154,23 +166,31 @@ def run(
     if insecure_loopback and (certificate is not None or client_authority is not None):
         raise ParameterError("--insecure-loopback excludes certificates", fix="leave one of them out")
     pack: Literal["rows", "columns"] = "rows" if packing == "rows" else "columns"
+    sealed_under = scheme_of(scheme)
     settings = Settings(
         home=str(home), database=database, device=device, key_file=None if key_file is None else str(key_file),
         bits_per_account=bits_per_account, bits_total=bits_total, rows_per_account=rows_per_account,
         rows_total=rows_total, body_bytes=body_mib << 20, threads=threads, insecure=insecure_loopback,
         explanations=explanations, link_host=_address(link_host or host), link_name=link_name,
         link_ports=_ports(link_ports), link_peers=tuple(link_peer or ()), links=links,
-        links_per_account=links_per_account,
+        links_per_account=links_per_account, allowed=tuple(allow or ()),
     )  # fmt: skip
     thresholds = tuple(threshold or ()) if verdict else None
     with open_service_store(settings) as store:
         published = Models(store, settings)
         for path in given:
+            as_name = name or path.stem.lower()
             version = published.publish(
-                name or path.stem.lower(), _model_file(path, key_file), packing=pack, thresholds=thresholds
+                as_name,
+                _model_file(path, key_file, settings.allowed),
+                packing=pack,
+                thresholds=thresholds,
+                scheme=sealed_under,
             )
             what = "" if thresholds is None else ", for verdicts"
-            screen.say(f"Published {path.name} as {name or path.stem.lower()}, version {version.id}{what}.")
+            if explanations and not published.facts(published.current(as_name)).explained_rows_per_message:
+                what += ", without contributions: these are of one-hot encodings, in rows, where scores are revealed"
+            screen.say(f"Published {path.name} as {as_name}, version {version.id}{what}.")
         names = published.names()
     if not names:
         raise ParameterError("There is no model to serve", fix="blindsight serve MODEL --home ...")
@@ -227,7 +247,7 @@ def _ensure_certificate(certificate: Path, private_key: Path, *, given: bool, ho
     screen.say(f"Made a self-signed certificate: give {certificate} to clients as --authority.")
 
 
-def _model_file(path: Path, key_file: Path | None) -> bytes:
+def _model_file(path: Path, key_file: Path | None, allowed: Sequence[str]) -> bytes:
     """The model's bytes, opened if they are sealed: the store seals them again."""
     from blindsight import modelfile
     from blindsight.errors import DataError
@@ -240,7 +260,7 @@ def _model_file(path: Path, key_file: Path | None) -> bytes:
     except OSError as error:
         raise DataError("The model file cannot be read", got=f"{path}: {error.strerror}") from error
     if is_sealed(data):
-        return modelfile.dumps(modelfile.load(path, sealer=sealer_of(key_file)))
+        return modelfile.dumps(modelfile.load(path, sealer=sealer_of(key_file), allowed=frozenset(allowed)))
     return data
 
 
@@ -264,10 +284,11 @@ def models_(
             for version in versions:
                 role = "current" if version.id == current else "shadow" if version.id == shadow else ""
                 reveals = "scores" if version.thresholds is None else "verdicts"
-                rows.append((name, version.id, version.packing, reveals, _day(version.published), role))
+                rows.append((name, version.id, version.packing, reveals, _day(version.published), role, version.scheme))
     head = [(text, "left") for text in ("Model", "Version", "Packing", "Reveals", "Published", "")]
-    screen.table("Models", head, rows)
-    names = ("model", "version", "packing", "reveals", "published", "role")
+    shown = [(n, v, p if s is None else f"{p}, {s}", *rest) for n, v, p, *rest, s in rows]
+    screen.table("Models", head, shown)
+    names = ("model", "version", "packing", "reveals", "published", "role", "scheme")
     screen.result([dict(zip(names, row, strict=True)) for row in rows])
 
 
@@ -299,14 +320,15 @@ def shadow(
     home: HomeOption = Path("service"),
     database: DatabaseOption = None,
     key_file: KeyFileOption = None,
+    allow: AllowOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Compute a second model on every request as well; its answers go nowhere, its cost is logged."""
     from blindsight.service import Models
 
     screen = Screen(as_json=json_output)
-    with _store(home, database, key_file) as (store, settings):
-        file = None if model is None else _model_file(model, key_file)
+    with _store(home, database, key_file, allow or ()) as (store, settings):
+        file = None if model is None else _model_file(model, key_file, settings.allowed)
         version = Models(store, settings).set_shadow(name, file)
     screen.say(f"Beside {name} now runs {'nothing' if version is None else f'version {version.id}'}.")
     screen.result({"model": name, "shadow": None if version is None else version.id})

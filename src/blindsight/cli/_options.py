@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,9 +23,11 @@ __all__ = [
     "PartyRecordsOption",
     "PersonRecordsOption",
     "PolicyOption",
+    "SchemeOption",
     "TrustOption",
     "UnitOption",
     "named_paths",
+    "scheme_of",
     "sealer_of",
     "writable_target",
 ]
@@ -37,6 +39,13 @@ KeyFileOption = Annotated[
 AllowOption = Annotated[
     list[str] | None,
     typer.Option("--allow", help="Name of another package's detector that may be loaded here; repeatable."),
+]
+SchemeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheme",
+        help="bfv or ckks: ckks for wide quadratics in columns, approximate.  [default: bfv, and ckks for networks]",
+    ),
 ]
 HomeOption = Annotated[Path, typer.Option("--home", help="Folder with one sub-folder a party, or one party's folder.")]
 PolicyOption = Annotated[
@@ -100,6 +109,20 @@ def named_paths(values: Iterable[str], option: str) -> dict[str, Path]:
                 f"The file of '{name}' does not exist", got=path[:300], fix=f"check the path after {option}"
             )
     return paths
+
+
+def scheme_of(text: str | None) -> Literal["bfv", "ckks"] | None:
+    """Read ``--scheme``.
+
+    Raises
+    ------
+    ParameterError
+        It is neither.
+    """
+    known: dict[str | None, Literal["bfv", "ckks"] | None] = {None: None, "bfv": "bfv", "ckks": "ckks"}
+    if text not in known:
+        raise ParameterError("--scheme is unknown", got=repr(text)[:80], rule="bfv or ckks")
+    return known[text]
 
 
 def sealer_of(key_file: Path | None) -> Sealer | None:

@@ -15,7 +15,7 @@ import numpy as np
 from blindsight.errors import DataError, FormatError, ParameterError, ProtocolError, StoreError
 
 from ._options import sealer_of
-from ._scores import ScoreWriter, VerdictWriter
+from ._scores import ScoreWriter, VerdictWriter, largest
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -104,7 +104,14 @@ class RemoteScoring:
 
 
 def score_remote(
-    remote: Remote, *, input_path: Path, output: Path, home: Path, key_file: Path | None, progress: Progress
+    remote: Remote,
+    *,
+    input_path: Path,
+    output: Path,
+    home: Path,
+    key_file: Path | None,
+    progress: Progress,
+    explain: int = 0,
 ) -> RemoteScoring:
     """Score a file as its owner, at a service; or learn verdicts, where the model reveals these.
 
@@ -120,11 +127,16 @@ def score_remote(
     key_file : Path, optional
         Seals them, and the file beside the output.
     progress : callable (rows done, rows in all)
+    explain : int
+        How many of each record's largest contributions to write beside its score; each record is then charged once
+        more for every block of the encoding.
 
     Raises
     ------
     ParameterError
         The file beside the output belongs to another input, service, model or key.
+    PolicyError
+        Contributions are asked for, and the service gives none.
     BudgetError, UnavailableError, ...
         From the service.
     """
@@ -146,19 +158,22 @@ def score_remote(
         except FormatError as error:
             raise ProtocolError("The offer's schema cannot be used", got=error.got) from error
         step = client.rows_at_a_time(facts)
+        if explain:
+            step = min(step, client.explained_rows_at_a_time(facts, owner))
         about = {
             "input": _digest(input_path), "service": client.url, "model": name, "offer": facts.offer_sha256,
             "key": owner.key_id, "rows_at_a_time": step,
         }  # fmt: skip
+        if explain:
+            about["explained"] = "yes"
         total = _count_rows(input_path)
         client.register(name, owner)
         with Store(state, sealer) as store:
             _bind(store.table("run"), about, state)
             pieces = _Pieces(store, client, name, owner)
             thresholds = owner.parameters.thresholds
-            kind = "<i8" if thresholds else "<f8"
-            done = [np.frombuffer(piece, dtype=kind) for piece in pieces.opened.read()]
-            resumed = sum(len(piece) for piece in done)
+            parts = _Contributions(store, client, name, owner) if explain else None
+            resumed = pieces.rows_done
             progress(resumed, total)
             with ExitStack() as stack:
                 writer: ScoreWriter | VerdictWriter
@@ -177,13 +192,13 @@ def score_remote(
                     )
                     pieces.links = stack.enter_context(links)
                 for at, chunk in enumerate(records(schema, input_path, for_scoring=True, chunk_rows=step)):
-                    if at < len(done):
-                        if len(done[at]) != len(chunk.X):
-                            raise StoreError(f"'{state.name}' does not fit the input", fix="delete it and start again")
-                        writer.add(done[at])
-                        continue
-                    writer.add(pieces.open(chunk.X))
-                    progress(writer.rows, total)
+                    found = pieces.piece(at, chunk.X)
+                    if isinstance(writer, VerdictWriter) or parts is None:
+                        writer.add(found)
+                    else:
+                        writer.add(found, largest(parts.piece(at, chunk.X), owner.contribution_names, explain))
+                    if writer.rows > resumed:
+                        progress(writer.rows, total)
             recharged = pieces.recharged
         for suffix in ("", "-wal", "-shm"):
             state.with_name(state.name + suffix).unlink(missing_ok=True)
@@ -201,22 +216,34 @@ def score_remote(
 
 
 class _Pieces:
-    """Pieces of a file, each sealed, answered and opened; what would be lost by a crash is on disk first."""
+    """Scores or verdicts of a file, piece by piece; what would be lost by a crash is on disk first."""
+
+    log, prefix = "scores", ""
 
     def __init__(self, store: Store, client: Client, model: str, owner: RecordOwner) -> None:
-        self.opened, self._pending = store.log("scores"), store.table("pending")
+        self._opened, self._pending = store.log(self.log), store.table("pending")
         self._store, self._client, self._model, self._owner = store, client, model, owner
+        self._done = [self._read(piece) for piece in self._opened.read()]
         self.links: Comparisons | None = None
+
+    @property
+    def rows_done(self) -> int:
+        """Records that an earlier call has opened."""
+        return sum(len(piece) for piece in self._done)
 
     @property
     def recharged(self) -> int:
         """Records that were charged once more."""
         return int(self._pending.get("recharged") or b"0")
 
-    def open(self, X: npt.NDArray[np.float64]) -> Any:
-        """Scores or verdicts of the next piece, shape (n,)."""
+    def piece(self, at: int, X: npt.NDArray[np.float64]) -> Any:
+        """What came of the piece at a place, shape (n,) or (n, blocks): an earlier call's, or asked for now."""
         from blindsight.blind import ComparisonRefused
 
+        if at < len(self._done):
+            if len(self._done[at]) != len(X):
+                raise StoreError("The file beside the output does not fit the input", fix="delete it and start again")
+            return self._done[at]
         for attempt in range(RECHARGES + 1):
             sealed, key = self._sealed(X)
             try:
@@ -224,23 +251,17 @@ class _Pieces:
             except ComparisonRefused:  # its comparison broke off, now or in an earlier call
                 if attempt == RECHARGES:
                     raise
-                self._done(None, recharged=len(X))
+                self._finish(None, recharged=len(X))
                 continue
-            self._done(found.astype(found.dtype.newbyteorder("<")).tobytes())
+            self._finish(found.astype(found.dtype.newbyteorder("<")).tobytes())
             return found
         raise AssertionError("every attempt returns or raises")
 
-    def _sealed(self, X: npt.NDArray[np.float64]) -> tuple[bytes, str]:
-        """The bytes to send, and their idempotency key: an earlier call's, if that did not come to an end."""
-        from blindsight.service import new_key
+    def _read(self, piece: bytes) -> npt.NDArray[Any]:
+        return np.frombuffer(piece, dtype="<i8" if self._owner.parameters.thresholds else "<f8")
 
-        sealed, key = self._pending.get("sealed"), self._pending.get("key")
-        if sealed is None or key is None:
-            sealed, key = self._owner.seal(X, register=False), new_key().encode()
-            with self._store.transaction():
-                self._pending.put("sealed", sealed)
-                self._pending.put("key", key)
-        return sealed, key.decode()
+    def _seal(self, X: npt.NDArray[np.float64]) -> bytes:
+        return self._owner.seal(X, register=False)
 
     def _ask(self, sealed: bytes, key: str) -> Any:
         if self.links is None:
@@ -248,14 +269,41 @@ class _Pieces:
         self.links.connect()  # before anything is charged
         return self.links.verdicts(self._client.score(self._model, sealed, key=key), sealed)
 
-    def _done(self, opened: bytes | None, *, recharged: int = 0) -> None:
+    def _sealed(self, X: npt.NDArray[np.float64]) -> tuple[bytes, str]:
+        """The bytes to send, and their idempotency key: an earlier call's, if that did not come to an end."""
+        from blindsight.service import new_key
+
+        sealed, key = self._pending.get(f"{self.prefix}sealed"), self._pending.get(f"{self.prefix}key")
+        if sealed is None or key is None:
+            sealed, key = self._seal(X), new_key().encode()
+            with self._store.transaction():
+                self._pending.put(f"{self.prefix}sealed", sealed)
+                self._pending.put(f"{self.prefix}key", key)
+        return sealed, key.decode()
+
+    def _finish(self, opened: bytes | None, *, recharged: int = 0) -> None:
         with self._store.transaction():
             if opened is not None:
-                self.opened.append(opened)
+                self._opened.append(opened)
             if recharged:
                 self._pending.put("recharged", str(self.recharged + recharged).encode())
-            self._pending.delete("sealed")
-            self._pending.delete("key")
+            self._pending.delete(f"{self.prefix}sealed")
+            self._pending.delete(f"{self.prefix}key")
+
+
+class _Contributions(_Pieces):
+    """The same of what each block of the encoding added to the scores; requests of their own."""
+
+    log, prefix = "contributions", "explained-"
+
+    def _read(self, piece: bytes) -> npt.NDArray[Any]:
+        return np.frombuffer(piece, dtype="<f8").reshape(-1, len(self._owner.contribution_names))
+
+    def _seal(self, X: npt.NDArray[np.float64]) -> bytes:
+        return self._owner.seal(X, register=False, explain=True)
+
+    def _ask(self, sealed: bytes, key: str) -> Any:
+        return self._owner.open_contributions(self._client.score(self._model, sealed, key=key), sealed=sealed)
 
 
 def _only_model(client: Client) -> str:
@@ -276,7 +324,7 @@ def _bind(table: Any, about: dict[str, Any], state: Path) -> None:
         table.put("about", text)
     elif present != text:
         before = json.loads(present)
-        changed = sorted(key for key in about if before.get(key) != about[key])
+        changed = sorted(key for key in about.keys() | before.keys() if before.get(key) != about.get(key))
         raise ParameterError(
             f"'{state.name}' belongs to another run",
             got=f"another {', '.join(changed).replace('_', ' ')}",

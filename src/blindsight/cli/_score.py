@@ -114,6 +114,7 @@ def score_blind(
     progress: Progress,
     explain: int = 0,
     allowed: frozenset[str] = frozenset(),
+    scheme: str | None = None,
 ) -> BlindScoring:
     """Score a file as its owner: this process reads the records, another one reads the model.
 
@@ -131,6 +132,8 @@ def score_blind(
         more for every block of the encoding.
     allowed : frozenset of str
         Other packages' detectors that the scorer's process may load.
+    scheme : {"bfv", "ckks"}, optional
+        As for :class:`blindsight.blind.Scorer`.
 
     Raises
     ------
@@ -151,6 +154,8 @@ def score_blind(
         command += ["--home", str(home / "scorer")]
     if bit_budget is not None:
         command += ["--bit-budget", str(bit_budget)]
+    if scheme is not None:
+        command += ["--scheme", scheme]
     if explain:
         command += ["--explanations"]
     for name in sorted(allowed):

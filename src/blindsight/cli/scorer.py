@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--key-file", type=Path)
     parser.add_argument("--home", type=Path, help="where registrations and the count of bits persist")
     parser.add_argument("--packing", choices=("rows", "columns"), default="rows")
+    parser.add_argument("--scheme", choices=("bfv", "ckks"))
     parser.add_argument("--bit-budget", type=int)
     parser.add_argument("--explanations", action="store_true", help="answer with contributions where asked")
     parser.add_argument("--allow", action="append", default=[], help="another package's detector that may be loaded")
@@ -79,6 +80,7 @@ def _open(options: argparse.Namespace) -> tuple[Detector, Scorer]:
     return model, Scorer(
         model,
         packing=options.packing,
+        scheme=options.scheme,
         budget=BitBudget(bits_total=options.bit_budget),
         table=table,
         explanations=options.explanations,

@@ -11,6 +11,7 @@ from ._column import Column
 from ._draft import draft
 from ._hospitals import load_hospitals
 from ._mock import mock_records
+from ._partition import Split, partition
 from ._records import ClippingReport, Records, read_table, records
 from ._rolling import rolling_features
 from ._rolling_state import RollingState, moment
@@ -27,6 +28,7 @@ __all__ = [
     "RollingState",
     "Schema",
     "Segments",
+    "Split",
     "Windows",
     "check",
     "doubtful_order",
@@ -39,6 +41,7 @@ __all__ = [
     "mock_records",
     "moment",
     "normalise_series",
+    "partition",
     "read_table",
     "records",
     "rolling_features",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,29 @@ ANOMALOUS = 0.05
 MISSING = 0.02
 _START = datetime(2026, 1, 1)
 
+POOL = 1000
+"""Distinct values made up for a text column; rows draw from them."""
+
+_PROVIDERS = {
+    "name": "name",
+    "email": "email",
+    "iban": "iban",
+    "account": "iban",
+    "card": "credit_card_number",
+    "phone": "phone_number",
+    "address": "street_address",
+    "city": "city",
+    "company": "company",
+    "merchant": "company",
+    "job": "job",
+    "ip": "ipv4",
+    "url": "url",
+    "user": "user_name",
+    "comment": "sentence",
+    "description": "sentence",
+}
+"""What Faker makes up for a text column with this word in its name."""
+
 
 def mock_records(schema: Schema, rows: int, *, seed: int = 0) -> pl.DataFrame:
     """Draw records from what the schema declares: uniform over every range and list of categories.
@@ -40,7 +64,8 @@ def mock_records(schema: Schema, rows: int, *, seed: int = 0) -> pl.DataFrame:
     -------
     polars.DataFrame, shape (rows, columns)
         Fits the schema; columns are drawn independently. One in twenty is labelled anomalous and 2% of values are
-        missing where the schema says what that means.
+        missing where the schema says what that means. With the extra ``net``, text whose column is called a name, an
+        e-mail address, an IBAN and the like reads like one: Faker makes it up. Else it is ``mock-`` and a number.
 
     Notes
     -----
@@ -55,6 +80,21 @@ def mock_records(schema: Schema, rows: int, *, seed: int = 0) -> pl.DataFrame:
     return pl.DataFrame({column.name: _draw(column, rows, generator) for column in schema.columns})
 
 
+def _invented(column: Column, count: int, generator: np.random.Generator) -> list[str] | None:
+    """So many strings that read like what the column is called; None where nobody knows what that is."""
+    words = re.split(r"[^a-z]+", column.name.lower())
+    provider = next((_PROVIDERS[word] for word in reversed(words) if word in _PROVIDERS), None)
+    if provider is None:
+        return None
+    try:
+        from faker import Faker
+    except ImportError:
+        return None
+    faker = Faker(use_weighting=False)
+    faker.seed_instance(int(generator.integers(1 << 32)))
+    return [str(getattr(faker, provider)()) for _ in range(count)]
+
+
 def _draw(column: Column, rows: int, generator: np.random.Generator) -> Any:
     """Values of one column, as a list or an array that fits its type."""
     if column.role == "label":
@@ -66,12 +106,19 @@ def _draw(column: Column, rows: int, generator: np.random.Generator) -> Any:
             return steps.astype(float)
         return [(_START + timedelta(seconds=int(step))).isoformat() for step in steps]
     if column.role in ("person", "entity"):
-        codes = generator.integers(max(1, rows // 4), size=rows)
-        return codes if column.type == "number" else [f"{column.role}-{code:06d}" for code in codes]
+        count = max(1, rows // 4)
+        codes = generator.integers(count, size=rows)
+        if column.type == "number":
+            return codes
+        people = _invented(column, min(count, POOL), generator) or [f"{column.role}-{i:06d}" for i in range(count)]
+        return [people[code % len(people)] for code in codes]
     if column.type == "category":
         names = column.categories or ("a", "b", "c")
         return _with_gaps([names[code] for code in generator.integers(len(names), size=rows)], column, generator)
     if column.type == "text":
+        made_up = _invented(column, min(rows, POOL), generator)
+        if made_up is not None:
+            return [made_up[code] for code in generator.integers(len(made_up), size=rows)]
         return [f"mock-{code:08x}" for code in generator.integers(1 << 32, size=rows)]
     return _with_gaps(_numbers(column, rows, generator).tolist(), column, generator)
 

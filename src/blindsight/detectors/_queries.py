@@ -118,6 +118,9 @@ class UpdateQuery:
     masked : bool
         False gives up masking: the coordinator reads every party's vector (robust aggregation). The policy of every
         party must allow it.
+    narrow : bool
+        True has a masked sum take no more bits a coordinate than its bounds need (16, 32 or 64), noise included;
+        otherwise it takes 64.
     exact_only : bool
         True where no noise could make the update private: a request for privacy is then refused before any charge.
     """
@@ -133,6 +136,7 @@ class UpdateQuery:
     fraction: float = 1.0
     parties: float = 1.0
     masked: bool = True
+    narrow: bool = False
     exact_only: bool = False
 
     def __post_init__(self) -> None:

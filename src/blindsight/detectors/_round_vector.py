@@ -2,6 +2,10 @@
 
 In this order: its clipped update on an integer grid, times its weight; its weight; 1 if it trained under DP-SGD; and,
 for SCAFFOLD, the clipped change of its control variate on a grid of its own.
+
+With ``Training.sent_fraction`` below 1 the update is that of some parameters alone, the same at every party: their
+places are drawn from public numbers, since a choice of a party's own would tell of its records, and vectors with
+different places do not add up under masks.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +24,11 @@ from ._aggregation import robust
 from ._queries import Total
 from ._training import Training
 
-__all__ = ["GRID", "Opened", "RoundVector", "Trained", "clipped", "on_grid"]
+__all__ = ["Opened", "RoundVector", "Trained", "clipped", "on_grid"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-
-GRID = 1 << 16
-"""Grid units in the clip norm: truncation to the grid moves an update by at most sqrt(length) / 65,536 of that norm,
-and noise up to 500 times the norm stays inside the sampler's domain."""
+Places = npt.NDArray[np.intp]
 
 MAX_ROWS = 1 << 20
 """A party's weight by rows is capped here."""
@@ -88,10 +90,14 @@ class RoundVector:
     training : Training
     size : int
         Number of parameters P.
+    seed, round_number : int
+        Public; which parameters this round sends is drawn from them.
     """
 
     training: Training
     size: int
+    seed: int = 0
+    round_number: int = 0
 
     # -- what bounds it -----------------------------------------------------------------------------------------------
 
@@ -101,9 +107,32 @@ class RoundVector:
         return self.training.local_epochs * math.ceil(1.0 / self.training.sampling_rate - 1e-9)
 
     @property
+    def grid(self) -> int:
+        """Grid units in the clip norm."""
+        return 1 << self.training.grid_bits
+
+    @property
+    def sent(self) -> int:
+        """Number of parameters K whose change is sent."""
+        return max(1, math.ceil(self.training.sent_fraction * self.size - 1e-9))
+
+    @cached_property
+    def places(self) -> Places:
+        """Which parameters those are, shape (K,), ascending; the same at every party, and for whoever looks."""
+        if self.sent == self.size:
+            return np.arange(self.size)
+        raw = np.random.Philox(key=np.array([self.seed, self.round_number + 1], dtype=np.uint64)).random_raw(self.size)
+        return np.sort(np.argsort(np.asarray(raw), kind="stable")[: self.sent])
+
+    @property
     def weighting(self) -> str:
-        """How much a party counts: by rows where that was left open."""
-        return "rows" if self.training.weighting == "auto" else self.training.weighting
+        """How much a party counts: by rows where that was left open, but equally on a coarse grid.
+
+        A weight by rows takes twenty bits of every coordinate, which a coarse grid is there to save.
+        """
+        if self.training.weighting == "auto":
+            return "rows" if self.training.grid_bits == 16 else "equal"
+        return self.training.weighting
 
     @property
     def max_weight(self) -> int:
@@ -113,7 +142,7 @@ class RoundVector:
     @property
     def max_abs(self) -> int:
         """Largest absolute coordinate."""
-        return self.max_weight * GRID
+        return self.max_weight * self.grid
 
     @property
     def control_norm(self) -> float:
@@ -123,13 +152,13 @@ class RoundVector:
     @property
     def length(self) -> int:
         """Number of coordinates."""
-        return self.size + 2 + (self.size if self.training.scaffold else 0)
+        return self.sent + 2 + (self.size if self.training.scaffold else 0)
 
     @property
     def sensitivity_l2(self) -> float:
         """Largest L2 norm of a party's vector: truncation towards zero never lengthens one."""
         weight = self.max_weight
-        return math.sqrt((weight * GRID) ** 2 + weight**2 + 1 + (GRID**2 if self.training.scaffold else 0))
+        return math.sqrt((weight * self.grid) ** 2 + weight**2 + 1 + (self.grid**2 if self.training.scaffold else 0))
 
     # -- at a party ---------------------------------------------------------------------------------------------------
 
@@ -149,25 +178,46 @@ class RoundVector:
         """Return the vector of a party that has nothing to add, shape (length,)."""
         empty = np.zeros(self.length, dtype=np.int64)
         # under DP-SGD the weight is a public constant: it may not tell that this happened
-        empty[self.size : self.size + 2] = (1, 1) if noised else (0, 0)
+        empty[self.sent : self.sent + 2] = (1, 1) if noised else (0, 0)
         return empty
 
-    def packed(self, delta: Floats, weight: int, change: Floats | None, *, noised: bool) -> Ints:
-        """Return the vector of an update, shape (length,).
+    def rounded(self, delta: Floats) -> tuple[Ints, Floats]:
+        """What of an update is sent, and what is left of it.
 
         Parameters
         ----------
         delta : ndarray of shape (P,)
-            Within the clip norm.
+
+        Returns
+        -------
+        sent : ndarray of shape (K,), int64
+            The chosen parameters' change, at most ``clip_norm`` long and truncated towards zero, which shortens it:
+            whatever ``delta`` is, and whatever waited in it, the bound is exact. (Rounding at random would be unbiased
+            and break it; the error is fed back instead.)
+        left : ndarray of shape (P,), float64
+            ``delta`` without what was sent.
+        """
+        sent = on_grid(delta[self.places], self.training.clip_norm, self.grid)
+        left = delta.copy()
+        left[self.places] -= sent / self.grid * self.training.clip_norm
+        return sent, left
+
+    def packed(self, delta: Ints, weight: int, change: Floats | None, *, noised: bool) -> Ints:
+        """Return the vector of an update, shape (length,).
+
+        Parameters
+        ----------
+        delta : ndarray of shape (K,), int64
+            The update on the grid: see :meth:`rounded`.
         weight : int
         change : ndarray of shape (P,), optional
             Of the control variate, within ``control_norm``; with SCAFFOLD alone.
         noised : bool
             Whether it was trained by DP-SGD.
         """
-        parts = [on_grid(delta, self.training.clip_norm) * weight, np.array([weight, int(noised)], dtype=np.int64)]
+        parts = [delta * weight, np.array([weight, int(noised)], dtype=np.int64)]
         if change is not None:
-            parts.append(on_grid(change, self.control_norm))
+            parts.append(on_grid(change, self.control_norm, self.grid))
         return np.concatenate(parts)
 
     # -- at the coordinator -------------------------------------------------------------------------------------------
@@ -182,14 +232,16 @@ class RoundVector:
         """
         if self.training.aggregation != "mean":
             return self._robust(total, round_number)
-        size, parties = self.size, max(len(total.parties), 1)
+        size, parties = self.sent, max(len(total.parties), 1)
         values = np.asarray(total.values, dtype=np.float64)
         weight = float(total.values[size])
         if total.noise_variance > 0:
             weight = float(parties)  # its own coordinate drowns in the noise
+        update = np.zeros(self.size)
+        update[self.places] = values[:size] / (max(weight, 1.0) * self.grid) * self.training.clip_norm
         opened = Opened(
-            update=values[:size] / (max(weight, 1.0) * GRID) * self.training.clip_norm,
-            control=values[size + 2 :] / (parties * GRID) * self.control_norm,
+            update=update,
+            control=values[size + 2 :] / (parties * self.grid) * self.control_norm,
             sampled_noise=bool(total.values[size + 1] > 0) and total.noise_variance == 0,
             empty=weight == 0.0,
         )
@@ -201,7 +253,7 @@ class RoundVector:
         parties = max(len(total.parties), 1)
         bounds = [(opened.update, self.training.clip_norm), (opened.control, self.control_norm)]
         # the noise of a whole vector is sqrt(length) deviations long, and ten more leave no honest round refused
-        noise = math.sqrt(total.noise_variance) * (math.sqrt(self.size) + 10.0) / (max(weight, 1.0) * GRID)
+        noise = math.sqrt(total.noise_variance) * (math.sqrt(self.sent) + 10.0) / (max(weight, 1.0) * self.grid)
         fine = all(np.linalg.norm(vector) <= bound * (1.0 + noise + 1e-6) for vector, bound in bounds)
         if not fine or not 0 <= weight <= self.max_weight * parties:
             raise ParameterError(
@@ -219,7 +271,7 @@ class RoundVector:
         names = total.parties or tuple(str(i) for i in range(len(rows)))
         weights = rows[:, size]
         lengths = np.linalg.norm(rows[:, :size], axis=1)
-        fine = (weights >= 0) & (weights <= self.max_weight) & (lengths <= weights * GRID * (1.0 + 1e-9))
+        fine = (weights >= 0) & (weights <= self.max_weight) & (lengths <= weights * self.grid * (1.0 + 1e-9))
         for name in [n for n, ok in zip(names, fine, strict=True) if not ok]:
             warnings.warn(
                 f"Round {round_number}: the update of {name} is longer than clip_norm allows; it is left out.",
@@ -228,11 +280,11 @@ class RoundVector:
             )
         used = fine & (weights > 0)
         noised = bool((rows[:, size + 1] > 0).any())
-        controls = rows[used, size + 2 :] / GRID * self.control_norm
+        controls = rows[used, size + 2 :] / self.grid * self.control_norm
         if not used.any():
             nothing = np.zeros(size + controls.shape[1])
             return Opened(update=nothing[:size], control=nothing[size:], sampled_noise=noised, empty=True)
-        updates = rows[used, :size] / (weights[used, None] * GRID) * self.training.clip_norm
+        updates = rows[used, :size] / (weights[used, None] * self.grid) * self.training.clip_norm
         return Opened(
             update=robust(updates, how, self.training.trimmed),
             control=robust(controls, how, self.training.trimmed) if controls.shape[1] else controls[0],
@@ -247,7 +299,7 @@ def clipped(vector: Floats, norm: float) -> Floats:
     return vector if length <= norm else vector * (norm / length * (1.0 - 1e-12))
 
 
-def on_grid(vector: Floats, norm: float) -> Ints:
-    """Scale ``norm`` to GRID and truncate towards zero, which shortens every coordinate: the bound stays exact."""
-    integers: Ints = np.trunc(clipped(vector, norm) / norm * (GRID * (1.0 - 1e-12))).astype(np.int64)
+def on_grid(vector: Floats, norm: float, grid: int) -> Ints:
+    """Scale ``norm`` to ``grid`` and truncate towards zero, which shortens every coordinate: the bound stays exact."""
+    integers: Ints = np.trunc(clipped(vector, norm) / norm * (grid * (1.0 - 1e-12))).astype(np.int64)
     return integers

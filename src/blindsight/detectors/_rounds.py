@@ -34,7 +34,7 @@ from ._preparation import SHARE, Preparation, Scaling, preparation_query
 from ._queries import Local, Query, SumQuery, Total, Update, UpdateQuery
 from ._round_state import dump_rounds, load_rounds
 from ._round_sums import LOSS_SHARE, SIZE_SHARE, loss_levels, loss_query, size_query
-from ._round_vector import GRID, RoundVector, Trained, clipped
+from ._round_vector import RoundVector, Trained, clipped
 from ._scores import score_edges
 from ._state import State
 from ._training import Training
@@ -179,7 +179,7 @@ class RoundDetector(Detector):
 
     @property
     def _vector(self) -> RoundVector:
-        return RoundVector(training=self._training, size=self._size)
+        return RoundVector(training=self._training, size=self._size, seed=self.seed, round_number=self.round_)
 
     def _round_query(self) -> UpdateQuery:
         """One round: see :class:`RoundVector` for the vector and :class:`Training` for what bounds it.
@@ -202,6 +202,7 @@ class RoundDetector(Detector):
             fraction=(1.0 - self._taken()) * (1.0 - 1e-9),
             parties=training.parties,
             masked=training.aggregation == "mean",
+            narrow=training.grid_bits < 16,
         )
 
     @property
@@ -239,8 +240,14 @@ class RoundDetector(Detector):
             change = -self.control_ - delta / (max(trained.steps, 1) * training.learning_rate)
             change = clipped(change, vector.control_norm)
             local.memory["scaffold"] = (mine + change).astype("<f4").tobytes()
+        if training.compresses:
+            delta = delta + self._waiting(local)
+        sent, left = vector.rounded(delta)
+        if training.compresses:
+            left = clipped(left, training.clip_norm / training.sent_fraction)
+            local.memory["waiting"] = left.astype("<f4").tobytes()
         weight = 1 if noised else vector.weight(trained)
-        return Update(values=vector.packed(delta, weight, change, noised=noised))
+        return Update(values=vector.packed(sent, weight, change, noised=noised))
 
     @property
     def _lack(self) -> str:
@@ -274,9 +281,23 @@ class RoundDetector(Detector):
             )
 
     def _own_control(self, local: Local) -> Weights:
-        stored = local.memory.get("scaffold", b"")
-        control = np.frombuffer(stored, dtype="<f4") if len(stored) == 4 * self._size else np.zeros(self._size)
-        return control.astype(np.float32) if np.isfinite(control).all() else np.zeros(self._size, dtype=np.float32)
+        return self._remembered(local, "scaffold")
+
+    def _waiting(self, local: Local) -> Weights:
+        """What earlier rounds did not send: error feedback (Karimireddy et al. 2019, algorithm 2).
+
+        Privacy
+        -------
+        It never leaves but through a later round's vector, whose bound holds whatever is in it. Under DP-SGD it is
+        made of noised updates alone, and costs nothing more.
+        """
+        return self._remembered(local, "waiting")
+
+    def _remembered(self, local: Local, key: str) -> Weights:
+        """A vector of this party's own from its last round, shape (P,); zeros at first."""
+        stored = local.memory.get(key, b"")
+        vector = np.frombuffer(stored, dtype="<f4") if len(stored) == 4 * self._size else np.zeros(self._size)
+        return vector.astype(np.float32) if np.isfinite(vector).all() else np.zeros(self._size, dtype=np.float32)
 
     # -- one round, at the coordinator ------------------------------------------------------------------------------
 
@@ -424,7 +445,7 @@ class RoundDetector(Detector):
         And no fewer than outnumber the noise of the score histogram's bins, all together, two to one: under DP-SGD the
         noise inside the updates is not known here, and the histogram's is.
         """
-        parties = math.sqrt(noise_variance * self._size) / GRID
+        parties = math.sqrt(noise_variance * self._vector.sent) / self._vector.grid
         return math.ceil(max(parties * (self.mean_rows_ or 1.0), 2.0 * self.n_records_deviation_))
 
     def describe_state(self) -> dict[str, Any]:

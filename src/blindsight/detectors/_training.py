@@ -59,6 +59,14 @@ class Training:
         must allow that by name.
     trimmed : float in [0, .5)
         Fraction of the parties that "trimmed-mean" and "krum" take to be hostile.
+    sent_fraction : float in (0, 1]
+        Fraction of the parameters that a round sends, drawn anew in each round from the detector's public seed, the
+        same at every party. What is not sent waits at the party (error feedback; Stich et al. 2018, Karimireddy et al.
+        2019).
+    grid_bits : int in [4, 16]
+        The clip norm is ``2 ** grid_bits`` units of the grid that updates are truncated to. Below 16 what was cut off
+        waits at the party as well, parties count equally unless ``weighting`` says otherwise, and masked sums are as
+        narrow as their bounds allow: 16 or 32 bits a coordinate instead of 64.
     """
 
     rounds: int = 30
@@ -78,6 +86,8 @@ class Training:
     augment_below: int = 500
     aggregation: Literal["mean", "median", "trimmed-mean", "krum"] = "mean"
     trimmed: float = 0.2
+    sent_fraction: float = 1.0
+    grid_bits: int = 16
 
     def __post_init__(self) -> None:
         whole_number("rounds", self.rounds, 1, 10_000)
@@ -92,6 +102,8 @@ class Training:
         number("parties", self.parties, 1e-6, 1.0)
         number("validation", self.validation, 0.0, 0.5)
         number("trimmed", self.trimmed, 0.0, 0.5, open_high=True)
+        number("sent_fraction", self.sent_fraction, 1e-4, 1.0)
+        whole_number("grid_bits", self.grid_bits, 4, 16)
         choice("server", self.server, ("fedavg", "fedavgm", "fedadam", "fedyogi", "reptile"))
         choice("weighting", self.weighting, ("auto", "rows", "equal", "validation"))
         choice("augment", self.augment, ("none", "jitter", "mixup"))
@@ -104,6 +116,14 @@ class Training:
                 got=f"{steps:,}",
                 rule=f"local_epochs / sampling_rate is at most {MAX_STEPS:,}",
             )
+        if self.compresses and (self.scaffold or self.aggregation != "mean"):
+            raise ParameterError(
+                "Updates cannot be compressed here",
+                got=f"sent_fraction = {self.sent_fraction:g}, grid_bits = {self.grid_bits}",
+                rule='compression goes with aggregation="mean" and scaffold=False: control variates and robust means '
+                "need whole updates",
+                fix="sent_fraction=1.0, grid_bits=16",
+            )
         needs_validation = self.patience > 0 or self.weighting == "validation"
         if needs_validation and self.validation == 0:
             raise ParameterError(
@@ -112,6 +132,11 @@ class Training:
                 rule="patience and weighting by validation need held-out records",
                 fix="validation=0.1",
             )
+
+    @property
+    def compresses(self) -> bool:
+        """Whether a round sends less than a whole update, so that what is left over waits at the party."""
+        return self.sent_fraction < 1.0 or self.grid_bits < 16
 
     def under_privacy(self) -> Training:
         """Return the training as it is under differential privacy of any unit: "auto" means equal weights.

@@ -18,6 +18,7 @@ from ._preflight import PreflightFinding, preflight
 from ._rules import Asker, Hours, Limit
 from ._run import RunRecord, StepRecord
 from ._selection import FeatureSelection
+from ._simulated import FleetReport
 from ._site import PartySite, open_site
 from ._statistics import ColumnDescription
 from ._steps import as_asked, check_suits
@@ -30,6 +31,7 @@ __all__ = [
     "Evaluation",
     "FeatureSelection",
     "Federation",
+    "FleetReport",
     "Hours",
     "Job",
     "Journal",

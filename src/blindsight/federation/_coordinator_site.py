@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from blindsight.channels import DialledChannel, FlowerChannel, GrpcChannel, HttpsChannel
+from blindsight.channels import DialledChannel, FlowerChannel, GrpcChannel, HttpsChannel, MqttChannel
 from blindsight.data import Schema
 from blindsight.errors import BlindsightError, FormatError, ParameterError, SurvivorsError, UnavailableError
 from blindsight.keys import Sealer, certificate_fingerprint, read_certificate_file, read_tls_key
@@ -30,7 +30,11 @@ log = logging.getLogger(__name__)
 WATCH_SECONDS = 2.0
 BREATH_SECONDS = 0.1
 
-_CHANNELS: dict[str, type[HttpsChannel | GrpcChannel]] = {"https": HttpsChannel, "grpcs": GrpcChannel}
+_CHANNELS: dict[str, type[HttpsChannel | GrpcChannel | MqttChannel]] = {
+    "https": HttpsChannel,
+    "grpcs": GrpcChannel,
+    "mqtts": MqttChannel,
+}
 
 
 class CoordinatorSite:
@@ -118,14 +122,15 @@ def open_coordinator(
     socket: str | os.PathLike[str] | None = None,
     key_file: str | os.PathLike[str] | None = None,
 ) -> CoordinatorSite:
-    """Open the coordinator's kit, and listen for its parties.
+    """Open the coordinator's kit, and listen for its parties, or dial the broker at which they are met.
 
     Parameters
     ----------
     folder : path-like
         The kit that ``init`` made.
     url : str, optional
-        Which of the list's addresses to serve; the first otherwise. Its scheme says which channel.
+        Which of the list's addresses to serve; the first otherwise. Its scheme says which channel; ``mqtts`` is a
+        broker's, which is dialled.
     listen : (host, port), optional
         Where to listen, if that is not the address itself: behind a firewall that forwards. Otherwise the address's
         port; on its host if that is an IP address of this machine's loopback, on all interfaces if not.
@@ -144,7 +149,7 @@ def open_coordinator(
     SurvivorsError
         The list holds fewer than three parties.
     UnavailableError, MissingExtraError
-        The address cannot be listened on; the extra ``net`` is not installed.
+        The address cannot be listened on, or the broker is not there; the extra ``net`` is not installed.
     """
     folder = Path(folder)
     listing = ParticipantList.read(folder)
@@ -155,6 +160,10 @@ def open_coordinator(
     if url is not None and url not in addresses:
         raise ParameterError("The list names no such address", got=url[:200], rule=", ".join(addresses))
     address = url or addresses[0]
+    if address.startswith("mqtts:") and listen is not None:
+        raise ParameterError(
+            "A coordinator at a broker listens nowhere", got=f"{listen[0]}:{listen[1]}"[:200], fix="leave --listen out"
+        )
     if not (folder / "schema.toml").is_file():
         raise FormatError(
             "The coordinator's kit has no schema.toml",
@@ -193,7 +202,7 @@ def _open_channel(
         )
     if scheme == "flower":
         return FlowerChannel(listing.certificates, **files, url=address, socket=socket)
-    host, port = listen if listen is not None else _interface(address)
+    host, port = host_of(address) if scheme == "mqtts" else listen or _interface(address)
     return _CHANNELS[scheme](listing.certificates, **files, host=host, port=port)
 
 

@@ -21,7 +21,7 @@ from blindsight.store import Store
 
 __all__ = ["ExactTotals", "version_of"]
 
-Texts = Annotated[list[str], msgspec.Meta(max_length=256)]
+Texts = Annotated[list[str], msgspec.Meta(max_length=1024)]
 
 
 class _Total(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""Knock at the coordinator's door: TCP, TLS with this party's certificate, one HEAD request for its clock."""
+"""Knock at the coordinator's door, or its broker's: TCP, TLS with our certificate, one HEAD request for its clock."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from .kits._names import host_of
 __all__ = ["Knock", "knock"]
 
 MAX_ANSWER_BYTES = 16_384
+VERDICT_SECONDS = 0.5
 _DATE = re.compile(rb"\r\n[Dd]ate:[ \t]*([^\r\n]{1,64})\r\n")
 
 
@@ -55,10 +56,12 @@ def knock(
     Parameters
     ----------
     address : str
-        ``https://host:port`` or ``grpcs://host:port``; the latter does not tell its clock.
+        ``https://host:port``, ``grpcs://host:port`` or, of a broker, ``mqtts://host:port``; only the first tells its
+        clock.
     certificate, private_key, authority : Path
     expected : str
-        SHA-256 of the certificate that must answer, hexadecimal.
+        SHA-256 of the certificate that must answer, hexadecimal. A broker may have any that the authority signed for
+        its host: whether the coordinator is there is not asked, since a second connection would end the party's own.
     timeout_s : float
     """
     host, port = host_of(address)
@@ -66,7 +69,8 @@ def knock(
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_verify_locations(cafile=authority)
     context.load_cert_chain(certificate, private_key)
-    grpc = address.startswith("grpcs:")
+    grpc, broker = address.startswith("grpcs:"), address.startswith("mqtts:")
+    whom = "broker" if broker else "coordinator"
     if grpc:
         context.set_alpn_protocols(["h2"])
 
@@ -78,12 +82,14 @@ def knock(
     except socket.gaierror as error:
         return failed(f"the name has no address ({error.strerror})", "correct it in party.toml, or have DNS mended")
     except OSError as error:
-        fix = f"start the coordinator; let the firewall here pass outgoing TCP to {host}:{port}"
+        fix = f"start the {whom}; let the firewall here pass outgoing TCP to {host}:{port}"
         return failed(f"no connection ({error.strerror or error})", fix)
     with raw:
         try:
             with context.wrap_socket(raw, server_hostname=host) as tls:
                 shown = tls.getpeercert(binary_form=True) or b""
+                if broker:
+                    return _hear(address, tls)
                 if hashlib.sha256(shown).hexdigest() != expected:
                     fix = "accept the newest participant list; else ring the federation's operator"
                     return failed("another certificate than the list names answers", fix)
@@ -92,7 +98,8 @@ def knock(
             fix = "a proxy that opens TLS, or another server: ring the federation's operator"
             return failed(f"its certificate is not accepted: {error.verify_message}", fix)
         except OSError as error:  # ssl.SSLError is one
-            fix = "see that the coordinator runs with the newest participant list, which names this certificate"
+            newest = "kit" if broker else "participant list, which names this certificate"
+            fix = f"see that the {whom} runs with the newest {newest}"
             return failed(f"TLS failed ({error})", fix)
 
 
@@ -103,6 +110,19 @@ def _listen(address: str, tls: ssl.SSLSocket) -> Knock:
         raise OSError("the coordinator ended the connection")
     told = f"TLS 1.3 with the listed certificate, answered after {1000 * (time.time() - sent):.0f} ms"
     return Knock(address=address, level="ok", told=told)
+
+
+def _hear(address: str, tls: ssl.SSLSocket) -> Knock:
+    """A broker waits for us to speak; one that does not accept our certificate says so at once, after the handshake."""
+    tls.settimeout(VERDICT_SECONDS)
+    try:
+        if not tls.recv(1):
+            raise OSError("the broker ended the connection")
+    except TimeoutError:
+        pass
+    return Knock(
+        address=address, level="ok", told="TLS 1.3 with a broker of the federation, which accepts our certificate"
+    )
 
 
 def _ask(address: str, host: str, tls: ssl.SSLSocket) -> Knock:

@@ -112,11 +112,11 @@ class Policy:
     approval_hours: float = 72.0
 
     def __post_init__(self) -> None:
-        if not 3 <= self.minimum_survivors <= 256:
+        if not 3 <= self.minimum_survivors <= 1024:
             raise ParameterError(
                 "minimum_survivors is out of its domain",
                 got=str(self.minimum_survivors),
-                rule="3 to 256: the total of two parties shows each the other's",
+                rule="3 to 1,024: the total of two parties shows each the other's",
             )
         if not 0 <= self.minimum_colluders <= 255:
             raise ParameterError(

@@ -180,6 +180,9 @@ class _Looks:
         problems = certificate_problems(own, authority, server=server, name=None if server else self._name())
         if server:
             for address in listing.coordinator.addresses:
+                if address.startswith("mqtts:"):
+                    problems += certificate_problems(own, authority, server=False)
+                    continue
                 host = host_of(address)[0]
                 problems += [
                     problem
@@ -340,8 +343,11 @@ class _Looks:
         return [_ok("audit log", f"intact, {lines} lines")]
 
     def _reachability(self) -> Findings:
+        return self._knocked(*self._all_knocks())
+
+    def _knocked(self, *knocks: Knock) -> Findings:
         found = []
-        for one in self._all_knocks():
+        for one in knocks:
             level = _ok if one.level == "ok" else _fail
             found.append(level("reachability", f"{one.address}: {one.told}", one.fix))
         for address in self._dialled():
@@ -355,18 +361,20 @@ class _Looks:
             return ()
         return read_party_file(self.folder).coordinator or ParticipantList.read(self.folder).coordinator.addresses
 
+    def _knock(self, address: str, private_key: Path) -> Knock:
+        return knock(
+            address,
+            certificate=self.folder / "tls.crt",
+            private_key=private_key,
+            authority=self.folder / "authority.crt",
+            expected=ParticipantList.read(self.folder).coordinator.certificate,
+            timeout_s=self.timeout_s,
+        )
+
     def _all_knocks(self) -> list[Knock]:
-        if self._knocks is None:
             listing = ParticipantList.read(self.folder)
             self._knocks = [
-                knock(
-                    address,
-                    certificate=self.folder / "tls.crt",
-                    private_key=self.folder / "keys" / "tls.key",
-                    authority=self.folder / "authority.crt",
-                    expected=listing.coordinator.certificate,
-                    timeout_s=self.timeout_s,
-                )
+                self._knock(address, self.folder / "keys" / "tls.key")
                 for address in self._dialled()
                 if not address.startswith("flower:")
             ]
@@ -397,6 +405,8 @@ class _Looks:
                 found.append(_fail("reachability", f"{host} has no address: {error.strerror or error}", fix))
             else:
                 found.append(_ok("reachability", f"{host} resolves ({1000 * (time.monotonic() - started):.0f} ms)"))
+                if address.startswith("mqtts:"):
+                    found += self._knocked(self._knock(address, self.folder / "tls.key"))
         return found
 
 

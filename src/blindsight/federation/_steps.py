@@ -11,8 +11,8 @@ from blindsight import modelfile
 from blindsight.data import Schema
 from blindsight.detectors import Detector, Query, SumQuery, UpdateQuery, detector_from_json, detector_to_json
 from blindsight.errors import ParameterError, PolicyError, SchemaError, WireError
-from blindsight.privacy import DifferentialPrivacy, Event, NoiseSource, exact_event
-from blindsight.securesum import Participant, SumSpec
+from blindsight.privacy import DifferentialPrivacy, Event, NoiseSource, exact_event, noise_max_abs
+from blindsight.securesum import Participant, SumSpec, smallest_width
 
 from ._evaluation import evaluation_query
 from ._selection import selection_query
@@ -170,11 +170,19 @@ def as_asked(detector: D, schema: Schema, privacy: DifferentialPrivacy | None) -
 
 
 def spec_of(step: Step, query: Query) -> SumSpec:
-    """The private sum's specification; bound to everything that the step says by the hash in its step name."""
-    return _spec(step, f"{step.step}#{step_digest(step)[:32]}", length=query.length)
+    """The private sum's specification; bound to everything that the step says by the hash in its step name.
+
+    64 bits a coordinate, whatever the bounds; fewer where the query asks for it.
+    """
+    bits: Literal[16, 32, 64] = BITS
+    if isinstance(query, UpdateQuery) and query.narrow and step.sums == "masked":
+        variance = event_of(step, query).local_variance
+        bound = query.max_abs + (noise_max_abs(variance) if variance > 0 else 0)
+        bits = smallest_width(len(step.participants), bound, least=16)
+    return _spec(step, f"{step.step}#{step_digest(step)[:32]}", length=query.length, bits=bits)
 
 
-def _spec(step: Step, name: str, *, length: int) -> SumSpec:
+def _spec(step: Step, name: str, *, length: int, bits: Literal[16, 32, 64] = BITS) -> SumSpec:
     n = len(step.participants)
     return SumSpec(
         federation=step.federation,
@@ -182,9 +190,9 @@ def _spec(step: Step, name: str, *, length: int) -> SumSpec:
         step=name,
         participants=tuple(Participant(name=name, public_key=key) for name, key in step.participants),
         length=length,
-        bits=BITS,
+        bits=bits,
         threshold=step.threshold,
-        max_abs=((1 << (BITS - 1)) - 1) // max(n, 1),
+        max_abs=((1 << (bits - 1)) - 1) // max(n, 1),
         method=step.sums,
     )
 

@@ -59,8 +59,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     part: Annotated[str, msgspec.Meta(max_length=40)]
     dataset: Literal["training", "evaluation"]
     participants: Annotated[list[tuple[Name, Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]]],
-                            msgspec.Meta(max_length=256)]  # fmt: skip
-    threshold: Annotated[int, msgspec.Meta(ge=1, le=256)]
+                            msgspec.Meta(max_length=1024)]  # fmt: skip
+    threshold: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     schema_digest: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
     detector: dict[str, Any] | None
     model: Model | None

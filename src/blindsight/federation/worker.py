@@ -1,9 +1,10 @@
 """A party in a process of its own: ``python -m blindsight.federation.worker FOLDER [--key-file FILE]``.
 
 Answers frames on standard output to frames on standard input; with ``--url`` it dials its coordinator instead, and
-needs ``--certificate``, ``--private-key`` and ``--authority``; over Flower ``--socket`` says where the courier comes.
-What it has to say about its records goes to ``party.log`` in its folder (mode 0600) and nowhere else: its standard
-error may be the coordinator's terminal. It is given its own folder and nothing else.
+needs ``--certificate``, ``--private-key`` and ``--authority``, over MQTT and Flower ``--coordinator`` too; over Flower
+``--socket`` says where the courier comes. What it has to say about its records goes to ``party.log`` in its folder
+(mode 0600) and nowhere else: its standard error may be the coordinator's terminal. It is given its own folder and
+nothing else.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder")
     parser.add_argument("--key-file")
     parser.add_argument("--url")
+    parser.add_argument("--coordinator", help="SHA-256 of its certificate; required where --url is mqtts://")
     tls = ("certificate", "private_key", "authority")
     for name in tls:
         parser.add_argument(f"--{name.replace('_', '-')}")
@@ -54,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.socket is not None:
             files["socket"] = options.socket
         try:
-            serve(party.handle, options.url, name=party.name, **files)
+            serve(party.handle, options.url, name=party.name, coordinator=options.coordinator, **files)
         except BlindsightError as error:
             log.error("%s cannot start: %s", options.folder, error)
             sys.stderr.write(f"{party.name} cannot start: {error}\n")

@@ -31,8 +31,8 @@ class Authority:
     Security
     --------
     ECDSA on P-256 with SHA-256. Certificates are for TLS alone: leaf certificates say CA:FALSE, and either client or
-    server. Whoever has the authority's key can get into the federation's channels, but not into its sums: a party
-    believes the signed participant list, which this key does not sign.
+    server; both for a coordinator that dials a broker. Whoever has the authority's key can get into the federation's
+    channels, but not into its sums: a party believes the signed participant list, which this key does not sign.
     """
 
     __slots__ = ("_certificate", "_key")
@@ -104,11 +104,21 @@ class Authority:
         return self._issue(name, public_key, days, names, ExtendedKeyUsageOID.CLIENT_AUTH)
 
     def issue_server(
-        self, name: str, public_key: ec.EllipticCurvePublicKey, *, days: int, hosts: Sequence[str]
+        self,
+        name: str,
+        public_key: ec.EllipticCurvePublicKey,
+        *,
+        days: int,
+        hosts: Sequence[str],
+        dials: bool = False,
     ) -> x509.Certificate:
-        """Certify the key of the side that listens, for these host names and addresses."""
+        """Certify the key of the side that listens, for these host names and addresses.
+
+        One that ``dials`` as well, a coordinator that meets its parties at a broker, is also good for a client.
+        """
         names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
-        return self._issue(name, public_key, days, names, ExtendedKeyUsageOID.SERVER_AUTH)
+        client = [ExtendedKeyUsageOID.CLIENT_AUTH] if dials else []
+        return self._issue(name, public_key, days, names, ExtendedKeyUsageOID.SERVER_AUTH, *client)
 
     def _issue(
         self,
@@ -116,7 +126,7 @@ class Authority:
         public_key: ec.EllipticCurvePublicKey,
         days: int,
         names: x509.SubjectAlternativeName,
-        purpose: x509.ObjectIdentifier,
+        *purposes: x509.ObjectIdentifier,
     ) -> x509.Certificate:
         _check_days(days)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -125,7 +135,7 @@ class Authority:
         for extension, critical in (
             (x509.BasicConstraints(ca=False, path_length=None), True),
             (_usage(signs_certificates=False), True),
-            (x509.ExtendedKeyUsage([purpose]), False),
+            (x509.ExtendedKeyUsage(purposes), False),
             (names, False),
             (x509.SubjectKeyIdentifier.from_public_key(public_key), False),
             (x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer), False),

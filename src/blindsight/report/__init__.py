@@ -1,6 +1,7 @@
 """The report: one run as plain values, and one self-contained page made from it."""
 
 from ._compare import OVERLAP, About, Absent, Compared, compared_table, overlap, render_compared, write_compared
+from ._fleet import PICTURES, fleet_figure, write_fleet_figure
 from ._page import render, write_report
 from ._record import (
     Blind,
@@ -22,6 +23,7 @@ from ._words import Role, Sentence, describe_rate, verdict
 
 __all__ = [
     "OVERLAP",
+    "PICTURES",
     "About",
     "Absent",
     "Blind",
@@ -40,6 +42,7 @@ __all__ = [
     "Stage",
     "compared_table",
     "describe_rate",
+    "fleet_figure",
     "overlap",
     "parse_run",
     "read_run",
@@ -47,6 +50,7 @@ __all__ = [
     "render_compared",
     "verdict",
     "write_compared",
+    "write_fleet_figure",
     "write_report",
     "write_run",
 ]

@@ -1,13 +1,14 @@
-"""Sums under BFV: vectors as coefficients modulo ``2**k``, encrypted under a key that all parties share.
+"""Sums under BFV: vectors modulo two primes as coefficients, encrypted under a key that all parties share.
 
-Brakerski (CRYPTO 2012) and Fan and Vercauteren (ePrint 2012/144), secret-key variant, N = 4096. A vector of 64 bits
-is cut into two digits of 32, so that the digits' sums stay below ``2**(k - 1)``.
+Brakerski (CRYPTO 2012) and Fan and Vercauteren (ePrint 2012/144), secret-key variant, N = 4096, with the ciphertext
+modulus ``q = p_0 p_1`` and one of its own primes as the plaintext modulus: p_0 for vectors of 32 bits; for 64 bits each
+coordinate is encrypted twice, modulo p_0 and modulo p_1, and the total follows by the Chinese remainder theorem.
 
-A message m is encrypted as ``floor(q / t) m`` plus a fresh encryption of zero. ``floor(q / t)`` is an integer, so
-that the phase of a sum of ciphertexts is ``floor(q / t)`` times the *sum* of the messages plus a sum of noise that
-was drawn independently of every message: whoever holds the key and gets the sum learns the total and nothing else of
-the terms, exactly and without flooding. (The usual ``round(q m / t)`` leaves a rounding error of each term in the
-sum.) This costs k bits of q: it must exceed ``t**2``, about.
+A message m modulo p_j is encrypted as ``(q / p_j) m`` plus a fresh encryption of zero. As p_j divides q, the phase of a
+sum of ciphertexts is ``(q / p_j) (sum of the messages modulo p_j)`` plus a sum of noise that was drawn independently of
+every message: whoever holds the key and gets the sum learns the total and nothing else of the terms, exactly and
+without flooding. (The usual ``round(q m / t)`` leaves a rounding error of each term in the sum; and a modulus t that
+does not divide q, or digits that carry, show how often the terms went beyond it.)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.errors import AuthenticationError, FormatError, ProtocolError, WireError
+from blindsight.errors import FormatError, ProtocolError, WireError
 from blindsight.he import (
     MAX_MODULUS_BITS,
     SEED_BYTES,
@@ -34,7 +35,7 @@ from blindsight.he import (
 )
 
 from ._linear_mac import TAG_WORDS, LinearMac, add_tags, tag_bytes
-from ._scheme import MATERIAL_BYTES
+from ._scheme import MATERIAL_BYTES, not_their_sum
 from ._spec import SumSpec
 
 __all__ = ["BfvScheme"]
@@ -43,23 +44,22 @@ Residues = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 
 DEGREE = 4096
-DIGIT_BITS = 32
 PRIMES = 2
+PRIME_BITS = 33
+"""One prime exceeds ``2**32``, and so twice every total of 32 bits; both together ``2**64``."""
+READ_BITS = PRIME_BITS + 3
+"""SEAL, whose plaintext modulus it is, gives phases in parts of ``2**READ_BITS``, and so messages to an eighth."""
 MAX_FRESH_NOISE = 21
 """Largest coefficient of SEAL's centred binomial errors."""
 
 
-@functools.lru_cache(maxsize=8)
-def _context(plain_bits: int) -> HeContext:
-    """SEAL's side of one parameter set: primes of k + 1 bits, so that q is about ``4 t**2``."""
-    prime_bits = (plain_bits + 1,) * PRIMES
+@functools.cache
+def _context() -> HeContext:
+    """SEAL's side."""
+    prime_bits = (PRIME_BITS,) * PRIMES
+    special_bits = min(30, MAX_MODULUS_BITS[DEGREE] - sum(prime_bits))
     return HeContext(
-        HeParameters(
-            degree=DEGREE,
-            prime_bits=prime_bits,
-            special_bits=min(30, MAX_MODULUS_BITS[DEGREE] - sum(prime_bits)),
-            plain_bits=plain_bits,
-        )
+        HeParameters(degree=DEGREE, prime_bits=prime_bits, special_bits=special_bits, plain_bits=READ_BITS)
     )
 
 
@@ -79,12 +79,10 @@ class BfvScheme:
 
     def __init__(self, spec: SumSpec) -> None:
         self.spec = spec
-        n = len(spec.participants)
-        self.digits = spec.bits // DIGIT_BITS
-        # digits are centred: |digit| <= 2**31, and their sums are below 2**(k - 1)
-        self.plain_bits = DIGIT_BITS if self.digits == 1 else DIGIT_BITS + n.bit_length()
-        self.width = -(-(self.plain_bits + 1) // 8)
-        self.blocks = -(-spec.length * self.digits // DEGREE)
+        self.moduli = spec.bits // 32
+        """Primes that each coordinate is encrypted modulo."""
+        self.width = -(-PRIME_BITS // 8)
+        self.blocks = -(-spec.length * self.moduli // DEGREE)
         self.secret_bytes = MATERIAL_BYTES + DEGREE // 4
         self.public_bytes = 0
         self.block_bytes = SEED_BYTES + PRIMES * DEGREE * self.width
@@ -94,16 +92,14 @@ class BfvScheme:
     @property
     def context(self) -> HeContext:
         """SEAL's side, made when first needed."""
-        return _context(self.plain_bits)
+        return _context()
 
     def check_installed(self) -> None:
         """Raise MissingExtraError without SEAL; ProtocolError if the sum's noise could reach a message."""
-        context = self.context
-        n, modulus = len(self.spec.participants), context.modulus
-        # phase = floor(q / t) m + e; rounding t / q of it gives m while |e| + (q mod t) |m| / t + 1 < q / 2t
-        worst = n * MAX_FRESH_NOISE + (1 << (self.plain_bits - 1)) + 1
-        if worst >= modulus >> (self.plain_bits + 1):
-            raise ProtocolError("The noise of an encrypted sum could reach the messages", got=f"{modulus.bit_length()}")
+        # phase = (q / p) m + e; what SEAL reads is off by an eighth of m's unit at most, and e by |e| p / q
+        worst = len(self.spec.participants) * MAX_FRESH_NOISE
+        if 8 * worst >= min(self.context.primes):
+            raise ProtocolError("The noise of an encrypted sum could reach the messages", got=str(worst))
 
     def generate(self) -> tuple[bytes, bytes]:
         """A fresh secret: 32 uniform bytes, then SEAL's ternary key, four coefficients a byte."""
@@ -139,7 +135,7 @@ class BfvScheme:
         return tag
 
     def __repr__(self) -> str:
-        return f"BfvScheme({self.blocks} ciphertexts, t = 2**{self.plain_bits})"
+        return f"BfvScheme({self.blocks} ciphertexts, {self.moduli} messages a coordinate)"
 
 
 class BfvKey:
@@ -151,14 +147,15 @@ class BfvKey:
     def encrypt(self, name: str, vector: Ints) -> bytes:
         """Blocks of seed and first part, then the tag."""
         scheme, context = self._scheme, self._scheme.context
-        primes, scale = context.primes, context.modulus >> scheme.plain_bits
+        primes, modulus = context.primes, context.modulus
         written: list[bytes] = []
 
         def ciphertexts() -> Iterator[Residues]:
             for block in _coefficients(vector, scheme):
                 seed, c0 = self._key.encrypt_zero_seeded()
+                # (q / p) m is 0 modulo the other prime
                 scaled = np.stack(
-                    [multiply_constant(np.mod(block, np.int64(p)).astype(np.uint64), scale % p, p) for p in primes]
+                    [multiply_constant(row, modulus // p, p) for row, p in zip(block, primes, strict=True)]
                 )
                 c0 = add_mod(c0, scaled, primes)
                 written.append(seed + pack_residues(c0, scheme.width))
@@ -179,11 +176,7 @@ class BfvKey:
         parts = parts.astype(np.uint64, copy=False)
         check_residues(parts, context.primes)
         if not self._mac.holds(scheme.unpack_tag(total[-size:]), parts, survivors):
-            raise AuthenticationError(
-                "The encrypted sum is not the sum of the survivors' ciphertexts",
-                rule="its tag equals the sum of theirs; a party decrypts nothing else",
-                fix="do not trust this coordinator; start a new sum through another",
-            )
+            raise not_their_sum("its tag equals the sum of theirs")
         flat = np.concatenate([self._key.decrypt(block) for block in parts])
         return _total(flat, scheme)
 
@@ -228,25 +221,40 @@ class BfvAccumulator:
         return pack_residues(self._parts, self._scheme.width) + self._tag.astype("<u8").tobytes()
 
 
-def _coefficients(vector: Ints, scheme: BfvScheme) -> Iterator[Ints]:
-    """Plaintext polynomials, shape (N,): all low digits, then all high ones, zeros after them."""
-    flat = np.zeros(scheme.blocks * DEGREE, dtype=np.int64)
-    if scheme.digits == 1:
-        flat[: vector.size] = vector
-    else:
-        half = 1 << (DIGIT_BITS - 1)
-        low = ((vector + half) & ((1 << DIGIT_BITS) - 1)) - half
-        flat[: vector.size] = low
-        flat[vector.size : 2 * vector.size] = (vector - low) >> DIGIT_BITS
-    yield from flat.reshape(scheme.blocks, DEGREE)
+def _coefficients(vector: Ints, scheme: BfvScheme) -> Iterator[Residues]:
+    """Messages of each block, shape (primes, N): first all coordinates modulo p_0, then all modulo p_1, then zeros.
+
+    A coefficient holds a message modulo one prime, in that prime's row.
+    """
+    rows = np.zeros((PRIMES, scheme.blocks * DEGREE), dtype=np.uint64)
+    for j in range(scheme.moduli):
+        rows[j, j * vector.size : (j + 1) * vector.size] = np.mod(vector, np.int64(scheme.context.primes[j]))
+    yield from rows.reshape(PRIMES, scheme.blocks, DEGREE).swapaxes(0, 1)
+
+
+def _messages(flat: Ints, scheme: BfvScheme) -> list[Ints]:
+    """The total modulo each prime in use, from what SEAL read, shape (blocks * N,)."""
+    length = scheme.spec.length
+    return [
+        np.rint(flat[j * length : (j + 1) * length] * (p / (1 << READ_BITS))).astype(np.int64) % p
+        for j, p in enumerate(scheme.context.primes[: scheme.moduli])
+    ]
 
 
 def _total(flat: Ints, scheme: BfvScheme) -> Ints:
-    length = scheme.spec.length
-    if scheme.digits == 1:
-        return flat[:length].copy()
-    # modulo 2**64; what honest parties can reach does not wrap, and the caller checks the bound
-    return flat[:length] + (flat[length : 2 * length] << DIGIT_BITS)
+    """The total from what SEAL read; WireError where it is none of 64 bits."""
+    found, primes = _messages(flat, scheme), scheme.context.primes
+    p = primes[0]
+    if scheme.moduli == 1:
+        return np.where(found[0] > p // 2, found[0] - p, found[0])
+    other = primes[1]
+    difference = np.mod(found[1] - found[0], np.int64(other)).astype(np.uint64)
+    factor = multiply_constant(difference, pow(p, -1, other), other).astype(np.int64)  # total = found[0] + p factor
+    factor = np.where(factor > other // 2, factor - other, factor)
+    total = found[0] + np.int64(p) * factor  # modulo 2**64; what honest parties can reach does not wrap
+    if np.abs(total - (found[0] + p * factor.astype(np.float64))).max() > 2.0**32:
+        raise WireError("The total is larger than honest parties can make it", rule="below 2**63")
+    return total
 
 
 def _pack_ternary(coefficients: npt.NDArray[np.int8]) -> bytes:

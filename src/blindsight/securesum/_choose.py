@@ -100,7 +100,7 @@ def choose_sum(
     Parameters
     ----------
     parties : int
-        3 to 256.
+        3 to 1,024.
     coordinates : int
     dropouts : int
         Parties that are expected to vanish before their vectors are in.
@@ -211,7 +211,7 @@ def _example(method: Method, parties: int, coordinates: int, threshold: int, bit
         run="plan",
         step="plan",
         participants=tuple(
-            Participant(name=f"party-{i:03d}", public_key=i.to_bytes(32, "big")) for i in range(parties)
+            Participant(name=f"party-{i:04d}", public_key=i.to_bytes(32, "big")) for i in range(parties)
         ),
         length=coordinates,
         bits=bits,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 __all__ = ["HASH_BYTES", "PROTOCOL", "tagged_hash"]
 
@@ -28,8 +29,14 @@ def tagged_hash(purpose: str, *parts: bytes | memoryview) -> bytes:
     bytes
         32 bytes.
     """
-    hasher = hashlib.sha256()
-    for part in (PROTOCOL.encode(), purpose.encode(), *parts):
+    hasher = hashlib.sha256(_head(purpose))
+    for part in parts:
         hasher.update(len(part).to_bytes(8, "little"))
         hasher.update(part)
     return hasher.digest()
+
+
+@lru_cache(maxsize=64)
+def _head(purpose: str) -> bytes:
+    """Protocol and purpose as every hash begins; the purposes are the few texts of this package."""
+    return b"".join(len(part).to_bytes(8, "little") + part for part in (PROTOCOL.encode(), purpose.encode()))

@@ -4,8 +4,8 @@ The homomorphic MAC of Agrawal and Boneh, *Homomorphic MACs: MAC-Based Integrity
 section 3, with coefficients that are all one: the tag of a vector v by party i is ``<r, v> + b_i``, where r is
 expanded from a key that every party holds and the coordinator lacks, and b_i is one fresh value per party. As b_i
 hides ``<r, v>``, all tags together say nothing of r, so that another vector passes under another tag with probability
-1 / p for each word. A tag has four words for each prime p of the ciphertext's modulus; with primes of 33 bits or more
-a forgery passes with probability 2**-128 at most.
+1 / p for each word. A tag has four words for each prime p of the ciphertext's modulus; with primes of 33 bits a
+forgery passes with probability 2**-128 at most.
 """
 
 from __future__ import annotations

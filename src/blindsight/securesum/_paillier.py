@@ -7,7 +7,9 @@ A party's randomness is derived from the secret that travels with the key, so th
 of the survivors' randomness is. A party that is asked to decrypt c takes its plaintext m, and goes on only if
 ``(1 + m N) R**N = c`` for that product R: it re-encrypts. As every unit modulo N**2 is ``(1 + m N) R**N`` for one
 pair (m, R), this holds exactly where c differs from the true sum by a factor ``1 + a N``, and then a, by which the
-total is off, is known to whoever chose c. So what a party answers tells a coordinator nothing but the total.
+total is off, is known to whoever chose c. So what a party answers tells a coordinator nothing but the total; nor does a
+refusal, since c passes exactly where it equals the product of the survivors' ciphertexts modulo N, which a coordinator
+can compute for itself. (That no two pairs give one unit needs N and (p - 1)(q - 1) to be coprime: ``open`` checks it.)
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from blindsight.errors import AuthenticationError, FormatError, MissingExtraError, WireError
+from blindsight.errors import FormatError, MissingExtraError, WireError
 
 from ._agreement import derive
 from ._keystream import Keystream
-from ._scheme import MATERIAL_BYTES
+from ._scheme import MATERIAL_BYTES, not_their_sum
 from ._spec import SumSpec
 
 __all__ = ["PaillierScheme"]
@@ -100,7 +102,9 @@ class PaillierScheme:
         _, gmpy2 = _load()
         p, q = self._primes(secret)
         if not (p < q and (p * q).bit_length() == KEY_BITS and math.gcd(p * q, (p - 1) * (q - 1)) == 1):
-            raise FormatError("A shared key is malformed", rule=f"p < q, and p q has {KEY_BITS} bits")
+            raise FormatError(
+                "A shared key is malformed", rule=f"p < q; p q has {KEY_BITS} bits and is coprime to (p - 1)(q - 1)"
+            )
         if not (gmpy2.is_prime(p, _ROUNDS) and gmpy2.is_prime(q, _ROUNDS)):
             raise FormatError("A shared key is malformed", rule="p and q are primes")
         return PaillierKey(self, p, q, derive(secret[:MATERIAL_BYTES], transcript, "paillier randomness"), transcript)
@@ -181,11 +185,7 @@ class PaillierKey:
             message = int(self._private.raw_decrypt(ciphertext))
             again = int(self._public.raw_encrypt(message, r_value=randomness))
             if not hmac.compare_digest(again.to_bytes(CIPHER_BYTES, "big"), ciphertext.to_bytes(CIPHER_BYTES, "big")):
-                raise AuthenticationError(
-                    "The encrypted sum is not the sum of the survivors' ciphertexts",
-                    rule="its randomness is the product of theirs; a party decrypts nothing else",
-                    fix="do not trust this coordinator; start a new sum through another",
-                )
+                raise not_their_sum("its randomness is the product of theirs")
             plain.append(message)
         return _unpack(plain, self._scheme, len(survivors))
 

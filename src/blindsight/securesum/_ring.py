@@ -32,7 +32,7 @@ class RingVector:
     """
 
     def __init__(self, spec: SumSpec) -> None:
-        self._dtype = np.dtype("<u4" if spec.bits == 32 else "<u8")
+        self._dtype = np.dtype(f"<u{spec.bits // 8}")
         self._values = np.zeros(spec.length, dtype=self._dtype)
         self._buffer = bytearray(min(spec.vector_bytes, _CHUNK_BYTES))
 

@@ -7,9 +7,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from blindsight.errors import AuthenticationError
+
 from ._spec import SumSpec
 
-__all__ = ["MATERIAL_BYTES", "Accumulator", "Scheme", "SharedKey", "scheme_of"]
+__all__ = ["MATERIAL_BYTES", "Accumulator", "Scheme", "SharedKey", "not_their_sum", "scheme_of"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -80,6 +82,16 @@ class Scheme(Protocol):
     def accumulator(self, public: bytes) -> Accumulator:
         """An empty sum; WireError if the public part is malformed."""
         ...
+
+
+def not_their_sum(rule: str) -> AuthenticationError:
+    """The refusal to decrypt; whose fault it is cannot be told, since the coordinator alone sees the ciphertexts."""
+    return AuthenticationError(
+        "The encrypted sum is not the sum of the survivors' ciphertexts",
+        rule=f"{rule}; a party decrypts nothing else",
+        fix="the coordinator, or a party that did not encrypt as agreed, is at fault: start a new sum through another "
+        "coordinator; if that fails too, ask the parties what their software does",
+    )
 
 
 def scheme_of(spec: SumSpec) -> Scheme:

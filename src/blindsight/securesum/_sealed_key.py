@@ -130,12 +130,11 @@ def checked_key(
     AuthenticationError
         It is not, or no honest generator makes it; the dealer is named.
     """
-    suspect = f"leave {dealer!r} out of a new sum and ask it what its software does"
     if commit_key(spec, transcript, dealer=dealer, public=public, secret=secret) != commitment:
         raise AuthenticationError(
             f"The key from {dealer!r} is not the one it committed to",
-            rule="all parties get one key, which hashes to the commitment beside it",
-            fix=suspect,
+            rule="all parties get one key, which hashes with its public part to the commitment beside it",
+            fix=f"{dealer!r}, or the coordinator on the way, sent something else: run a new sum and compare",
         )
     scheme = scheme_of(spec)
     try:
@@ -144,7 +143,9 @@ def checked_key(
             raise FormatError("the public part is not its own")
     except FormatError as error:
         raise AuthenticationError(
-            f"The key from {dealer!r} cannot be used: {error.what}", rule=error.rule, fix=suspect
+            f"The key from {dealer!r} cannot be used: {error.what}",
+            rule=error.rule,
+            fix=f"leave {dealer!r} out of a new sum and ask it what its software does",
         ) from None
     return key
 

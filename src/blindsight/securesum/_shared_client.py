@@ -64,7 +64,8 @@ class SharedKeyClient(PhasedClient[SharedState]):
     --------
     Each phase is answered once, as in a masked sum. A party decrypts one ciphertext: that of which t survivors have
     signed the hash, and only if it is the sum of exactly the survivors' ciphertexts. So no request makes it a
-    decryption oracle. The key lives for one sum and is forgotten with the last answer.
+    decryption oracle. The key lives for one sum and is forgotten with the last answer; who is never asked for that
+    keeps it.
     """
 
     def __init__(self, spec: SumSpec, name: str, signer: Signer) -> None:

@@ -31,8 +31,9 @@ Method = Literal["masked", "he", "paillier"]
 
 MIN_PARTICIPANTS = 3
 """Of two, each learns the other's vector from the total; this holds for survivors as for participants."""
-MAX_PARTICIPANTS = 256
-"""The graph is complete: work and bytes grow with the square. Larger fleets need a committee."""
+MAX_PARTICIPANTS = 1024
+"""The graph is complete: all parties' work and bytes grow with the square, one party's with the number of parties.
+Larger fleets need another protocol: docs/scale.md."""
 MAX_LENGTH = 1 << 24
 _LONGEST: dict[Method, int] = {"masked": MAX_LENGTH, "he": 1 << 22, "paillier": 1 << 17}
 """Coordinates: the encrypted sum has to fit a message; and 2**17 coordinates take Paillier minutes already."""
@@ -53,8 +54,9 @@ def default_threshold(n_participants: int) -> int:
     return 2 * n_participants // 3 + 1
 
 
-def smallest_width(n_participants: int, max_abs: int) -> Literal[32, 64]:
-    """Bits per coordinate on the wire that hold a sum of ``n_participants`` integers of size ``max_abs``.
+def smallest_width(n_participants: int, max_abs: int, *, least: Literal[16, 32] = 32) -> Literal[16, 32, 64]:
+    """Bits per coordinate on the wire, ``least`` or more, that hold a sum of ``n_participants`` integers of size
+    ``max_abs``.
 
     Raises
     ------
@@ -63,9 +65,10 @@ def smallest_width(n_participants: int, max_abs: int) -> Literal[32, 64]:
     """
     _whole("number of participants", n_participants, MIN_PARTICIPANTS, MAX_PARTICIPANTS)
     _whole("max_abs", max_abs, 1, None)
-    for bits in (32, 64):
-        if n_participants * max_abs < 1 << (bits - 1):
-            return 32 if bits == 32 else 64
+    widths: tuple[Literal[16, 32, 64], ...] = (16, 32, 64)
+    for bits in widths:
+        if bits >= least and n_participants * max_abs < 1 << (bits - 1):
+            return bits
     raise _overflow(n_participants, max_abs, 64)
 
 
@@ -114,11 +117,11 @@ class SumSpec:
     federation, run, step : str
         Together they name the sum; 1 to 256 printable characters each. A name is used for one sum only.
     participants : tuple of Participant
-        3 to 256, sorted by name, with different names and different keys.
+        3 to 1,024, sorted by name, with different names and different keys.
     length : int
         Coordinates of the vector, 1 to 2**24.
-    bits : {32, 64}
-        Width of the ring Z_2**bits that the masks live in.
+    bits : {16, 32, 64}
+        Width of the ring Z_2**bits that the masks live in; 16 for masked sums alone.
     threshold : int
         Parties whose shares open the sum: at least floor(2n/3) + 1 (see :func:`default_threshold`) and at
         most n. One exception: n=3 may use 2, which lets one party vanish *after* masking but tolerates no
@@ -146,7 +149,7 @@ class SumSpec:
     step: str
     participants: tuple[Participant, ...]
     length: int
-    bits: Literal[32, 64]
+    bits: Literal[16, 32, 64]
     threshold: int
     max_abs: int
     method: Method = "masked"
@@ -161,8 +164,8 @@ class SumSpec:
         self._check_participants()
         n = len(self.participants)
         _whole("length", self.length, 1, longest_vector(self.method))
-        if isinstance(self.bits, bool) or self.bits not in (32, 64):
-            raise ParameterError("A sum has no such width", got=repr(self.bits), rule="bits is 32 or 64")
+        if isinstance(self.bits, bool) or self.bits not in ((32, 64) if self.shares_key else (16, 32, 64)):
+            raise ParameterError("A sum has no such width", got=repr(self.bits), rule="bits is 16 (masked), 32 or 64")
         self._check_threshold(n)
         _whole("max_abs", self.max_abs, 1, None)
         if n * self.max_abs >= 1 << (self.bits - 1):
@@ -308,7 +311,7 @@ def _overflow(n: int, max_abs: int, bits: int) -> ParameterError:
         "The sum could overflow",
         got=f"{n} parties x max_abs {max_abs} = {n * max_abs}",
         rule=f"n * max_abs < 2**{bits - 1} = {1 << (bits - 1)}",
-        fix="use bits=64" if bits == 32 else f"scale the vector so that max_abs <= {((1 << 63) - 1) // n}",
+        fix="use bits=64" if bits < 64 else f"scale the vector so that max_abs <= {((1 << 63) - 1) // n}",
     )
 
 

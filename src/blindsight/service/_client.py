@@ -22,6 +22,7 @@ from blindsight.errors import (
     BlindsightError,
     MissingExtraError,
     ParameterError,
+    PolicyError,
     ProtocolError,
     UnavailableError,
 )
@@ -39,6 +40,8 @@ __all__ = ["Client", "new_key"]
 T = TypeVar("T")
 OCTETS = "application/octet-stream"
 MAX_ANSWER_BYTES = 1 << 28
+EXPLAINED_BYTES = 1 << 25
+"""Of one answer with contributions, unless a single group takes more."""
 RETRIED = frozenset({408, 429, 502, 503, 504})
 LONGEST_PAUSE_S = 5.0
 
@@ -228,6 +231,42 @@ class Client:
                 progress(min(start + step, len(rows)), len(rows))
         return np.concatenate(scores) if scores else np.empty(0)
 
+    def contributions(
+        self, model: str, owner: RecordOwner, X: Any, *, progress: Callable[[int, int], None] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """What each block of the encoding added to the records' scores; each record is charged once a block.
+
+        Parameters
+        ----------
+        model : str
+        owner : RecordOwner
+            Made from :meth:`offer`; registered here if it is not.
+        X : array of shape (n, d)
+        progress : callable (done, of), optional
+
+        Returns
+        -------
+        ndarray of shape (n, blocks), float64
+            Equal to the model's ``contributions``; named by ``owner.contribution_names``.
+
+        Raises
+        ------
+        PolicyError
+            The service gives none of this model.
+        BudgetError, RequestError, ...
+            What the service said.
+        """
+        self.register(model, owner)
+        rows = np.asarray(X, dtype=np.float64)
+        step = self.explained_rows_at_a_time(self.facts(model), owner)
+        parts = [np.empty((0, len(owner.contribution_names)))]
+        for start in range(0, len(rows), step):
+            sealed = owner.seal(rows[start : start + step], register=False, explain=True)
+            parts.append(owner.open_contributions(self.score(model, sealed), sealed=sealed))
+            if progress is not None:
+                progress(min(start + step, len(rows)), len(rows))
+        return np.concatenate(parts)
+
     # -- verdicts
 
     def comparisons(
@@ -328,6 +367,19 @@ class Client:
         if facts.rows_per_message < 1:
             raise ProtocolError("The service takes no message of this model", fix="its operator must raise body_bytes")
         return min(facts.rows_per_message, 4096 if facts.packing == "columns" else 512)
+
+    @staticmethod
+    def explained_rows_at_a_time(facts: Facts, owner: RecordOwner) -> int:
+        """The same of records whose contributions are asked for: every block of every record has an answer."""
+        if facts.explained_rows_per_message < 1:
+            raise PolicyError(
+                "The service gives no contributions of this model",
+                rule="of one-hot encodings in rows, where scores are revealed and its operator allows them",
+                fix="ask its operator for them: blindsight serve --explanations",
+            )
+        group = owner.parameters.rows_per_ciphertext
+        bytes_a_group = len(owner.contribution_names) * owner.parameters.answer_bytes(group)
+        return min(facts.explained_rows_per_message, group * max(1, EXPLAINED_BYTES // bytes_a_group))
 
     # -- private
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 __all__ = ["DIRECTORY", "Metrics"]
 
@@ -103,10 +105,28 @@ class Metrics:
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""
         from prometheus_client import CollectorRegistry, generate_latest
-        from prometheus_client.multiprocess import MultiProcessCollector
+        from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-        if not os.environ.get(DIRECTORY):
+        folder = os.environ.get(DIRECTORY)
+        if not folder:
             return bytes(generate_latest(self._registry))
+        for pid in _dead(Path(folder)):  # killed in the middle of requests: these are under way no more
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return bytes(generate_latest(registry))
+
+
+def _dead(folder: Path) -> set[int]:
+    """Process ids that left gauges behind and are no more."""
+    dead = set()
+    for file in folder.glob("gauge_live*_*.db"):
+        match = re.fullmatch(r"gauge_live[a-z]*_(\d+)\.db", file.name)
+        if match:
+            try:
+                os.kill(int(match[1]), 0)  # signal 0: only asks
+            except ProcessLookupError:
+                dead.add(int(match[1]))
+            except PermissionError:
+                pass  # somebody's: that number was given again
+    return dead

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import re
 import threading
@@ -18,7 +19,8 @@ import msgspec
 from blindsight import modelfile
 from blindsight.blind import BitBudget, BlindParameters, CkksParameters, KeyValue, MemoryTable, Model, Scorer
 from blindsight.blind.mpc import import_spu
-from blindsight.errors import BlindsightWarning, ParameterError, PolicyError, StoreError
+from blindsight.circuits import OneHot
+from blindsight.errors import BlindsightError, BlindsightWarning, CapacityError, ParameterError, PolicyError, StoreError
 from blindsight.store import Store
 
 from ._problems import RequestError
@@ -29,9 +31,11 @@ __all__ = ["Facts", "Models", "Served", "Version"]
 MAX_LOADED = 8
 MAX_VERSIONS = 100
 ENVELOPE_BYTES = 1024
+logger = logging.getLogger("blindsight.service")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 Packing = Literal["rows", "columns"]
+Scheme = Literal["bfv", "ckks"]
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,7 +44,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Parameters
     ----------
     id : str
-        First 16 hexadecimal digits of the SHA-256 of packing, thresholds of verdicts, and file.
+        First 16 hexadecimal digits of the SHA-256 of packing, scheme, thresholds of verdicts, and file.
     packing : str
     offer : str
         SHA-256 of its offer, hexadecimal.
@@ -48,6 +52,8 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Seconds since 1970.
     thresholds : tuple of float, optional
         It reveals verdicts on these, or on the model's own where there are none. None: it reveals scores.
+    scheme : str, optional
+        As for :class:`Scorer`.
     """
 
     id: str
@@ -55,6 +61,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     offer: str
     published: float
     thresholds: tuple[float, ...] | None = None
+    scheme: Scheme | None = None
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -168,13 +175,19 @@ class Models:
         self._entries, self._files = store.table("models"), store.table("model-files")
         self._blind, self._settings = store.table("blind"), settings
         self._loaded: OrderedDict[tuple[str, str], tuple[Scorer, float]] = OrderedDict()
-        self._shadows: OrderedDict[tuple[str, str], Scorer] = OrderedDict()
+        self._shadows: OrderedDict[tuple[str, str], Scorer | None] = OrderedDict()
         self._lock = threading.RLock()
 
     # -- publishing; at the command line
 
     def publish(
-        self, name: str, file: bytes, *, packing: Packing = "rows", thresholds: Sequence[float] | None = None
+        self,
+        name: str,
+        file: bytes,
+        *,
+        packing: Packing = "rows",
+        thresholds: Sequence[float] | None = None,
+        scheme: Scheme | None = None,
     ) -> Version:
         """Store a model file and make it the current version of a name; the current one again is a no-op.
 
@@ -185,13 +198,16 @@ class Models:
         packing : {"rows", "columns"}
         thresholds : sequence of float, optional
             Reveal verdicts on these, in place of scores; empty: on the model's own ``threshold_``.
+        scheme : {"bfv", "ckks"}, optional
+            As for :class:`Scorer`: "ckks" for quadratic forms too wide to be multiplied out.
 
         Raises
         ------
         ParameterError
-            Unusable name or thresholds.
+            Unusable name, scheme or thresholds.
         FormatError, CapacityError, NotFittedError
-            The file is not a model that can be scored blind, or that gives verdicts.
+            The file is not a model that can be scored blind, or that gives verdicts; or a group of its records is
+            longer than a request may be.
         MissingExtraError
             Verdicts need the extra ``mpc``.
 
@@ -200,7 +216,7 @@ class Models:
         BlindsightWarning
             The model's public encoder tells something learned from data.
         """
-        version = self._version(name, file, packing, thresholds)
+        version = self._version(name, file, packing, thresholds, scheme)
         with self._entries.transaction():
             self._files.put(f"{name}/{version.id}", file)
             entry = self._entry(name) or _Entry(versions=(), history=())
@@ -253,7 +269,7 @@ class Models:
                 self._write(name, msgspec.structs.replace(entry, shadow=None))
                 return None
             current = next(v for v in entry.versions if v.id == entry.history[-1])
-            version = self._version(name, file, current.packing, current.thresholds)
+            version = self._version(name, file, current.packing, current.thresholds, current.scheme)
             if version.offer != current.offer:
                 raise PolicyError(
                     "The second model cannot be computed on the first one's requests",
@@ -296,13 +312,7 @@ class Models:
                 if hashlib.sha256(kept[0].offer()).hexdigest() != version.offer:
                     raise StoreError("A stored model no longer makes the offer that it was published with")
                 _keep(self._loaded, (name, version.id), kept)
-            shadow = None
-            if entry.shadow is not None:
-                shadow = self._shadows.get((name, entry.shadow))
-                if shadow is None:
-                    model = self._load(name, entry.shadow)
-                    shadow = self._scorer(model, version, _Overlay(self._blind))
-                    _keep(self._shadows, (name, entry.shadow), shadow)
+            shadow = None if entry.shadow is None else self._shadow(name, entry.shadow, version)
         return Served(
             name=name,
             version=version,
@@ -315,8 +325,7 @@ class Models:
     def facts(self, served: Served) -> Facts:
         """What may be told about it."""
         p = served.scorer.parameters
-        group_bytes = p.group_bytes
-        rows = max(0, self._settings.body_bytes - 1024) // group_bytes * p.rows_per_ciphertext
+        rows = self._rows_per_message(p)
         return Facts(
             name=served.name,
             version=served.version.id,
@@ -334,12 +343,22 @@ class Models:
 
     # -- private
 
-    def _version(self, name: str, file: bytes, packing: Packing, thresholds: Sequence[float] | None) -> Version:
+    def _rows_per_message(self, p: BlindParameters | CkksParameters) -> int:
+        return max(0, self._settings.body_bytes - 1024) // p.group_bytes * p.rows_per_ciphertext
+
+    def _version(
+        self,
+        name: str,
+        file: bytes,
+        packing: Packing,
+        thresholds: Sequence[float] | None,
+        scheme: Scheme | None,
+    ) -> Version:
         if not _NAME.fullmatch(name):
             raise ParameterError(
                 "The model's name is unusable", got=repr(name)[:80], rule="1 to 64 of a-z, 0-9, '.', '_', '-'"
             )
-        about = packing.encode() + b"\0"
+        about = packing.encode() + b"\0" + (b"" if scheme is None else scheme.encode() + b"\0")
         if thresholds is not None:
             import_spu()  # better now than when an owner asks for a comparison
             if not all(math.isfinite(value) for value in thresholds):
@@ -352,15 +371,39 @@ class Models:
             offer="",
             published=time.time(),
             thresholds=None if thresholds is None else tuple(thresholds),
+            scheme=scheme,
         )
-        scorer = self._scorer(modelfile.loads(file), version, self._blind, quiet=False)
+        scorer = self._scorer(self._model(file), version, self._blind, quiet=False)
+        if not self._rows_per_message(scorer.parameters):
+            p = scorer.parameters
+            raise CapacityError(
+                f"No request could carry records of this model in {p.packing}",
+                got=f"{p.group_bytes:,} bytes for {p.rows_per_ciphertext:,} records",
+                rule=f"at most {self._settings.body_bytes:,} bytes a request",
+                fix="take rows; or longer requests, --body-mib; or, for a quadratic form, columns with --scheme ckks",
+            )
         return msgspec.structs.replace(version, offer=hashlib.sha256(scorer.offer()).hexdigest())
+
+    def _shadow(self, name: str, version_id: str, beside: Version) -> Scorer | None:
+        """The second model; none where it cannot be loaded here, which is no reason to refuse the first."""
+        if (name, version_id) not in self._shadows:
+            scorer = None
+            try:
+                scorer = self._scorer(self._load(name, version_id), beside, _Overlay(self._blind))
+            except BlindsightError as error:
+                trouble = {"event": "shadow", "model": name, "version": version_id, "trouble": type(error).__name__}
+                logger.warning(trouble)
+            _keep(self._shadows, (name, version_id), scorer)
+        return self._shadows[name, version_id]
 
     def _load(self, name: str, version_id: str) -> object:
         file = self._files.get(f"{name}/{version_id}")
         if file is None:
             raise StoreError("A published model file is missing from the store", got=f"{name}/{version_id}")
-        return modelfile.loads(file)
+        return self._model(file)
+
+    def _model(self, file: bytes) -> object:
+        return modelfile.loads(file, allowed=frozenset(self._settings.allowed))
 
     def _scorer(self, model: object, version: Version, table: KeyValue, *, quiet: bool = True) -> Scorer:
         s = self._settings
@@ -378,12 +421,13 @@ class Models:
             return Scorer(
                 cast(Model, model),
                 packing=version.packing,
+                scheme=version.scheme,
                 reveal="score" if version.thresholds is None else "verdict",
                 thresholds=version.thresholds or None,
                 budget=budget,
                 table=table,
                 inline_registration=False,
-                explanations=s.explanations and version.thresholds is None,
+                explanations=s.explanations and _has_contributions(model, version),
                 longest_answer_bytes=s.longest_answer_bytes,
                 max_owners=1_000_000,
                 device=s.device if version.packing == "columns" else None,
@@ -404,6 +448,12 @@ class Models:
 
     def _write(self, name: str, entry: _Entry) -> None:
         self._entries.put(name, msgspec.json.encode(entry))
+
+
+def _has_contributions(model: object, version: Version) -> bool:
+    """Whether features' parts of a score can be told apart: of others the service gives none, whatever it is asked."""
+    one_hot = isinstance(getattr(model, "encoder_", None), OneHot)
+    return one_hot and version.packing == "rows" and version.thresholds is None
 
 
 def _verdicts_a_score(p: BlindParameters | CkksParameters) -> int:

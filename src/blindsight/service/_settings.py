@@ -40,7 +40,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     bits_per_account, bits_total, rows_per_account, rows_total : int, optional
         Budgets, for each model. None: counted, not limited.
     explanations : bool
-        Whether contributions of single features may be asked for, at as many times the bits.
+        Whether contributions of single features may be asked for, at as many times the bits; of models that have them.
+    allowed : tuple of str
+        Names of other packages' detectors that model files may be of.
     max_keys : int
         Keys that one account may have registered for one model at a time.
     body_bytes : int
@@ -112,6 +114,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rows_per_account: int | None = None
     rows_total: int | None = None
     explanations: bool = False
+    allowed: tuple[str, ...] = ()
     max_keys: int = 8
     body_bytes: int = 64 << 20
     registration_bytes: int = 8 << 20

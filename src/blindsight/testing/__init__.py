@@ -6,12 +6,14 @@ from ._conformance import check_detector, detector_checks
 from ._faults import FaultyChannel
 from ._fleet import FlowerFleet, flower_bin
 from ._flower_rig import FakeFleet, FlowerRig, RunningFlower
+from ._mosquitto import NO_MOSQUITTO, Mosquitto
 from ._noise import InsecureSeededSource
 from ._relay import ChaosRelay
-from ._rigs import MemoryRig, ProcessRig, grpc_rig, https_rig
+from ._rigs import MemoryRig, MqttRig, ProcessRig, grpc_rig, https_rig
 from ._sample import sample_records
 
 __all__ = [
+    "NO_MOSQUITTO",
     "ChaosRelay",
     "FakeFleet",
     "FaultyChannel",
@@ -20,6 +22,8 @@ __all__ = [
     "InsecureAuthority",
     "InsecureSeededSource",
     "MemoryRig",
+    "Mosquitto",
+    "MqttRig",
     "ProcessRig",
     "RunningFlower",
     "channel_checks",

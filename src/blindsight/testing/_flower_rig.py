@@ -138,15 +138,12 @@ class RunningFlower(RunningDialled):
     Attributes
     ----------
     fleet : FakeFleet
-    coordinator_print : str
-        Fingerprint of the coordinator's certificate.
     options : dict
         More options of parties' ends that are started from now on.
     """
 
     fleet: FakeFleet
     folder: Path
-    coordinator_print: str
     options: dict[str, Any]
 
     def start(self, name: str, *, process: bool = False) -> None:
@@ -157,7 +154,7 @@ class RunningFlower(RunningDialled):
     def more(self) -> dict[str, Any]:
         path = self.folder / f"agent-{len(self._threads)}.sock"
         self.fleet.add(path)
-        return {"socket": path, **self.options}
+        return {"socket": path, "coordinator": self.coordinator.fingerprint, **self.options}
 
     def restart_app(self) -> None:
         """End the fleet, as if the app were killed, and have another with the same nodes."""
@@ -168,7 +165,7 @@ class RunningFlower(RunningDialled):
 
     def restart_channel(self) -> None:
         self.channel.close()
-        self.channel = self._rig.make(self._prints, **self._files)
+        self.channel = self._rig.make(self._prints, **self.coordinator.files)
 
 
 class FlowerRig(DialledRig):
@@ -202,9 +199,8 @@ class FlowerRig(DialledRig):
             coordinator = authority.issue("coordinator", server=True)
             issued = {name: authority.issue(name, lasts=-MINUTE if name in expired else HOUR) for name in names}
             channel = self.make({name: one.fingerprint for name, one in issued.items()}, **coordinator.files)
-            running = RunningFlower(self, channel, None, authority, issued, coordinator.files)
+            running = RunningFlower(self, channel, None, authority, issued, coordinator, None)
             running.folder, running.fleet, running.options = folder, FakeFleet(channel.socket), {}
-            running.coordinator_print = coordinator.fingerprint
             stack.callback(lambda: running.fleet.close())
             stack.callback(lambda: running.channel.close())
             stack.callback(running.end)

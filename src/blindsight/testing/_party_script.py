@@ -1,23 +1,38 @@
 """A scripted party for tests of channels, in this process or in its own.
 
-Run by its path, ``stdio`` answers frames on standard streams; ``https`` or ``grpc``, with ``URL NAME FOLDER``, dials
-out with the files ``NAME.crt``, ``NAME.key`` and ``authority.crt`` of the folder; ``flower`` listens at ``NAME.sock``.
+Run by its path, ``stdio`` answers frames on standard streams; ``https``, ``grpc`` or ``mqtt``, with
+``URL NAME FOLDER``, dials out with the files ``NAME.crt``, ``NAME.key`` and ``authority.crt`` of the folder; ``flower``
+listens at ``NAME.sock``. Over the last two it talks to the owner of ``coordinator.crt`` alone.
 """
 
 from __future__ import annotations
 
 import os
+import ssl
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from blindsight.channels import serve_flower, serve_frames, serve_grpc, serve_https
+from blindsight.channels import (
+    certificate_fingerprint,
+    serve_flower,
+    serve_frames,
+    serve_grpc,
+    serve_https,
+    serve_mqtt,
+)
 
 __all__ = ["BACKOFF_SECONDS", "SERVE", "Script"]
 
 BACKOFF_SECONDS = 0.3
-SERVE: dict[str, Callable[..., None]] = {"https": serve_https, "grpc": serve_grpc, "flower": serve_flower}
+SERVE: dict[str, Callable[..., None]] = {
+    "https": serve_https,
+    "grpc": serve_grpc,
+    "mqtt": serve_mqtt,
+    "flower": serve_flower,
+}
 
 
 class Script:
@@ -57,6 +72,12 @@ def main(arguments: list[str]) -> None:
         serve_frames(Script(), sys.stdin.buffer, sys.stdout.buffer)
         return
     url, name, folder = where[0], where[1], Path(where[2])
+    pinned: dict[str, Any] = {}
+    if kind in ("mqtt", "flower"):
+        shown = ssl.PEM_cert_to_DER_cert((folder / "coordinator.crt").read_text())
+        pinned["coordinator"] = certificate_fingerprint(shown)
+    if kind == "flower":
+        pinned["socket"] = folder / f"{name}.sock"
     SERVE[kind](
         Script(),
         url,
@@ -65,7 +86,7 @@ def main(arguments: list[str]) -> None:
         private_key=folder / f"{name}.key",
         authority=folder / "authority.crt",
         max_backoff_s=BACKOFF_SECONDS,
-        **({"socket": folder / f"{name}.sock"} if kind == "flower" else {}),
+        **pinned,
     )
 
 

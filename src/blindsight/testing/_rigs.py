@@ -19,17 +19,30 @@ from blindsight.channels import (
     GrpcChannel,
     HttpsChannel,
     MemoryChannel,
+    MqttChannel,
     ProcessChannel,
     serve_grpc,
     serve_https,
+    serve_mqtt,
 )
 
 from . import _party_script as party
 from ._authority import InsecureAuthority, Issued
+from ._mosquitto import Mosquitto
 from ._party_script import BACKOFF_SECONDS, Script
 from ._relay import ChaosRelay
 
-__all__ = ["DialledRig", "MemoryRig", "ProcessRig", "Rig", "Running", "RunningDialled", "grpc_rig", "https_rig"]
+__all__ = [
+    "DialledRig",
+    "MemoryRig",
+    "MqttRig",
+    "ProcessRig",
+    "Rig",
+    "Running",
+    "RunningDialled",
+    "grpc_rig",
+    "https_rig",
+]
 
 HOUR = datetime.timedelta(hours=1)
 MINUTE = datetime.timedelta(minutes=1)
@@ -126,6 +139,9 @@ class RunningDialled(Running):
         Between the parties and the channel.
     authority : InsecureAuthority
     issued : dict of name to Issued
+    coordinator : Issued
+    broker : Mosquitto or None
+        Through which all of it goes.
     """
 
     def __init__(
@@ -135,15 +151,15 @@ class RunningDialled(Running):
         relay: ChaosRelay | None,
         authority: InsecureAuthority,
         issued: dict[str, Issued],
-        files: dict[str, Path],
+        coordinator: Issued,
+        broker: Mosquitto | None,
     ) -> None:
         super().__init__(channel)
         self.channel: Any = channel
         self.relay: Any = relay
-        self.authority, self.issued = authority, issued
+        self.authority, self.issued, self.coordinator, self.broker = authority, issued, coordinator, broker
         self._rig = rig
         self._prints = {name: one.fingerprint for name, one in issued.items()}
-        self._files = files
         there = urlsplit(channel.url)
         self.url = channel.url if relay is None else f"{there.scheme}://127.0.0.1:{relay.port}"
         self._threads: list[tuple[threading.Thread, threading.Event]] = []
@@ -167,7 +183,7 @@ class RunningDialled(Running):
 
     def more(self) -> dict[str, Any]:
         """Options of the party's end that only this kind of channel has."""
-        return {}
+        return {} if self.broker is None else {"coordinator": self.coordinator.fingerprint}
 
     def kill(self, name: str) -> None:
         process = self._processes.pop(name)
@@ -178,7 +194,7 @@ class RunningDialled(Running):
         """End the coordinator's end and make it anew at the same address, with nothing remembered."""
         port = urlsplit(self.channel.url).port
         self.channel.close()
-        self.channel = self._rig.make(self._prints, **self._files, port=port)
+        self.channel = self._rig.make(self._prints, **self.coordinator.files, port=port)
 
     def terminate(self, name: str) -> int:
         """SIGTERM a party's process; its exit status."""
@@ -235,17 +251,40 @@ class DialledRig(Rig):
             authority = InsecureAuthority(Path(folder))
             coordinator = authority.issue("coordinator", server=True)
             issued = {name: authority.issue(name, lasts=-MINUTE if name in expired else HOUR) for name in names}
-            channel = self.make({name: one.fingerprint for name, one in issued.items()}, **coordinator.files)
+            broker = self._broker(Path(folder), authority, stack)
+            where = {} if broker is None else {"port": broker.port}
+            channel = self.make({name: one.fingerprint for name, one in issued.items()}, **coordinator.files, **where)
             stack.callback(channel.close)
             there = urlsplit(channel.url)
             between = stack.enter_context(ChaosRelay(there.hostname or "", there.port or 0)) if relay else None
-            running = RunningDialled(self, channel, between, authority, issued, coordinator.files)
+            running = RunningDialled(self, channel, between, authority, issued, coordinator, broker)
             stack.callback(lambda: running.channel.close())
             stack.callback(running.end)
             for name in names:
                 if name not in absent:
                     running.start(name)
             yield running
+
+    def _broker(self, folder: Path, authority: InsecureAuthority, stack: contextlib.ExitStack) -> Mosquitto | None:
+        """What stands between the channel and its parties, if anything does."""
+        del folder, authority, stack
+        return None
+
+
+class MqttRig(DialledRig):
+    """MQTT, through a real broker that lets everybody do everything: the two ends refuse by themselves."""
+
+    def __init__(self) -> None:
+        refusals = (
+            "handshake was refused: certificate has expired",
+            "handshake was refused: certificate signature failure",
+            "on no list",
+            "calls itself",
+        )
+        super().__init__("mqtt", MqttChannel, serve_mqtt, refusals)
+
+    def _broker(self, folder: Path, authority: InsecureAuthority, stack: contextlib.ExitStack) -> Mosquitto | None:
+        return stack.enter_context(Mosquitto.open_to_all(folder, authority))
 
 
 def https_rig() -> DialledRig:

@@ -401,10 +401,12 @@ def test_the_commands(tmp_path: Path, nodes: Nodes) -> None:
         command = [sys.executable, "-m", "blindsight", "mpc-node", *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
-    made = run("certificate", "operator-9", "--output", str(tmp_path))
+    keys = tmp_path / "keys"  # made, with the first
+    made = run("certificate", "operator-9", "--output", str(keys))
     assert made.returncode == 0
-    assert (tmp_path / "operator-9.key").stat().st_mode & 0o777 == 0o600
-    assert run("certificate", "operator-9", "--output", str(tmp_path)).returncode == 2
+    assert keys.stat().st_mode & 0o777 == 0o700
+    assert (keys / "operator-9.key").stat().st_mode & 0o777 == 0o600
+    assert run("certificate", "operator-9", "--output", str(keys)).returncode == 2
     checked = run("check", "--config", str(nodes.folder / "node-2.toml"))
     assert "Operator 2 of 3, ABY3" in checked.stdout
     assert run("serve", "--config", str(tmp_path / "absent.toml")).returncode == 2

@@ -19,7 +19,7 @@ from ._functions import SQUARINGS
 from ._program import FRACTION_BITS, MAX_ELEMENTS, RUN_CURVED, SPARE_BITS, Program, Protocol, check_protocol
 from ._steps import PRECISE, step_of
 
-__all__ = ["program_of", "whole_threshold"]
+__all__ = ["program_of", "reach_of", "whole_threshold"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,7 +54,7 @@ def program_of(
         threshold = _threshold_of(model, answer, lambda t: np.int64(whole_threshold(t, model.score_scale_)))
     elif hasattr(model, "network_"):
         program, secrets = _real(
-            model.network_, np.broadcast_to(_reach(model.inputs_), model.network_.n_inputs), protocol, answer
+            model.network_, np.broadcast_to(reach_of(model.inputs_), model.network_.n_inputs), protocol, answer
         )
         threshold = _threshold_of(model, answer, np.float64)
     else:
@@ -112,7 +112,7 @@ def _whole(
     return Program(protocol=protocol, answer=answer, form="inner_product", inputs=encoder.length), [weights, bias]
 
 
-def _reach(inputs: Standardised | Windowed) -> Floats:
+def reach_of(inputs: Standardised | Windowed) -> Floats:
     """Largest absolute value of each input, or of all."""
     return inputs.reach if isinstance(inputs, Windowed) else np.asarray(inputs.max_abs)
 

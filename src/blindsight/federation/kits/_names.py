@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 __all__ = ["MAX_PARTIES", "RESERVED", "address_problem", "contact_problem", "host_of", "name_problem", "names_problems"]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-RESERVED = frozenset({"authority", "coordinator"})
+RESERVED = frozenset({"authority", "broker", "coordinator"})
 """Folders of their own among the kits."""
+SCHEMES = ("https", "grpcs", "mqtts", "flower")
 MAX_PARTIES = 256
 MAX_CONTACT_CHARS = 200
 MAX_ADDRESS_CHARS = 200
@@ -48,7 +49,7 @@ def contact_problem(contact: str) -> str | None:
 
 
 def address_problem(address: str) -> str | None:
-    """The coordinator's address: ``https://host:port``, ``grpcs://`` or ``flower://``, no path, no user."""
+    """Say what is wrong with a coordinator's address: one of the schemes, host and port, no path, no user."""
     try:
         parts = urlsplit(address)
         port, host = parts.port, parts.hostname
@@ -57,7 +58,7 @@ def address_problem(address: str) -> str | None:
     rest = (parts.username, parts.password, parts.query, parts.fragment)
     if (
         len(address) > MAX_ADDRESS_CHARS
-        or parts.scheme not in ("https", "grpcs", "flower")
+        or parts.scheme not in SCHEMES
         or (parts.scheme != "https" and port is None)
         or host is None
         or not _HOST.fullmatch(host)
@@ -66,7 +67,7 @@ def address_problem(address: str) -> str | None:
         or any(rest)
     ):
         return (
-            f"{address[:80]!r} is no address: https://host:port, grpcs://host:port or flower://host:port alone "
+            f"{address[:80]!r} is no address: {', '.join(SCHEMES)}, each with ://host:port alone "
             "(example: 'https://federation.example.org:8443')"
         )
     return None

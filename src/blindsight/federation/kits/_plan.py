@@ -41,8 +41,8 @@ class FederationPlan:
     parties : tuple of PlannedParty
         Sorted by name; at least three.
     addresses : tuple of str
-        Of the coordinator, ``https://host:port`` or ``grpcs://host:port``; parties dial these, nothing listens at
-        a party.
+        Of the coordinator, ``https://host:port`` or ``grpcs://host:port``, or of a broker at which it is met,
+        ``mqtts://host:port``; parties dial these, nothing listens at a party.
     coordinator : str
         Its name: common name of its certificate, and what policies call it.
     contact : str

@@ -23,6 +23,7 @@ from blindsight.keys import (
     write_tls_key,
 )
 
+from ._broker import BROKER_FOLDER, acl, broker_readme, brokers_of, mosquitto_conf
 from ._dates import now_utc
 from ._list import LIST_FILE, ListedCoordinator, ListedParty, ParticipantList, RevokedParty
 from ._names import MAX_PARTIES, contact_problem, host_of, name_problem, names_problems
@@ -34,7 +35,7 @@ __all__ = ["Workshop"]
 
 
 class Workshop:
-    """The folder that ``init`` made: ``authority/``, ``coordinator/`` and a kit for each party.
+    """The folder that ``init`` made: ``authority/``, ``coordinator/``, a kit for each party, perhaps ``broker/``.
 
     Parameters
     ----------
@@ -191,6 +192,31 @@ class Workshop:
         coordinator = self._coordinator_kit(kit)
         return self._issue(self.current.parties, self.current.revoked, kit, folder.name, None, coordinator=coordinator)
 
+    def rotate_broker(self) -> Path:
+        """Give the broker a new TLS key and certificate, in a folder of their own among the kits; return it.
+
+        Raises
+        ------
+        ParameterError
+            The federation has no broker.
+        """
+        if not brokers_of(self.current.coordinator.addresses):
+            raise ParameterError(
+                "The federation has no broker",
+                rule="one of the coordinator's addresses is mqtts://host:port",
+                fix="name one in authority/federation.toml, then: blindsight init rotate coordinator",
+            )
+        number = next(i for i in range(2, 10_000) if not (self.folder / f"{BROKER_FOLDER}-{i}").exists())
+        kit = Path(tempfile.mkdtemp(prefix=".kit-", dir=self.folder))
+        try:
+            self._broker_keys(kit)
+            self._finish_broker(kit, self.current)
+            os.rename(kit, self.folder / f"{BROKER_FOLDER}-{number}")
+        except BaseException:
+            shutil.rmtree(kit, ignore_errors=True)
+            raise
+        return self.folder / f"{BROKER_FOLDER}-{number}"
+
     def revoke(self, name: str) -> ParticipantList:
         """Take a party off the list: its keys and its certificate are never good again."""
         old = self._listed(name)
@@ -215,6 +241,9 @@ class Workshop:
             parties=[party for _, party in kits.values()],
         )
         self.current = listing
+        if brokers_of(plan.addresses):
+            (self.folder / BROKER_FOLDER).mkdir(mode=0o700)
+            self._broker_keys(self.folder / BROKER_FOLDER)
         self._keep(listing)
         for name, (kit, party) in kits.items():
             self._finish_kit(kit, party, listing)
@@ -225,9 +254,14 @@ class Workshop:
         """Make the coordinator's TLS key and certificate."""
         plan = self.plan
         key = write_tls_key(folder / "tls.key")
-        hosts = sorted({host_of(address)[0] for address in plan.addresses})
+        dialled = {address for address in plan.addresses if not address.startswith("mqtts:")}
+        hosts = sorted({host_of(address)[0] for address in dialled}) or [plan.coordinator]
         certificate = self._authority.issue_server(
-            plan.coordinator, key.public_key(), days=plan.validity_days, hosts=hosts
+            plan.coordinator,
+            key.public_key(),
+            days=plan.validity_days,
+            hosts=hosts,
+            dials=len(dialled) < len(plan.addresses),
         )
         write_atomic(folder / "tls.crt", pem_of([certificate]), mode=0o644)
         return ListedCoordinator(
@@ -328,6 +362,24 @@ class Workshop:
         folder = self.folder / "coordinator"
         if folder.is_dir():  # else it has been moved to its machine: the new list is beside the kits
             self._finish_coordinator(folder, listing)
+        if brokers_of(listing.coordinator.addresses):  # after it was moved, this is what to send there
+            (self.folder / BROKER_FOLDER).mkdir(mode=0o700, exist_ok=True)
+            self._finish_broker(self.folder / BROKER_FOLDER, listing)
+
+    def _broker_keys(self, folder: Path) -> None:
+        """Make the broker's TLS key and certificate, for its host names."""
+        key = write_tls_key(folder / "tls.key")
+        hosts = sorted({host for host, _ in brokers_of(self.current.coordinator.addresses)})
+        certificate = self._authority.issue_server(
+            BROKER_FOLDER, key.public_key(), days=self.plan.validity_days, hosts=hosts
+        )
+        write_atomic(folder / "tls.crt", pem_of([certificate]), mode=0o644)
+
+    def _finish_broker(self, folder: Path, listing: ParticipantList) -> None:
+        write_atomic(folder / "acl", acl(listing).encode(), mode=0o644)
+        write_atomic(folder / "mosquitto.conf", mosquitto_conf(listing).encode(), mode=0o644)
+        write_atomic(folder / "authority.crt", pem_of([self._authority.certificate]), mode=0o644)
+        write_atomic(folder / "README.txt", broker_readme(listing).encode(), mode=0o644)
 
     def _finish_coordinator(self, folder: Path, listing: ParticipantList) -> None:
         listing.write(folder / LIST_FILE)
