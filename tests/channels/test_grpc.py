@@ -186,7 +186,9 @@ def test_what_cannot_be_used_is_said_at_once(bench: Bench, tmp_path: Path) -> No
     for url in ("https://127.0.0.1:1", "grpcs://host", "grpcs://user@host:1", "grpcs://host:1/path"):
         with pytest.raises(ParameterError, match="address cannot be used"):
             serve_grpc(bytes, url, name="a", **files)
-    with pytest.raises(ParameterError, match="https://HOST:PORT or grpcs://HOST:PORT or mqtts://HOST:PORT or flower://HOST:PORT"):
+    with pytest.raises(
+        ParameterError, match="https://HOST:PORT or grpcs://HOST:PORT or mqtts://HOST:PORT or flower://HOST:PORT"
+    ):
         serve(bytes, "ftp://127.0.0.1:1", name="a", **files)
     with pytest.raises(StoreError, match=r"trusted certificates in 'nowhere.crt'"):
         serve(bytes, "grpcs://127.0.0.1:1", name="a", **{**files, "authority": tmp_path / "nowhere.crt"})

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from blindsight.channels._frames import FrameReader, parts_of
 from blindsight.channels._parcels import KNOCK, Parcel, ParcelSession, new_session
+from blindsight.channels._pin import pin_context
 from blindsight.channels._tls import mutual_context
 from blindsight.errors import AuthenticationError, WireError
 from blindsight.testing import InsecureAuthority
@@ -21,20 +22,19 @@ class Pair:
     def __init__(self, folder: Path) -> None:
         authority = InsecureAuthority(folder)
         session = new_session()
-        self.party, self.coordinator = (
-            ParcelSession(
-                mutual_context(
-                    certificate=one.certificate,
-                    private_key=one.private_key,
-                    trusted=[one.authority],
-                    server=server,
-                    check_name=False,
-                ),
-                server=server,
-                session=session,
+        coordinator, party = authority.issue("coordinator", server=True), authority.issue("party")
+        ours, theirs = (
+            mutual_context(
+                certificate=one.certificate,
+                private_key=one.private_key,
+                trusted=[one.authority],
+                server=one is coordinator,
+                check_name=False,
             )
-            for one, server in ((authority.issue("party"), False), (authority.issue("coordinator", server=True), True))
+            for one in (party, coordinator)
         )
+        self.party = ParcelSession(pin_context(ours, coordinator.fingerprint), server=False, session=session)
+        self.coordinator = ParcelSession(theirs, server=True, session=session)
         self.coordinator.take(self.party.parcel())
         self.party.take(self.coordinator.parcel())
         self.coordinator.take(self.party.parcel())

@@ -372,7 +372,7 @@ class _Looks:
         )
 
     def _all_knocks(self) -> list[Knock]:
-            listing = ParticipantList.read(self.folder)
+        if self._knocks is None:
             self._knocks = [
                 self._knock(address, self.folder / "keys" / "tls.key")
                 for address in self._dialled()
