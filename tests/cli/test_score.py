@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from blindsight import load
+from blindsight import Mahalanobis, Schema, load
 from blindsight.cli._frames import decode_answer, failure, success
 from blindsight.cli._scores import ScoreWriter
 from blindsight.errors import BudgetError, ProtocolError, StoreError
@@ -66,6 +66,28 @@ def test_blind_scores_equal_the_clear_ones(fitted, tmp_path, packing):
     assert (tmp_path / "clear.csv").read_bytes() == (tmp_path / "blind.csv").read_bytes()
     assert done.value["bits_released"] >= 40
     assert done.value["sealed_bytes"] > 0
+
+
+def test_a_quadratic_form_is_scored_blind_under_ckks(tmp_path):
+    pytest.importorskip("tenseal")
+    X = np.random.default_rng(0).normal(size=(300, 4)).clip(-3, 3)
+    model = Mahalanobis(schema=Schema.infer(X).declare()).fit(X)
+    model.save(tmp_path / "m.blindsight")
+    pl.DataFrame(X[:20], schema=[f"x{i}" for i in range(4)]).write_csv(tmp_path / "in.csv")
+    words = ["score", "--model", tmp_path / "m.blindsight", "--input", tmp_path / "in.csv", "--output"]
+    blind = ["--blind", "--packing", "columns"]
+    done = invoke(*words, tmp_path / "ckks.csv", *blind, "--scheme", "ckks")
+    assert done.code == 0, done.err
+    clear = model.decision_function(X[:20])
+    error = np.abs(pl.read_csv(tmp_path / "ckks.csv")["score"].to_numpy() - clear)
+    assert 0 < error.max() <= 2e-3 * max(model.threshold_, clear.max())
+    for wrong in (["--scheme", "ckks"], [*blind, "--scheme", "bgv"], ["--blind", "--scheme", "ckks"]):
+        refused = invoke(*words, tmp_path / "no.csv", *wrong)
+        assert refused.code == 2, wrong
+        assert not (tmp_path / "no.csv").exists()
+    at = invoke("score", tmp_path / "in.csv", "--server", "https://localhost:1", "--blind", "--scheme", "ckks")
+    assert at.code == 2
+    assert "--scheme" in at.err
 
 
 def test_the_bit_budget_lasts_over_calls(fitted, tmp_path):

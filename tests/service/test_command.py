@@ -102,6 +102,7 @@ def test_usage_of_serve(tmp_path):
         ["--certificate", "x.pem", "--home", tmp_path],
         ["--insecure-loopback", "--host", "0.0.0.0", "--home", tmp_path],
         ["none.blindsight", "--threshold", "1", "--home", tmp_path],
+        ["none.blindsight", "--scheme", "bgv", "--home", tmp_path],
         ["--link-ports", "80-90", "--home", tmp_path],
         ["--link-ports", "nine", "--home", tmp_path],
         ["--link-peer", "everybody", "--home", tmp_path],

@@ -359,7 +359,7 @@ def attack(running, token, owner, fitted, count: int) -> dict[int, int]:
 @pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])])
 def test_mutated_inputs_are_refused_and_nothing_grows(running, fitted, count):
     if count > 1000 and not os.environ.get("BLINDSIGHT_LONG"):
-        pytest.skip("an hour-long run: set BLINDSIGHT_LONG=1")
+        pytest.skip("a run of some minutes: set BLINDSIGHT_LONG=1")
     token = running.token("attacker")
     with running.client(token) as client:
         owner = RecordOwner(client.offer("model"))

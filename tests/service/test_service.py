@@ -176,6 +176,9 @@ def test_another_packages_detector_is_served_where_its_name_is_allowed(open_serv
     assert np.array_equal(owner.open(service.score("a", "m", None, sealed).content), model.decision_function(X[:3]))
     with pytest.raises(UnknownDetectorError):
         strict.models.current("m")
+    refused = CliRunner().invoke(app, ["serve", "--home", str(tmp_path / "home"), "--port", "0"])  # and starts nothing
+    assert refused.exit_code == 2
+    assert "--allow Quiet" in refused.stderr
 
 
 def test_a_second_model_that_cannot_be_loaded_harms_nobody(open_service, quiet, tmp_path):

@@ -192,6 +192,8 @@ def run(
                 what += ", without contributions: these are of one-hot encodings, in rows, where scores are revealed"
             screen.say(f"Published {path.name} as {as_name}, version {version.id}{what}.")
         names = published.names()
+        for known in names:  # what no worker could load, say here: they would die of it, one after the other
+            published.current(known)
     if not names:
         raise ParameterError("There is no model to serve", fix="blindsight serve MODEL --home ...")
     tls = None
