@@ -83,8 +83,8 @@ class Site:
     def party(self, name: str, how: list[str] = PLAIN) -> subprocess.Popen[str]:
         return self._start(name, how, "party", "serve", self.kit(name))
 
-    def coordinator(self, how: list[str] = PLAIN) -> subprocess.Popen[str]:
-        command = ("coordinator", "fit", self.kit("coordinator"), "--exact", "--contamination", "0.05")
+    def coordinator(self, how: list[str] = PLAIN, *more: str) -> subprocess.Popen[str]:
+        command = ("coordinator", "fit", self.kit("coordinator"), "--exact", "--contamination", "0.05", *more)
         return self._start("coordinator", how, *command, "--output", self.folder / "fraud.blindsight")
 
     def _start(self, name: str, how: list[str], *arguments: object) -> subprocess.Popen[str]:
@@ -155,12 +155,26 @@ def test_https_with_a_coordinator_and_a_party_killed_in_the_middle(tmp_path: Pat
     assert "dialled the coordinator over mutual TLS" in report.read_text()
 
 
-def test_grpc(tmp_path: Path) -> None:
+def test_grpc_and_the_model_comes_back(tmp_path: Path) -> None:
     site = Site(tmp_path, "grpcs", ("bank-a", "bank-b", "bank-c"))
+    model = tmp_path / "fraud.blindsight"
+    deliver = ("coordinator", "deliver", site.kit("coordinator"), "--model", model, "--json")
     with site.serving():
-        assert site.coordinator().wait(TIMEOUT_S) == 0, site.told("coordinator")
+        fitted = site.coordinator(PLAIN, "--deliver", "bank-a,bank-b")
+        assert fitted.wait(TIMEOUT_S) == 0, site.told("coordinator")
+        told = json.loads(run(*deliver, "--to", "all"))
+    assert told["delivered"] == dict.fromkeys(site.names, "kept as version 1")
     site.check_model()
     assert len(site.rounds()) == 2
+    for name in site.names:
+        listed = json.loads(run("party", "models", "list", "--home", site.kit(name), "--json"))
+        assert (listed["current"], len(listed["models"])) == (1, 1)
+        assert Path(listed["models"][0]["file"]).read_bytes() == model.read_bytes()
+    home = site.kit("bank-a")
+    assert "is in use" in run("party", "models", "use", "1", "--home", home)
+    assert "in_use=1" in run("party", "audit", "show", "--home", home)
+    done = CliRunner().invoke(app, ["party", "models", "rollback", "--home", str(home)])
+    assert (done.exit_code, "no older version" in done.stderr) == (2, True)
 
 
 def test_exit_codes_before_anything_runs(tmp_path: Path) -> None:

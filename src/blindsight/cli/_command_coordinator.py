@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._exits import command, safe_after
+from ._exits import FINDING, command, safe_after
 from ._options import (
     ContaminationOption,
     DeltaOption,
@@ -28,6 +28,7 @@ from ._screen import Screen
 
 if TYPE_CHECKING:
     from blindsight.detectors import Detector
+    from blindsight.federation import Federation
     from blindsight.report import RunFile
 
 __all__ = ["coordinator_app"]
@@ -83,6 +84,10 @@ def coordinator_fit(
         str | None,
         typer.Option(help="HOST:PORT to listen on, where that is not the address itself."),
     ] = None,
+    send_to: Annotated[
+        str | None,
+        typer.Option("--deliver", help="'all' or NAME,NAME,...: parties that get the model; each checks and keeps it."),
+    ] = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Federated anomaly detection",
     key_file: Annotated[
         Path | None, typer.Option("--key-file", help="Key file that seals model and journal at rest.")
@@ -129,6 +134,7 @@ def coordinator_fit(
             quiet=json_output,
         )
         federation.progress = rounds.phase
+        receivers = _receivers(send_to, federation)
         screen.say(f"Listening on {site.channel.url} for the {len(site.listing.parties)} parties of "
                    f"'{federation.name}', list {site.listing.serial}.")  # fmt: skip
 
@@ -149,8 +155,11 @@ def coordinator_fit(
 
         with rounds:
             wait_for_parties(federation, quorum=quorum or len(site.listing.parties), wait_s=wait_s, tell=rounds.waits)
-            model = fit_or_resume(federation, chosen, privacy, evaluates=False, on_step=rounds.done, deliver=deliver)
-            rounds.ends("done", model=str(output))
+            model = fit_or_resume(
+                federation, chosen, privacy, evaluates=False, on_step=rounds.done, deliver=deliver, send_to=receivers
+            )
+            sent = federation.history[-1].sent
+            rounds.ends("done", model=str(output), **({"delivered": sent} if sent else {}))
     run = facts(model, told)
     path = write_run(run, kit)
     screen.say(f"Wrote {output}, from about {run.model.records:,} records of {', '.join(run.parties)}.")
@@ -160,6 +169,7 @@ def coordinator_fit(
         screen.say(
             f"Spent epsilon {shown_epsilon(run.privacy.epsilon_spent)} of {epsilon:g} per {unit} at delta {delta:g}."
         )
+    _tell_sent(screen, sent)
     screen.say(f"Next: blindsight report {path} --output report.html")
     screen.result(
         {
@@ -171,8 +181,70 @@ def coordinator_fit(
             "survivors": [list(stage.survivors) for stage in run.stages],
             "certificate": {k: v for k, v in (model.certificate_ or {}).items() if k != "events"},
             "epsilon_spent": None if run.privacy is None else run.privacy.epsilon_spent,
+            "delivered": sent,
         }
     )
+
+
+@coordinator_app.command(
+    "deliver",
+    short_help="Deliver a fitted model to parties.",
+    epilog="Example: blindsight coordinator deliver kits/coordinator --model fraud.blindsight --to bank-c",
+)
+@command
+@safe_after("Who has kept the model has it; the same command again changes nothing there.")
+def coordinator_deliver(
+    kit: Annotated[Path, typer.Argument(help="The coordinator's kit.")],
+    model: Annotated[Path, typer.Option(help="Model file that 'coordinator fit' wrote.")],
+    to: Annotated[str, typer.Option(help="'all' or NAME,NAME,...")] = "all",
+    wait_s: Annotated[float, typer.Option("--wait-s", help="How long to wait for them.", min=0.1)] = 600.0,
+    url: Annotated[
+        str | None, typer.Option("--url", help="Which of the list's addresses to serve.  [default: the first]")
+    ] = None,
+    listen: Annotated[
+        str | None, typer.Option(help="HOST:PORT to listen on, where that is not the address itself.")
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option("--key-file", help="Key file that seals model and journal at rest.")
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Send a model to parties of its run; each checks it against what it knows of the run before it keeps it."""
+    from blindsight import modelfile
+    from blindsight.federation import Federation, open_coordinator
+
+    screen = Screen(as_json=json_output)
+    fitted = modelfile.load(model, sealer=sealer_of(key_file))
+    with (
+        _terminated_as_interrupted(),
+        open_coordinator(kit, url=url, listen=_host_and_port(listen), key_file=key_file) as site,
+    ):
+        federation = Federation(
+            site.channel,
+            participants=site.listing.participants,
+            schema=site.schema,
+            name=site.listing.federation,
+            timeout_s=wait_s,
+        )
+        receivers = _receivers(to, federation)
+        screen.say(f"Listening on {site.channel.url} for {len(receivers)} parties.")
+        sent = federation.send_model(fitted, receivers)
+    _tell_sent(screen, sent)
+    screen.result({"model": str(model), "delivered": sent})
+    if not all(word.startswith("kept") for word in sent.values()):
+        raise typer.Exit(FINDING)
+
+
+def _receivers(text: str | None, federation: Federation) -> list[str]:
+    """Whom ``--deliver`` or ``--to`` names; before anything is asked of anybody."""
+    if text is None:
+        return []
+    return federation.receivers("all" if text == "all" else text.split(","))
+
+
+def _tell_sent(screen: Screen, sent: dict[str, str]) -> None:
+    for name, word in sent.items():
+        screen.say(f"{name}: {word}")
 
 
 @contextlib.contextmanager

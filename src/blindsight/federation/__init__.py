@@ -18,11 +18,14 @@ from ._preflight import PreflightFinding, preflight
 from ._rules import Asker, Hours, Limit
 from ._run import RunRecord, StepRecord
 from ._selection import FeatureSelection
+from ._shelf import CURRENT_FILE, MODELS_FOLDER, KeptModel, ModelShelf
 from ._site import PartySite, open_site
 from ._statistics import ColumnDescription
 from ._steps import as_asked, check_suits
 
 __all__ = [
+    "CURRENT_FILE",
+    "MODELS_FOLDER",
     "Asker",
     "Breakdown",
     "ColumnDescription",
@@ -33,7 +36,9 @@ __all__ = [
     "Hours",
     "Job",
     "Journal",
+    "KeptModel",
     "Limit",
+    "ModelShelf",
     "Party",
     "PartySite",
     "Policy",

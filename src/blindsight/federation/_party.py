@@ -45,7 +45,9 @@ from ._following import Participants
 from ._jobs import Job, Jobs
 from ._memory import RunMemory
 from ._policy import Policy
+from ._received import check_delivered, content_digest, keep_survivors
 from ._rules import Asker, check_asker
+from ._shelf import ModelShelf
 from ._steps import (
     check_query,
     detector_name,
@@ -58,8 +60,21 @@ from ._steps import (
     step_digest,
 )
 from ._vector import check_first_rows, own_sum, own_update
-from ._wire import Begin, Continue, Greeting, Hello, Refusal, Reply, Step, decode_request, encode
+from ._wire import (
+    Begin,
+    Continue,
+    Deliver,
+    Greeting,
+    Hello,
+    Kept,
+    Refusal,
+    Reply,
+    Step,
+    decode_request,
+    encode,
+)
 from .kits import ParticipantList
+from .kits._dates import now_utc
 
 __all__ = ["Party"]
 
@@ -95,6 +110,8 @@ class Party:
         Where every admission, refusal and release is written; what cannot be written does not happen.
     policy_source : callable () -> Policy, optional
         Asked before every message, so that an edited policy holds at once. Where it raises, everything is refused.
+    models : ModelShelf, optional
+        Where delivered models are kept; without it they are refused.
 
     Attributes
     ----------
@@ -124,6 +141,7 @@ class Party:
         clock: Callable[[], datetime] | None = None,
         audit: AuditLog | None = None,
         policy_source: Callable[[], Policy] | None = None,
+        models: ModelShelf | None = None,
     ) -> None:
         self.name = name
         self.schema = schema
@@ -137,6 +155,7 @@ class Party:
         self.use_policy(policy)
         self._audit = audit
         self._policy_source = policy_source
+        self.models = models
         self._participants = Participants(store, name, identity.public.raw)
         self.jobs = Jobs(store, name, identity.public.raw.hex())
         self._clients: dict[str, tuple[Step, Query, PhasedClient[Any]]] = {}
@@ -294,12 +313,13 @@ class Party:
         try:
             message = decode_request(request)
             before_data = not isinstance(message, Continue)
-            if not isinstance(message, Hello):
-                self._about = message.release_id if isinstance(message, Continue) else message.step.release_id
+            self._about = _about(message)
             if isinstance(message, Hello):
                 return encode(Greeting(self.name, self.public_key, self.schema.digest(), __version__))
             self._reread_policy()
             check_asker(self.policy.askers, asker)
+            if isinstance(message, Deliver):
+                return encode(self._deliver(message, asker))
             reply = self._begin(message.step, asker) if isinstance(message, Begin) else self._continue(message)
             return encode(reply)
         except BlindsightError as error:
@@ -333,6 +353,38 @@ class Party:
         if policy != self.policy:
             self.use_policy(policy)
             self._note("policy", digest=hashlib.sha256(policy.to_toml().encode()).hexdigest())
+
+    # -- a model ------------------------------------------------------------------------------------------------
+
+    def _deliver(self, message: Deliver, asker: Asker | None) -> Kept:
+        """Check a delivered model against what is known of its run, and keep it."""
+        if self.models is None:
+            raise PolicyError("This party keeps no delivered models", fix="give it a folder: Party(..., models=...)")
+        model, took = check_delivered(
+            message,
+            name=self.name,
+            schema=self.schema,
+            policy=self.policy,
+            job=self.jobs.get(message.run),
+            store=self._store,
+            charged={entry.release_id: entry for ledger in self.ledgers.values() for entry in ledger.entries()},
+        )
+        sha256, content = hashlib.sha256(message.model).hexdigest(), content_digest(model)
+        kept = self.models.find(message.run, content)
+        if kept is None:
+            self._note("model", run=message.run, detector=model.name, sha256=sha256, took=took, asker=_named(asker))
+            kept = self.models.keep(
+                message.model,
+                run=message.run,
+                detector=model.name,
+                sha256=sha256,
+                content=content,
+                received_utc=now_utc(),
+                asker=_named(asker) or "",
+                took=took,
+                most=self.policy.keep_models,
+            )
+        return Kept(kept.version, kept.sha256)
 
     # -- one sum ------------------------------------------------------------------------------------------------
 
@@ -430,6 +482,8 @@ class Party:
             with self._store.transaction():
                 if client.survivors and step.privacy is None:
                     self._exact.sign(step.release_id, client.survivors)
+                if unsigned and client.survivors:
+                    keep_survivors(self._store, step.release_id, client.survivors)
                 self._persist(step.release_id, client)
             if unsigned and client.survivors:
                 self._note("signed", release=step.release_id, survivors=client.survivors)
@@ -608,6 +662,19 @@ class Party:
         if update.notice:
             log.warning("%s adds nothing in %s: %s", self.name, query.name, update.notice)
         return update.values, update.notice
+
+
+def _about(message: Hello | Begin | Continue | Deliver) -> str | None:
+    """What a message is about, for the audit log."""
+    match message:
+        case Hello():
+            return None
+        case Continue():
+            return message.release_id
+        case Deliver():
+            return message.run
+        case Begin():
+            return message.step.release_id
 
 
 def _named(asker: Asker | None) -> str | None:

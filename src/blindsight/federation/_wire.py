@@ -15,8 +15,10 @@ from blindsight.errors import BlindsightError, RefusedError, WireError
 __all__ = [
     "Begin",
     "Continue",
+    "Deliver",
     "Greeting",
     "Hello",
+    "Kept",
     "Refusal",
     "Reply",
     "Step",
@@ -90,6 +92,13 @@ class Continue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="con
     body: Body
 
 
+class Deliver(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="deliver"):
+    """The model that a run has released, as its file: to be checked, and kept."""
+
+    run: Id
+    model: Model
+
+
 class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="greeting"):
     """A party's name, identity and schema."""
 
@@ -107,6 +116,13 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="reply"
 
     body: Body
     notice: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+
+class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="kept"):
+    """The party has checked a delivered model and keeps it under this version of its own."""
+
+    version: Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refusal"):
@@ -157,8 +173,8 @@ class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refu
         return cls(f"{party}: {self.what}", got=self.got, rule=self.rule, fix=self.fix)
 
 
-Request = Hello | Begin | Continue
-Answer = Greeting | Reply | Refusal
+Request = Hello | Begin | Continue | Deliver
+Answer = Greeting | Reply | Kept | Refusal
 
 _encoder = msgspec.msgpack.Encoder()
 _requests = msgspec.msgpack.Decoder(Request)
