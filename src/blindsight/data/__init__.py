@@ -18,6 +18,7 @@ from ._samples import write_sample
 from ._schema import Schema
 from ._window_table import doubtful_order, gather, joined, missing_order, series_key, window_table
 from ._windows import Segments, Windows, looking_back, normalise_series, segments, uneven_time, windows
+from ._without import Without, person_keys
 
 __all__ = [
     "ClippingReport",
@@ -28,6 +29,7 @@ __all__ = [
     "Schema",
     "Segments",
     "Windows",
+    "Without",
     "check",
     "doubtful_order",
     "draft",
@@ -39,6 +41,7 @@ __all__ = [
     "mock_records",
     "moment",
     "normalise_series",
+    "person_keys",
     "read_table",
     "records",
     "rolling_features",

@@ -7,6 +7,8 @@ from ._coordinator_site import CoordinatorSite, open_coordinator, wait_for_parti
 from ._enrol import accept_list, enrol, join
 from ._evaluation import Evaluation, known
 from ._federation import Federation
+from ._forgotten import Forgetting, ModelOutcome
+from ._heads import HeadStatement, read_statement
 from ._home import check_parties, open_audit, open_party, provision
 from ._interrupts import interrupts_held
 from ._jobs import Job
@@ -33,11 +35,14 @@ __all__ = [
     "Evaluation",
     "FeatureSelection",
     "Federation",
+    "Forgetting",
+    "HeadStatement",
     "Hours",
     "Job",
     "Journal",
     "KeptModel",
     "Limit",
+    "ModelOutcome",
     "ModelShelf",
     "Party",
     "PartySite",
@@ -64,6 +69,7 @@ __all__ = [
     "open_site",
     "preflight",
     "provision",
+    "read_statement",
     "wait_for_parties",
     "warn_of_few",
 ]

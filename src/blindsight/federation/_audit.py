@@ -45,7 +45,7 @@ class AuditLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         For the reader; nothing is decided by it.
     kind : str
         ``list``, ``policy``, ``began``, ``waits``, ``approved``, ``declined``, ``released``, ``signed``, ``model``,
-        ``refused``, ``torn``.
+        ``written-off``, ``forgot``, ``refused``, ``torn``.
     detail : dict
         Plain values. Never a value of a record.
     previous : str

@@ -125,6 +125,7 @@ class Federation:
         self._exact_survivors = journal.exact_survivors(self.digest) if journal is not None else None
         self._approval_timeout_s = approval_timeout_s
         self._warned: dict[Any, Any] = {}
+        self._recalls = True  # until a sum has gone through: what happened to ledgers before this coordinator began
 
     @property
     def digest(self) -> bytes:

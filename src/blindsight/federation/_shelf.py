@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,7 +23,7 @@ MODELS_FOLDER = "models"
 INDEX_FILE = "index.json"
 CURRENT_FILE = "current.blindsight"
 LOCK_FILE = ".lock"
-MAX_INDEX_BYTES = 1 << 20
+MAX_INDEX_BYTES = 1 << 26
 MAX_KEPT = 1000
 _NAME = re.compile(r"v[0-9]{6,9}\.blindsight")
 
@@ -46,6 +46,10 @@ class KeptModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         SHA-256 of the model without the time at which it was made: a coordinator that was killed makes it again.
     received_utc, asker : str
     took : {"survivor", "known"}
+    origin : int or None
+        The version that this one was made of here, by subtracting persons who are forgotten.
+    without : tuple of str
+        Marks of these persons; see ``Forgotten``.
     """
 
     version: Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
@@ -56,6 +60,8 @@ class KeptModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     received_utc: str
     asker: str
     took: Took
+    origin: int | None = None
+    without: Annotated[tuple[str, ...], msgspec.Meta(max_length=1_000_000)] = ()
 
     @property
     def file(self) -> str:
@@ -163,6 +169,32 @@ class ModelShelf:
             self._write(_Index(next=index.next + 1, current=kept.version, models=models))
         return kept
 
+    def replace(self, model: KeptModel, data: bytes, *, sha256: str, content: str, without: Sequence[str]) -> KeptModel:
+        """Put what was made of a kept model in its place, under a version of its own; the old file is taken away.
+
+        Raises
+        ------
+        ParameterError
+            It is not kept any more.
+        """
+        with self._writing() as index:
+            if model not in index.models:
+                raise ParameterError("The model is not kept any more", got=f"version {model.version}")
+            made = msgspec.structs.replace(
+                model,
+                version=index.next,
+                sha256=sha256,
+                content=content,
+                origin=model.version,
+                without=tuple(sorted({*model.without, *without})),
+            )
+            sealed = data if self._sealer is None else self._sealer.seal(data, modelfile.CONTEXT)
+            write_atomic(self.path(made), sealed)
+            current = made.version if index.current == model.version else index.current
+            models = tuple(one for one in (*index.models, made) if one != model)
+            self._write(_Index(next=index.next + 1, current=current, models=models))
+        return made
+
     def use(self, version: int) -> KeptModel:
         """Make a kept version the current one.
 
@@ -227,7 +259,7 @@ class ModelShelf:
             raise StoreError("The index of models cannot be read", got=error.strerror or "an error") from error
         try:
             if len(data) > MAX_INDEX_BYTES:
-                raise ValueError("longer than 1 MiB")
+                raise ValueError("longer than 64 MiB")
             return msgspec.json.decode(data, type=_Index)
         except (ValueError, RecursionError) as error:
             raise FormatError(

@@ -19,6 +19,7 @@ __all__ = [
     "Greeting",
     "Hello",
     "Kept",
+    "Ledgers",
     "Refusal",
     "Reply",
     "Step",
@@ -35,6 +36,8 @@ MAX_BODY_BYTES = 1 << 28
 Body = Annotated[bytes, msgspec.Meta(max_length=MAX_BODY_BYTES)]
 MAX_MODEL_BYTES = 1 << 25
 Model = Annotated[bytes, msgspec.Meta(max_length=MAX_MODEL_BYTES)]
+Statement = Annotated[bytes, msgspec.Meta(max_length=4096)]
+Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
 
 
@@ -75,21 +78,38 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return f"{self.run}/{self.step}"
 
 
+class Ledgers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """What parties tell each other of their ledgers, beside a sum's messages; see ``_heads``.
+
+    ``recalled``: the newest statement that somebody keeps of a party. ``heads``: a party's statement of this sum.
+    ``signatures``: countersignatures.
+    """
+
+    recalled: Annotated[dict[Name, Statement], msgspec.Meta(max_length=256)] = {}
+    heads: Annotated[dict[Name, Statement], msgspec.Meta(max_length=256)] = {}
+    signatures: Annotated[dict[Name, Signature], msgspec.Meta(max_length=256)] = {}
+
+
 class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hello"):
     """Who are you?"""
 
 
-class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="begin"):
-    """Start a sum: check it against the policy and answer with the first message of the protocol."""
+class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="begin", omit_defaults=True):
+    """Start a sum: check it against the policy and answer with the first message of the protocol.
+
+    ``recall`` asks for what the party has seen of the others' ledgers.
+    """
 
     step: Step
+    recall: bool = False
 
 
-class Continue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="continue"):
+class Continue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="continue", omit_defaults=True):
     """The next message of the protocol of a sum already begun."""
 
     release_id: Annotated[str, msgspec.Meta(max_length=241)]
     body: Body
+    ledgers: Ledgers | None = None
 
 
 class Deliver(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="deliver"):
@@ -116,6 +136,7 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="reply"
 
     body: Body
     notice: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    ledgers: Ledgers | None = None
 
 
 class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="kept"):

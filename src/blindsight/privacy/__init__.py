@@ -8,7 +8,7 @@ from ._chain import HashChain
 from ._contributions import bound_contributions
 from ._event import Event, Trust, Unit
 from ._gaussian import MIN_LOCAL_VARIANCE, distributed_rho, local_noise_variance, noise_variance, sum_divergence
-from ._ledger import Budget, Ledger, LedgerEntry
+from ._ledger import Budget, Ledger, LedgerEntry, Position
 from ._parameters import DifferentialPrivacy
 from ._plan import exact_event, noisy_event, sampled_event
 from ._sampled import SampledNoise
@@ -25,6 +25,7 @@ __all__ = [
     "Ledger",
     "LedgerEntry",
     "NoiseSource",
+    "Position",
     "SampledNoise",
     "Trust",
     "Unit",
