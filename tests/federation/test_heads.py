@@ -236,9 +236,11 @@ def test_the_relay_passes_on_what_it_is_told_and_to_nobody_else() -> None:
 def test_the_same_requests_again_get_the_same_bytes(number_schema: Schema) -> None:
     federation = embedded(DATA, number_schema, Policy())
     channel = faulty(federation)
+    federation._recalls = False
     federation.fit(ECOD(bins=8), privacy=dp(1.0))
     victim = federation.parties["bank-00"]
-    for i in range(1, 5):
+    federation.fit(ECOD(bins=8), privacy=dp(1.0))  # ledgers have grown since: what is asked again is no old copy
+    for i in range(5):
         answer = victim.handle(channel.requests[i]["bank-00"])
         assert answer == channel.answers[i]["bank-00"], i
         assert "refusal" not in str(type(decode_reply(answer)))

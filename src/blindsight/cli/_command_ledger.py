@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ._exits import FINDING, command
-from ._options import HomeOption, JsonOption, KeyFileOption
+from ._options import HomeOption, JsonOption, KeyFileOption, writable_target
 from ._screen import Screen
 
 if TYPE_CHECKING:
     from blindsight.privacy import Event
 
-__all__ = ["ledger_figures", "ledger_heads", "ledger_show", "ledger_verify", "ledger_write_off"]
+__all__ = ["ledger_export", "ledger_figures", "ledger_heads", "ledger_show", "ledger_verify", "ledger_write_off"]
 
 
 @command
@@ -234,3 +235,29 @@ def ledger_write_off(
     screen.say("Exact sums of these records have ended for good. The other parties will accept this ledger again.")
     screen.say("A larger budget is a decision of the data owner: maximum_epsilon in policy.toml.")
     screen.result({"party": party.name, "written_off": charged})
+
+
+@command
+def ledger_export(
+    home: HomeOption,
+    output: Annotated[Path, typer.Option(help="File to write.")],
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Write every line of a party's ledgers into one file that the party signs: what was asked, and what it cost."""
+    from blindsight.errors import ParameterError
+    from blindsight.federation import open_party, read_ledger_export
+    from blindsight.keys import write_atomic
+
+    screen = Screen(as_json=json_output)
+    if not (home / "party.toml").is_file():
+        raise ParameterError("Name one party's own folder", got=str(home)[:200], rule="party.toml in it")
+    writable_target(output, "--output", sources=home.iterdir())
+    data = open_party(home, key_file=key_file).export_ledgers()
+    export = read_ledger_export(data)  # what we write, we read
+    write_atomic(output, data, mode=0o644)
+    screen.say(
+        f"Wrote {output}: {len(export.entries)} charges of {export.party}, signed by {export.public_key[:16]}..."
+    )
+    screen.say("It says when what was asked of this party. No vector and no value of a record is in it.")
+    screen.result({"output": str(output), "party": export.party, "charges": len(export.entries)})

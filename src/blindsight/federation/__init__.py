@@ -13,6 +13,7 @@ from ._home import check_parties, open_audit, open_party, provision
 from ._interrupts import interrupts_held
 from ._jobs import Job
 from ._journal import Journal, RunHeader
+from ._ledger_export import LedgerExport, read_ledger_export
 from ._party import Party
 from ._party_log import log_to
 from ._policy import Policy
@@ -41,6 +42,7 @@ __all__ = [
     "Job",
     "Journal",
     "KeptModel",
+    "LedgerExport",
     "Limit",
     "ModelOutcome",
     "ModelShelf",
@@ -69,6 +71,7 @@ __all__ = [
     "open_site",
     "preflight",
     "provision",
+    "read_ledger_export",
     "read_statement",
     "wait_for_parties",
     "warn_of_few",

@@ -22,7 +22,7 @@ from blindsight.store import Store
 from ._wire import Ledgers
 from .kits._signed import signed_bytes, verified
 
-__all__ = ["HeadRelay", "HeadStatement", "Heads", "behind", "read_statement"]
+__all__ = ["HeadRelay", "HeadStatement", "Heads", "behind", "read_statement", "witness_message"]
 
 CONTEXT = b"blindsight ledger head v1"
 WITNESS_CONTEXT = b"blindsight ledger witness v1"
@@ -84,7 +84,7 @@ def behind(seen: Mapping[Unit, Position], shown: Mapping[Unit, Position]) -> str
     return None
 
 
-def _witnessed(statement: bytes, witness: str) -> bytes:
+def witness_message(statement: bytes, witness: str) -> bytes:
     """What a witness signs: that it has seen this statement, and nothing newer of that party."""
     said = {"statement": hashlib.sha256(statement).hexdigest(), "witness": witness}
     return WITNESS_CONTEXT + b"|" + msgspec.json.encode(said, order="sorted")
@@ -244,7 +244,11 @@ class Heads:
     # -- one sum
 
     def begin(self, release: str) -> None:
-        """Remember what was seen before this sum: only that can be held against a statement of this sum."""
+        """Remember what was seen before this sum: only that can be held against a statement of this sum.
+
+        To be called once, before the first answer. A sum that is begun again later, when ledgers have grown, must not
+        be held against what was seen since.
+        """
         key = f"floor/{release}"
         if self._table.get(key) is None:
             self._table.put(key, msgspec.msgpack.encode(self.kept()))
@@ -313,7 +317,7 @@ class Heads:
                 why = behind(before.ledgers, statement.ledgers)
                 if why is not None:
                     rolled_back.append(f"{name}, {why}")
-            signatures[name] = self._identity.sign(_witnessed(data, self._name))
+            signatures[name] = self._identity.sign(witness_message(data, self._name))
         if rolled_back:
             raise ReleaseError(
                 "The ledger of another party is an old copy",
@@ -345,7 +349,7 @@ class Heads:
         for name, signature in signatures.items():
             if name not in keys:
                 raise AuthenticationError("A countersignature is by nobody in this sum", got=name[:64])
-            PublicIdentity(keys[name]).verify(signature, _witnessed(own, name))
+            PublicIdentity(keys[name]).verify(signature, witness_message(own, name))
         self._table.put("cosigned", msgspec.msgpack.encode(_Cosigned(own, dict(signatures))))
 
     def check_survivors(self, release: str, survivors: Sequence[str]) -> None:
@@ -373,11 +377,16 @@ class Heads:
 
     def countersigned(self) -> tuple[HeadStatement, list[str]] | None:
         """One's own newest countersigned statement, and by whom."""
+        kept = self.countersigned_bytes()
+        return None if kept is None else (read_statement(kept[0]), sorted(kept[1]))
+
+    def countersigned_bytes(self) -> tuple[bytes, dict[str, bytes]] | None:
+        """The same as it was signed, with the signatures."""
         data = self._table.get("cosigned")
         if data is None:
             return None
         kept = msgspec.msgpack.decode(data, type=_Cosigned)
-        return read_statement(kept.statement), sorted(kept.signatures)
+        return kept.statement, kept.signatures
 
     # -- inside
 

@@ -47,6 +47,7 @@ from ._following import Participants
 from ._forgotten import Forgetting, Forgotten, check_person, count_rows, free_models
 from ._heads import Heads
 from ._jobs import Job, Jobs
+from ._ledger_export import export_ledgers
 from ._memory import RunMemory
 from ._policy import Policy
 from ._received import check_delivered, content_digest, keep_survivors
@@ -382,6 +383,10 @@ class Party:
                 self._note("model", run=one.run, in_place_of=one.version, version=one.became, why="persons forgotten")
         return Forgetting(persons=len(marks), already=already, rows=rows, models=tuple(models), dry_run=dry_run)
 
+    def export_ledgers(self) -> bytes:
+        """All lines of all ledgers, signed; see :func:`export_ledgers`."""
+        return export_ledgers(self.name, self._identity, self.ledgers, self.heads)
+
     def handler(self, asker: Asker) -> Callable[[bytes], bytes]:
         """Return :meth:`handle` for requests of one asker, as a channel that authenticates it calls it."""
         return lambda request: self.handle(request, asker)
@@ -504,6 +509,7 @@ class Party:
             self._check_budget(step, query)
             self._admit(step, asker)
             check_first_rows(self.schema, self._source(step))
+            self.heads.begin(step.release_id)  # once, before this sum's keys are known to anybody
         else:
             self.jobs.check(self.jobs.get(step.run))
         self._bind_run(step)
@@ -519,7 +525,6 @@ class Party:
             return self._reply(step, self._noisy_vector(step, query).astype("<i8").tobytes())
         client = self._client(step, spec_of(step, query))
         body = client.advertise()
-        self.heads.begin(step.release_id)
         self._persist(step.release_id, client)
         self._remember(step, query, client)
         return Reply(body, ledgers=Ledgers(recalled=self.heads.kept()) if message.recall else None)

@@ -4,7 +4,7 @@ Events say what happened (:class:`Event`); :func:`epsilon_of` says what they cos
 """
 
 from ._accountant import ACCOUNTING_ERROR, epsilon_of, noise_multiplier_for, rho_total, shown_epsilon
-from ._chain import HashChain
+from ._chain import HashChain, line_hash, walk
 from ._contributions import bound_contributions
 from ._event import Event, Trust, Unit
 from ._gaussian import MIN_LOCAL_VARIANCE, distributed_rho, local_noise_variance, noise_variance, sum_divergence
@@ -34,6 +34,7 @@ __all__ = [
     "distributed_rho",
     "epsilon_of",
     "exact_event",
+    "line_hash",
     "local_noise_variance",
     "noise_max_abs",
     "noise_multiplier_for",
@@ -45,4 +46,5 @@ __all__ = [
     "sampler_tv",
     "shown_epsilon",
     "sum_divergence",
+    "walk",
 ]

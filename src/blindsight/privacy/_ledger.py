@@ -284,6 +284,12 @@ class Ledger:
             head=line_hash(payloads[-1]) if payloads else GENESIS,
         )
 
+    def lines(self) -> list[bytes]:
+        """Every line in its canonical form, once the chain holds."""
+        payloads = self._log.read()
+        walk(payloads)
+        return payloads
+
     def head_at(self, count: int) -> str | None:
         """Hash of the line that was the last one when there were ``count``; None if there were never so many."""
         payloads = self._log.read()
