@@ -11,7 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
+from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 import blindsight as bs
@@ -110,7 +112,7 @@ class Site:
             statuses = {name: process.wait(30) for name, process in running.items()}
         assert statuses == dict.fromkeys(self.names, 0)
 
-    def check_model(self) -> None:
+    def check_model(self, *, evaluated: str | None = None) -> None:
         """It is the embedded one bit for bit; every party was charged once for each of its sums."""
         model = bs.load(self.folder / "fraud.blindsight")
         policy = Policy(allow_exact_sums=True)
@@ -119,6 +121,7 @@ class Site:
         )
         assert model.provenance_["survivors"] == {step: list(self.names) for step in ("fit", "threshold")}
         charged = [f"{model.provenance_['run']}/{step}" for step in ("fit", "threshold")]
+        charged += [f"{evaluated}/evaluation"] if evaluated else []
         model.provenance_ = inside.provenance_ = model.certificate_ = inside.certificate_ = None
         assert modelfile.dumps(model) == modelfile.dumps(inside)
         for name in self.names:
@@ -163,9 +166,18 @@ def test_grpc_and_the_model_comes_back(tmp_path: Path) -> None:
         fitted = site.coordinator(PLAIN, "--deliver", "bank-a,bank-b")
         assert fitted.wait(TIMEOUT_S) == 0, site.told("coordinator")
         told = json.loads(run(*deliver, "--to", "all"))
+        measured = json.loads(
+            run("coordinator", "evaluate", site.kit("coordinator"), "--model", model, "--exact", "--json")
+        )
     assert told["delivered"] == dict.fromkeys(site.names, "kept as version 1")
-    site.check_model()
-    assert len(site.rounds()) == 2
+    site.check_model(evaluated=measured["run"])
+    assert len(site.rounds()) == 3
+    everybody = pl.concat(site.data.values())
+    assert measured["anomalous"] == everybody["fraud"].sum()
+    expected = roc_auc_score(everybody["fraud"], bs.load(model).decision_function(everybody))
+    assert abs(measured["auroc"]["value"] - expected) < 0.02  # from a histogram of scores
+    assert json.loads((site.kit("coordinator") / "evaluation.json").read_text()) == measured
+    assert "60" in run("ledger", "figures", "--home", site.kit("bank-a"))
     for name in site.names:
         listed = json.loads(run("party", "models", "list", "--home", site.kit(name), "--json"))
         assert (listed["current"], len(listed["models"])) == (1, 1)

@@ -16,7 +16,7 @@ from blindsight.channels import DialledChannel, GrpcChannel, HttpsChannel
 from blindsight.data import Schema
 from blindsight.errors import BlindsightError, FormatError, ParameterError, SurvivorsError, UnavailableError
 from blindsight.keys import Sealer, certificate_fingerprint, read_certificate_file, read_tls_key
-from blindsight.store import Store
+from blindsight.store import Store, open_store
 
 from ._federation import Federation
 from ._journal import Journal
@@ -117,6 +117,7 @@ def open_coordinator(
     url: str | None = None,
     listen: tuple[str, int] | None = None,
     key_file: str | os.PathLike[str] | None = None,
+    journal: str | None = None,
 ) -> CoordinatorSite:
     """Open the coordinator's kit, and listen for its parties.
 
@@ -131,6 +132,9 @@ def open_coordinator(
         port; on its host if that is an IP address of this machine's loopback, on all interfaces if not.
     key_file : path-like, optional
         Seals journal and list at rest.
+    journal : str, optional
+        Path or URL of the store, as :func:`blindsight.store.open_store` takes it; ``coordinator.db`` in the kit
+        otherwise. One coordinator runs on it at a time.
 
     Raises
     ------
@@ -160,7 +164,8 @@ def open_coordinator(
             fix="copy it from a party, or name it in federation.toml before 'blindsight init'",
         )
     schema = Schema.read(folder / "schema.toml")
-    store = Store(folder / "coordinator.db", Sealer.from_key_file(key_file) if key_file is not None else None)
+    sealer = Sealer.from_key_file(key_file) if key_file is not None else None
+    store = open_store(folder / "coordinator.db" if journal is None else journal, sealer)
     try:
         PinnedList(store).accept(listing)
         host, port = listen if listen is not None else _interface(address)
