@@ -14,7 +14,8 @@ import pytest
 from blindsight.channels import Channel, ProcessChannel
 from blindsight.detectors import ECOD, SumQuery, detector_to_json
 from blindsight.federation import Party, Policy, open_party, provision
-from blindsight.federation._coordinator import private_total
+from blindsight.federation._coordinator import beside, private_total
+from blindsight.federation._heads import HeadRelay
 from blindsight.federation._steps import query_of, spec_of, terms_of
 from blindsight.federation._wire import Begin, Continue, Refusal, Reply, Step, decode_reply, encode
 from blindsight.privacy import DifferentialPrivacy
@@ -97,15 +98,23 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         made.stop()
 
 
+def requests_of(bench: Bench, server: SumServer, relay: HeadRelay) -> dict[str, bytes]:
+    """What a coordinator sends for the open phase."""
+    return {
+        name: encode(Continue(bench.step.release_id, body, beside(relay, server.phase, name)))
+        for name, body in server.requests().items()
+    }
+
+
 def run_with_restart(bench: Bench) -> tuple[np.ndarray, list[str], int]:
     """Drive a sum; when the victim dies, restart its process on the same folder and repeat the request."""
-    server = SumServer(spec_of(bench.step, bench.query))
+    server, relay = SumServer(spec_of(bench.step, bench.query)), HeadRelay(NAMES)
     restarts = 0
     while server.phase is not Phase.DONE:
         if server.phase is Phase.ADVERTISE:
             requests = dict.fromkeys(server.spec.names, encode(Begin(bench.step)))
         else:
-            requests = {n: encode(Continue(bench.step.release_id, r)) for n, r in server.requests().items()}
+            requests = requests_of(bench, server, relay)
         answers = bench.ask(requests)
         if VICTIM in requests and VICTIM not in answers:
             assert bench.stop() == -signal.SIGKILL
@@ -115,6 +124,7 @@ def run_with_restart(bench: Bench) -> tuple[np.ndarray, list[str], int]:
             answer = decode_reply(data)
             assert isinstance(answer, Reply), answer
             assert server.receive(name, answer.body)
+            relay.take(name, answer.ledgers)
         server.close_phase()
     return server.result(), list(server.survivors), restarts
 
@@ -168,15 +178,16 @@ def test_a_stored_output_is_what_every_retry_uses(bench: Bench) -> None:
     """Killed after the output was stored: whatever the retry answers unmasks to exactly that output."""
     bench.start(at="after-record-output")
     spec = spec_of(bench.step, bench.query)
-    server = SumServer(spec)
+    server, relay = SumServer(spec), HeadRelay(NAMES)
     requests = dict.fromkeys(spec.names, encode(Begin(bench.step)))
     for _ in range(2):
         for name, data in bench.ask(requests).items():
             answer = decode_reply(data)
             assert isinstance(answer, Reply)
             server.receive(name, answer.body)
+            relay.take(name, answer.ledgers)
         server.close_phase()
-        requests = {n: encode(Continue(bench.step.release_id, r)) for n, r in server.requests().items()}
+        requests = requests_of(bench, server, relay)
     assert bench.process is not None
     assert bench.process.exchange({VICTIM: requests[VICTIM]}, 30.0) == {}
     bench.stop()
@@ -198,7 +209,7 @@ def test_a_full_disk_refuses_says_what_is_safe_and_releases_nothing(
     point: str, bench: Bench, capfd: pytest.CaptureFixture[str]
 ) -> None:
     bench.start(at=point, how="full-disk")
-    server = SumServer(spec_of(bench.step, bench.query))
+    server, relay = SumServer(spec_of(bench.step, bench.query)), HeadRelay(NAMES)
     requests = dict.fromkeys(server.spec.names, encode(Begin(bench.step)))
     refusals = []
     for _ in range(3):
@@ -209,10 +220,11 @@ def test_a_full_disk_refuses_says_what_is_safe_and_releases_nothing(
             else:
                 assert isinstance(answer, Reply)
                 server.receive(name, answer.body)
+                relay.take(name, answer.ledgers)
         if server.phase is Phase.MASK:
             break
         server.close_phase()
-        requests = {n: encode(Continue(bench.step.release_id, r)) for n, r in server.requests().items()}
+        requests = requests_of(bench, server, relay)
     assert [name for name, _ in refusals] == [VICTIM], "no masked vector left a party whose disk is full"
     assert refusals[0][1].kind == "StoreError"
     assert bench.stop() == 0, "the party's process lives on"

@@ -12,7 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
+from sklearn.metrics import roc_auc_score
 from typer.testing import CliRunner
 
 import blindsight as bs
@@ -25,6 +27,7 @@ from blindsight.testing import NO_MOSQUITTO, Mosquitto
 from sample_tables import NUMBER_SCHEMA, make_table
 
 PLAIN = ["-m", "blindsight"]
+NEEDS_MOSQUITTO = pytest.mark.skipif(NO_MOSQUITTO is not None, reason=str(NO_MOSQUITTO))
 DIES_WHEN_CHARGED = """
 import os, signal
 from blindsight.cli import main
@@ -42,8 +45,8 @@ import os, signal
 from blindsight.cli import main
 from blindsight.federation._journal import SumJournal
 keep, kept = SumJournal.keep, []
-def dying(self, state):
-    keep(self, state)
+def dying(self, state, ledgers):
+    keep(self, state, ledgers)
     kept.append(state)
     if len(kept) == 3:  # advertise, share, mask
         os.kill(os.getpid(), signal.SIGKILL)
@@ -128,7 +131,7 @@ class Site:
             statuses = {name: process.wait(30) for name, process in running.items()}
         assert statuses == dict.fromkeys(self.names, 0)
 
-    def check_model(self, detector: Detector | None = None) -> None:
+    def check_model(self, detector: Detector | None = None, *, evaluated: str | None = None) -> None:
         """It is the embedded one bit for bit; every party was charged once for each of its sums."""
         model = bs.load(self.folder / "fraud.blindsight")
         policy = Policy(allow_exact_sums=True)
@@ -138,6 +141,7 @@ class Site:
         steps = list(inside.provenance_["survivors"])
         assert model.provenance_["survivors"] == {step: list(self.names) for step in steps}
         charged = [f"{model.provenance_['run']}/{step}" for step in steps]
+        charged += [f"{evaluated}/evaluation"] if evaluated else []
         model.provenance_ = inside.provenance_ = model.certificate_ = inside.certificate_ = None
         assert modelfile.dumps(model) == modelfile.dumps(inside)
         for name in self.names:
@@ -175,11 +179,13 @@ def test_https_with_a_coordinator_and_a_party_killed_in_the_middle(tmp_path: Pat
     assert "dialled the coordinator over mutual TLS" in report.read_text()
 
 
-@pytest.mark.parametrize("scheme", ["https", "grpcs"])
+@pytest.mark.parametrize("scheme", ["https", "grpcs", pytest.param("mqtts", marks=NEEDS_MOSQUITTO)])
 def test_two_detectors_one_after_the_other(scheme: str, tmp_path: Path) -> None:
     site = Site(tmp_path, scheme, ("bank-a", "bank-b", "bank-c", "bank-d"))
     training = bs.Training(rounds=2, learning_rate=0.2, clip_norm=10.0)
-    with site.serving():
+    port = int(site.url.rpartition(":")[2])
+    broker = Mosquitto.of_kit(tmp_path / "kits" / "broker", port) if scheme == "mqtts" else contextlib.nullcontext()
+    with broker, site.serving():
         assert site.coordinator().wait(TIMEOUT_S) == 0, site.told("coordinator")
         site.check_model()
         assert len(site.rounds()) == 2
@@ -188,7 +194,7 @@ def test_two_detectors_one_after_the_other(scheme: str, tmp_path: Path) -> None:
         site.check_model(bs.AutoEncoder(contamination=0.05, training=training))
 
 
-@pytest.mark.skipif(NO_MOSQUITTO is not None, reason=str(NO_MOSQUITTO))
+@NEEDS_MOSQUITTO
 def test_mqtt_through_a_broker_that_is_killed_in_the_middle(tmp_path: Path) -> None:
     site = Site(tmp_path, "mqtts", ("bank-a", "bank-b", "bank-c"))
     port = int(site.url.rpartition(":")[2])
@@ -213,6 +219,37 @@ def test_mqtt_through_a_broker_that_is_killed_in_the_middle(tmp_path: Path) -> N
     site.check_model()
     assert len(site.rounds()) == 2
     assert "has reached its coordinator again" in site.told("bank-a")
+
+
+def test_grpc_and_the_model_comes_back(tmp_path: Path) -> None:
+    site = Site(tmp_path, "grpcs", ("bank-a", "bank-b", "bank-c"))
+    model = tmp_path / "fraud.blindsight"
+    deliver = ("coordinator", "deliver", site.kit("coordinator"), "--model", model, "--json")
+    with site.serving():
+        fitted = site.coordinator(PLAIN, "--deliver", "bank-a,bank-b")
+        assert fitted.wait(TIMEOUT_S) == 0, site.told("coordinator")
+        told = json.loads(run(*deliver, "--to", "all"))
+        measured = json.loads(
+            run("coordinator", "evaluate", site.kit("coordinator"), "--model", model, "--exact", "--json")
+        )
+    assert told["delivered"] == dict.fromkeys(site.names, "kept as version 1")
+    site.check_model(evaluated=measured["run"])
+    assert len(site.rounds()) == 3
+    everybody = pl.concat(site.data.values())
+    assert measured["anomalous"] == everybody["fraud"].sum()
+    expected = roc_auc_score(everybody["fraud"], bs.load(model).decision_function(everybody))
+    assert abs(measured["auroc"]["value"] - expected) < 0.02  # from a histogram of scores
+    assert json.loads((site.kit("coordinator") / "evaluation.json").read_text()) == measured
+    assert "60" in run("ledger", "figures", "--home", site.kit("bank-a"))
+    for name in site.names:
+        listed = json.loads(run("party", "models", "list", "--home", site.kit(name), "--json"))
+        assert (listed["current"], len(listed["models"])) == (1, 1)
+        assert Path(listed["models"][0]["file"]).read_bytes() == model.read_bytes()
+    home = site.kit("bank-a")
+    assert "is in use" in run("party", "models", "use", "1", "--home", home)
+    assert "in_use=1" in run("party", "audit", "show", "--home", home)
+    done = CliRunner().invoke(app, ["party", "models", "rollback", "--home", str(home)])
+    assert (done.exit_code, "no older version" in done.stderr) == (2, True)
 
 
 def test_exit_codes_before_anything_runs(tmp_path: Path) -> None:

@@ -128,3 +128,13 @@ def test_preflight_at_the_door_of_both_channels(folder: Path) -> None:
     with GrpcChannel(site.listing.certificates, **{key: coordinator / name for key, name in files.items()}) as channel:
         found = looked(channel.url)
         assert (found["reachability"][0], found["clock"][0]) == ("ok", "ok")
+
+
+def test_the_journal_may_be_elsewhere(folder: Path, tmp_path: Path) -> None:
+    kit, elsewhere = folder / "kits" / "coordinator", tmp_path / "journal.db"
+    with open_coordinator(kit, listen=HERE, journal=f"sqlite:///{elsewhere}") as site:
+        assert site.journal.headers() == []
+    assert elsewhere.is_file()
+    assert not (kit / "coordinator.db").exists()
+    with pytest.raises(ParameterError, match="The store's URL cannot be used"):
+        open_coordinator(kit, listen=HERE, journal="mysql://somewhere")

@@ -263,3 +263,22 @@ def test_a_connection_that_was_cut_is_made_again(postgres):
             loses_it()
         assert store.table("cut").get("k") == b"w"
         assert "postgresql 127.0.0.1/postgres" in repr(store)
+
+
+def test_a_coordinators_journal_goes_on_where_it_was(where):
+    from blindsight.federation import Journal, RunHeader
+
+    with open_store(where) as store:
+        journal = Journal(store)
+        journal.begin(RunHeader(run="r", kind="fit", federation=b"f"))
+        journal.sum("r", "fit", b"request").keep(b"state", b"ledgers")
+        journal.keep_exact_survivors(b"f", frozenset("abc"))
+    with open_store(where) as store:
+        journal = Journal(store)
+        assert [header.outcome for header in journal.headers()] == ["open"]
+        kept = journal.sum("r", "fit", b"request")
+        assert (kept.state, kept.ledgers, journal.exact_survivors(b"f")) == (b"state", b"ledgers", frozenset("abc"))
+        with pytest.raises(ReleaseError, match="in another form before"):
+            journal.sum("r", "fit", b"another")
+        journal.end("r", {})
+        assert [header.outcome for header in journal.headers()] == ["done"]

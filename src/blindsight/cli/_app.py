@@ -12,10 +12,11 @@ from ._command_demo import demo
 from ._command_detectors import detectors
 from ._command_export import export
 from ._command_fit import fit
+from ._command_forget import forget
 from ._command_init import init_app
 from ._command_jobs import jobs_app
-from ._command_ledger import ledger_figures, ledger_show, ledger_verify
-from ._command_look import doctor, report
+from ._command_ledger import ledger_export, ledger_figures, ledger_heads, ledger_show, ledger_verify, ledger_write_off
+from ._command_look import doctor, report, verify_bundle
 from ._command_mpc_node import mpc_node_certificate, mpc_node_check, mpc_node_serve
 from ._command_party import party_app
 from ._command_party_serve import party_serve
@@ -128,9 +129,23 @@ ledger_app.command("verify", epilog="Example: blindsight ledger verify --home ru
     ledger_verify
 )
 ledger_app.command("figures", epilog="Example: blindsight ledger figures --home run/bank-a")(ledger_figures)
+ledger_app.command("export", epilog="Example: blindsight ledger export --home bank-a --output bank-a.json")(
+    ledger_export
+)
+ledger_app.command("heads", epilog="Example: blindsight ledger heads --home run/bank-a")(ledger_heads)
+ledger_app.command("write-off", epilog="Example: blindsight ledger write-off --home bank-a")(ledger_write_off)
+app.command(
+    short_help="Leave persons out of a party's later sums.",
+    epilog="Example: blindsight forget --home bank-a --from persons.txt --dry-run",
+)(forget)
 app.command(short_help="Write a run as one HTML page.", epilog="Example: blindsight report run --output report.html")(
     report
 )
+app.command(
+    "verify-bundle",
+    short_help="Check a sign-off bundle.",
+    epilog="Example: blindsight verify-bundle bundle.zip --signer-key 94d79f71...",
+)(verify_bundle)
 app.command(short_help="Look whether this machine is fit.", epilog="Example: blindsight doctor --home run")(doctor)
 app.command(
     short_help="Look whether a run would work from here.", epilog="Example: blindsight preflight --home bank-a"

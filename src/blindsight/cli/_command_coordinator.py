@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ._exits import command, safe_after
+from ._exits import FINDING, command, safe_after
 from ._options import (
     ContaminationOption,
     DeltaOption,
@@ -28,9 +28,43 @@ from ._screen import Screen
 
 if TYPE_CHECKING:
     from blindsight.detectors import Detector
+    from blindsight.federation import CoordinatorSite, Federation
     from blindsight.report import RunFile
 
+    from ._run_metrics import RunMetrics
+
 __all__ = ["coordinator_app"]
+
+QuorumOption = Annotated[
+    int | None, typer.Option(help="Begin once so many parties are connected.  [default: all of the list]", min=3)
+]
+WaitOption = Annotated[float, typer.Option("--wait-s", help="How long to wait for them.", min=0.1)]
+DeadlineOption = Annotated[
+    float,
+    typer.Option("--deadline-s", help="For each exchange of a sum; who takes longer is left out of it.", min=0.1),
+]
+ApprovalOption = Annotated[
+    float, typer.Option("--approval-s", help="How long to wait where a person has to approve.", min=0.0)
+]
+UrlOption = Annotated[
+    str | None, typer.Option("--url", help="Which of the list's addresses to serve.  [default: the first]")
+]
+ListenOption = Annotated[
+    str | None, typer.Option("--listen", help="HOST:PORT to listen on, where that is not the address itself.")
+]
+SocketOption = Annotated[
+    Path | None,
+    typer.Option("--socket", help="Over Flower: where its app connects, mode 0660.  [default: flower.sock in the kit]"),
+]
+JournalOption = Annotated[
+    str | None,
+    typer.Option("--journal", help="Path or postgresql:// URL of the journal.  [default: coordinator.db in the kit]"),
+]
+MetricsOption = Annotated[
+    int | None,
+    typer.Option("--metrics-port", help="Serve Prometheus metrics on 127.0.0.1:PORT while it runs.", min=0, max=65535),
+]
+SealOption = Annotated[Path | None, typer.Option("--key-file", help="Key file that seals model and journal at rest.")]
 
 SEPARATION = (
     "Every party kept its own folder, dialled the coordinator over mutual TLS and judged each request by its own "
@@ -65,32 +99,21 @@ def coordinator_fit(
     trust: TrustOption = "federation",
     exact: ExactOption = False,
     contamination: ContaminationOption = 0.02,
-    quorum: Annotated[
-        int | None, typer.Option(help="Begin once so many parties are connected.  [default: all of the list]", min=3)
-    ] = None,
-    wait_s: Annotated[float, typer.Option("--wait-s", help="How long to wait for them.", min=0.1)] = 600.0,
-    deadline_s: Annotated[
-        float,
-        typer.Option("--deadline-s", help="For each exchange of a sum; who takes longer is left out of it.", min=0.1),
-    ] = 600.0,
-    approval_s: Annotated[
-        float, typer.Option("--approval-s", help="How long to wait where a person has to approve.", min=0.0)
-    ] = 3600.0,
-    url: Annotated[
-        str | None, typer.Option("--url", help="Which of the list's addresses to serve.  [default: the first]")
-    ] = None,
-    listen: Annotated[
+    quorum: QuorumOption = None,
+    wait_s: WaitOption = 600.0,
+    deadline_s: DeadlineOption = 600.0,
+    approval_s: ApprovalOption = 3600.0,
+    url: UrlOption = None,
+    listen: ListenOption = None,
+    socket: SocketOption = None,
+    journal: JournalOption = None,
+    metrics_port: MetricsOption = None,
+    send_to: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT to listen on, where that is not the address itself."),
-    ] = None,
-    socket: Annotated[
-        Path | None,
-        typer.Option(help="Over Flower: the socket for its app, of mode 0660.  [default: flower.sock in the kit]"),
+        typer.Option("--deliver", help="'all' or NAME,NAME,...: parties that get the model; each checks and keeps it."),
     ] = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Federated anomaly detection",
-    key_file: Annotated[
-        Path | None, typer.Option("--key-file", help="Key file that seals model and journal at rest.")
-    ] = None,
+    key_file: SealOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Fit one detector with parties that dial in. Killed at any point, the same command goes on with the same run."""
@@ -114,7 +137,10 @@ def coordinator_fit(
     with (
         _terminated_as_interrupted(),
         collected_warnings() as told,
-        open_coordinator(kit, url=url, listen=_host_and_port(listen), socket=socket, key_file=key_file) as site,
+        _metrics(metrics_port, screen) as metrics,
+        open_coordinator(
+            kit, url=url, listen=_host_and_port(listen), socket=socket, key_file=key_file, journal=journal
+        ) as site,
     ):
         check_suits(chosen, site.schema, privacy)
         federation = Federation(
@@ -131,10 +157,11 @@ def coordinator_fit(
             run=lambda: federation.history[-1],
             delta=None if privacy is None else privacy.delta,
             quiet=json_output,
+            metrics=metrics,
         )
         federation.progress = rounds.phase
-        where = "Waiting at the broker" if site.channel.url.startswith("mqtts:") else "Listening on"
-        screen.say(f"{where} {site.channel.url} for the {len(site.listing.parties)} parties of "
+        receivers = _receivers(send_to, federation)
+        screen.say(f"{_where(site)} for the {len(site.listing.parties)} parties of "
                    f"'{federation.name}', list {site.listing.serial}.")  # fmt: skip
 
         def facts(fitted: Detector, notes: list[str]) -> RunFile:
@@ -154,8 +181,11 @@ def coordinator_fit(
 
         with rounds:
             wait_for_parties(federation, quorum=quorum or len(site.listing.parties), wait_s=wait_s, tell=rounds.waits)
-            model = fit_or_resume(federation, chosen, privacy, evaluates=False, on_step=rounds.done, deliver=deliver)
-            rounds.ends("done", model=str(output))
+            model = fit_or_resume(
+                federation, chosen, privacy, evaluates=False, on_step=rounds.done, deliver=deliver, send_to=receivers
+            )
+            sent = federation.history[-1].sent
+            rounds.ends("done", model=str(output), **({"delivered": sent} if sent else {}))
     run = facts(model, told)
     path = write_run(run, kit)
     screen.say(f"Wrote {output}, from about {run.model.records:,} records of {', '.join(run.parties)}.")
@@ -165,6 +195,7 @@ def coordinator_fit(
         screen.say(
             f"Spent epsilon {shown_epsilon(run.privacy.epsilon_spent)} of {epsilon:g} per {unit} at delta {delta:g}."
         )
+    _tell_sent(screen, sent)
     screen.say(f"Next: blindsight report {path} --output report.html")
     screen.result(
         {
@@ -176,6 +207,7 @@ def coordinator_fit(
             "survivors": [list(stage.survivors) for stage in run.stages],
             "certificate": {k: v for k, v in (model.certificate_ or {}).items() if k != "events"},
             "epsilon_spent": None if run.privacy is None else run.privacy.epsilon_spent,
+            "delivered": sent,
         }
     )
 
@@ -200,6 +232,185 @@ def coordinator_flower_app(
     screen.result({"app": str(folder)})
 
 
+@coordinator_app.command(
+    "evaluate",
+    short_help="Measure a model on the parties' labelled records.",
+    epilog="Example: blindsight coordinator evaluate kits/coordinator --model fraud.blindsight --epsilon 1",
+)
+@command
+@safe_after("The same command goes on where this one was; nobody is charged twice.")
+def coordinator_evaluate(
+    kit: Annotated[Path, typer.Argument(help="The coordinator's kit; evaluation.json is put there.")],
+    model: Annotated[Path, typer.Option(help="Model file to measure.")],
+    epsilon: Annotated[
+        float | None, typer.Option(help="That of the fit: its share for the evaluation is spent here.")
+    ] = None,
+    delta: DeltaOption = 1e-6,
+    unit: UnitOption = "record",
+    max_records_per_person: PersonRecordsOption = None,
+    max_records_per_party: PartyRecordsOption = None,
+    trust: TrustOption = "federation",
+    exact: ExactOption = False,
+    quorum: QuorumOption = None,
+    wait_s: WaitOption = 600.0,
+    deadline_s: DeadlineOption = 600.0,
+    approval_s: ApprovalOption = 3600.0,
+    url: UrlOption = None,
+    listen: ListenOption = None,
+    socket: SocketOption = None,
+    journal: JournalOption = None,
+    metrics_port: MetricsOption = None,
+    key_file: SealOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Measure a model from private sums of labelled records: each party's evaluation file, or its training records.
+
+    Each party keeps exact figures of its own, which nobody else gets: blindsight ledger figures.
+    """
+    import json
+    import math
+    from datetime import UTC, datetime
+
+    from blindsight import modelfile
+    from blindsight.federation import Federation, open_coordinator, wait_for_parties
+    from blindsight.keys import write_atomic
+
+    from ._choose import choose_privacy
+    from ._resume import evaluate_or_resume
+    from ._rounds import ROUNDS_FILE, Rounds
+
+    screen = Screen(as_json=json_output)
+    privacy = choose_privacy(
+        epsilon, delta, unit, max_records_per_person,
+        exact=exact, max_records_per_party=max_records_per_party, trust=trust,
+    )  # fmt: skip
+    measured = modelfile.load(model, sealer=sealer_of(key_file))
+    with (
+        _terminated_as_interrupted(),
+        _metrics(metrics_port, screen) as metrics,
+        open_coordinator(
+            kit, url=url, listen=_host_and_port(listen), socket=socket, key_file=key_file, journal=journal
+        ) as site,
+    ):
+        federation = Federation(
+            site.channel,
+            participants=site.listing.participants,
+            schema=site.schema,
+            name=site.listing.federation,
+            timeout_s=deadline_s,
+            journal=site.journal,
+            approval_timeout_s=approval_s,
+        )
+        rounds = Rounds(
+            kit / ROUNDS_FILE,
+            run=lambda: federation.history[-1],
+            delta=None if privacy is None else privacy.delta,
+            quiet=json_output,
+            metrics=metrics,
+        )
+        federation.progress = rounds.phase
+        screen.say(f"{_where(site)} for the {len(site.listing.parties)} parties of "
+                   f"'{federation.name}', list {site.listing.serial}.")  # fmt: skip
+        with rounds:
+            wait_for_parties(federation, quorum=quorum or len(site.listing.parties), wait_s=wait_s, tell=rounds.waits)
+            found = evaluate_or_resume(federation, measured, privacy)
+            for step in federation.history[-1].steps:
+                rounds.done(step)
+            rounds.ends("done", model=str(model))
+    measures = ("auroc", "average_precision", "false_positive_rate", "false_negative_rate")
+    result = {
+        "run": federation.history[-1].run,
+        "model_run": (measured.provenance_ or {}).get("run"),
+        "measured_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "measurable": found.measurable,
+        "normal": found.normal,
+        "anomalous": found.anomalous,
+        **{
+            name: {"value": value, "interval": list(found.intervals.get(name, ())) or None}
+            for name in measures
+            if math.isfinite(value := float(getattr(found, name)))
+        },
+        "survivors": federation.history[-1].steps[0].survivors,
+        "certificate": {k: v for k, v in (found.certificate or {}).items() if k != "events"},
+    }
+    write_atomic(kit / "evaluation.json", json.dumps(result, indent=1).encode() + b"\n")
+    screen.say(f"About {found.normal:,.0f} normal and {found.anomalous:,.0f} anomalous records, as released.")
+    if not found.measurable:
+        screen.say("Under this much noise, or without both classes, the ranking cannot be judged.")
+    for name in measures if found.measurable else measures[2:]:
+        value = float(getattr(found, name))
+        low, high = found.intervals.get(name, (math.nan, math.nan))
+        known = f", 95% interval {low:.3f} to {high:.3f}" if math.isfinite(low) else ""
+        screen.say(f"{name.replace('_', ' ')}: {value:.3f}{known}")
+    screen.say("Each party's own exact figures stay there: blindsight ledger figures --home FOLDER")
+    screen.result(result)
+
+
+@coordinator_app.command(
+    "deliver",
+    short_help="Deliver a fitted model to parties.",
+    epilog="Example: blindsight coordinator deliver kits/coordinator --model fraud.blindsight --to bank-c",
+)
+@command
+@safe_after("Who has kept the model has it; the same command again changes nothing there.")
+def coordinator_deliver(
+    kit: Annotated[Path, typer.Argument(help="The coordinator's kit.")],
+    model: Annotated[Path, typer.Option(help="Model file that 'coordinator fit' wrote.")],
+    to: Annotated[str, typer.Option(help="'all' or NAME,NAME,...")] = "all",
+    wait_s: WaitOption = 600.0,
+    url: UrlOption = None,
+    listen: ListenOption = None,
+    socket: SocketOption = None,
+    journal: JournalOption = None,
+    key_file: SealOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Send a model to parties of its run; each checks it against what it knows of the run before it keeps it."""
+    from blindsight import modelfile
+    from blindsight.federation import Federation, open_coordinator
+
+    screen = Screen(as_json=json_output)
+    fitted = modelfile.load(model, sealer=sealer_of(key_file))
+    with (
+        _terminated_as_interrupted(),
+        open_coordinator(
+            kit, url=url, listen=_host_and_port(listen), socket=socket, key_file=key_file, journal=journal
+        ) as site,
+    ):
+        federation = Federation(
+            site.channel,
+            participants=site.listing.participants,
+            schema=site.schema,
+            name=site.listing.federation,
+            timeout_s=wait_s,
+        )
+        receivers = _receivers(to, federation)
+        screen.say(f"{_where(site)} for {len(receivers)} parties.")
+        sent = federation.send_model(fitted, receivers)
+    _tell_sent(screen, sent)
+    screen.result({"model": str(model), "delivered": sent})
+    if not all(word.startswith("kept") for word in sent.values()):
+        raise typer.Exit(FINDING)
+
+
+def _where(site: CoordinatorSite) -> str:
+    """Where the coordinator is met."""
+    where = {"mqtts": "Waiting at the broker", "flower": "Waiting for the app of"}
+    return f"{where.get(site.channel.url.partition(':')[0], 'Listening on')} {site.channel.url}"
+
+
+def _receivers(text: str | None, federation: Federation) -> list[str]:
+    """Whom ``--deliver`` or ``--to`` names; before anything is asked of anybody."""
+    if text is None:
+        return []
+    return federation.receivers("all" if text == "all" else text.split(","))
+
+
+def _tell_sent(screen: Screen, sent: dict[str, str]) -> None:
+    for name, word in sent.items():
+        screen.say(f"{name}: {word}")
+
+
 @contextlib.contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
     """Have SIGTERM do what Ctrl-C does: the journal is written at every step, and the screen is put in order."""
@@ -211,6 +422,19 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _metrics(port: int | None, screen: Screen) -> Iterator[RunMetrics | None]:
+    """Metrics while the block runs, if a port is given."""
+    if port is None:
+        yield None
+        return
+    from ._run_metrics import RunMetrics
+
+    with RunMetrics(port) as metrics:
+        screen.say(f"Metrics: http://127.0.0.1:{metrics.port}/metrics")
+        yield metrics
 
 
 def _host_and_port(text: str | None) -> tuple[str, int] | None:

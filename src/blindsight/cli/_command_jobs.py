@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from blindsight.federation import Job, Party
     from blindsight.keys import Identity
 
-__all__ = ["jobs_app"]
+__all__ = ["identity_of", "jobs_app"]
 
 FolderOption = Annotated[Path, typer.Option("--home", help="The party's own folder.")]
 JobArgument = Annotated[str, typer.Argument(help="The job's id, or its first letters.")]
@@ -184,7 +184,7 @@ def _decide(
         found.id,
         decision,
         approver=who or getpass.getuser(),
-        identity=None if key is None else _identity(key, passphrase_file),
+        identity=None if key is None else identity_of(key, passphrase_file),
         note=note,
     )
     need = {"automatic": 0, "by-hand": 1, "four-eyes": 2}[decided.rule]
@@ -198,7 +198,8 @@ def _decide(
     screen.result(_plain(decided))
 
 
-def _identity(path: Path, passphrase_file: Path | None) -> Identity:
+def identity_of(path: Path, passphrase_file: Path | None) -> Identity:
+    """Open a person's key."""
     from blindsight.keys import Identity, Sealer
 
     return Identity.load(path, Sealer.from_passphrase(_passphrase(passphrase_file)))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ._exits import FINDING, command
-from ._options import HomeOption, JsonOption, KeyFileOption
+from ._options import HomeOption, JsonOption, KeyFileOption, writable_target
 from ._screen import Screen
 
 if TYPE_CHECKING:
     from blindsight.privacy import Event
 
-__all__ = ["ledger_figures", "ledger_show", "ledger_verify"]
+__all__ = ["ledger_export", "ledger_figures", "ledger_heads", "ledger_show", "ledger_verify", "ledger_write_off"]
 
 
 @command
@@ -159,3 +160,104 @@ def ledger_verify(
     screen.result({"intact": not bad, "ledgers": found, "missing_heads": sorted(missing)})
     if bad:
         raise typer.Exit(FINDING)
+
+
+@command
+def ledger_heads(home: HomeOption, key_file: KeyFileOption = None, json_output: JsonOption = False) -> None:
+    """Show where the ledgers stand, who has countersigned that, and what was seen of the other parties' ledgers."""
+    import msgspec
+
+    from blindsight.federation import open_party, read_statement
+
+    from ._parties import party_folders
+
+    screen = Screen(as_json=json_output)
+    result: list[dict[str, Any]] = []
+    behind = False
+    for folder in party_folders(home):
+        party = open_party(folder, key_file=key_file)
+        heads, lost = party.heads, party.heads.lost()
+        behind = behind or bool(lost)
+        own, signed = heads.positions(), heads.countersigned()
+        peers = {name: read_statement(data) for name, data in sorted(heads.kept().items())}
+        rows = [(f"{party.name}, now", unit, at.count, at.written_off, at.head[:16], "") for unit, at in own.items()]
+        statements = [] if signed is None else [(f"{party.name}, countersigned", *signed)]
+        statements += [(name, statement, [party.name]) for name, statement in peers.items()]
+        rows += [
+            (name, unit, at.count, at.written_off, at.head[:16], f"{', '.join(by)}, in {statement.release}")
+            for name, statement, by in statements
+            for unit, at in statement.ledgers.items()
+        ]
+        screen.table(
+            f"Heads of ledgers, as {party.name} knows them",
+            [("Ledger", "left"), ("Unit", "left"), ("Lines", "right"), ("Written off", "right"), ("Head", "left"),
+             ("Seen by", "left")],
+            rows,
+        )  # fmt: skip
+        for why in lost.values():
+            screen.say(f"{party.name}: the ledger is an old copy, {why}. Nothing is released until it is mended.")
+        result.append(
+            {
+                "party": party.name,
+                "ledgers": msgspec.to_builtins(own),
+                "countersigned": None
+                if signed is None
+                else {"by": signed[1], "statement": msgspec.to_builtins(signed[0])},
+                "peers": msgspec.to_builtins(peers),
+                "lost": lost,
+            }
+        )
+    screen.result({"parties": result})
+    if behind:
+        raise typer.Exit(FINDING)
+
+
+@command
+def ledger_write_off(
+    home: HomeOption,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Also where nothing here says that the ledger is an old copy.")
+    ] = False,
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Go on with an old copy of ledger.db where the newest one is lost: all that is left of the budget is charged."""
+    from blindsight.errors import ParameterError
+    from blindsight.federation import open_party
+
+    screen = Screen(as_json=json_output)
+    if not (home / "party.toml").is_file():
+        raise ParameterError("Name one party's own folder", got=str(home)[:200], rule="party.toml in it")
+    party = open_party(home, key_file=key_file)
+    charged = party.write_off(anyway=anyway)
+    for unit, epsilon in charged.items():
+        screen.say(f"{party.name}, per {unit}: epsilon {epsilon:.4g} written off; nothing is left of this budget.")
+    screen.say("Exact sums of these records have ended for good. The other parties will accept this ledger again.")
+    screen.say("A larger budget is a decision of the data owner: maximum_epsilon in policy.toml.")
+    screen.result({"party": party.name, "written_off": charged})
+
+
+@command
+def ledger_export(
+    home: HomeOption,
+    output: Annotated[Path, typer.Option(help="File to write.")],
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Write every line of a party's ledgers into one file that the party signs: what was asked, and what it cost."""
+    from blindsight.errors import ParameterError
+    from blindsight.federation import open_party, read_ledger_export
+    from blindsight.keys import write_atomic
+
+    screen = Screen(as_json=json_output)
+    if not (home / "party.toml").is_file():
+        raise ParameterError("Name one party's own folder", got=str(home)[:200], rule="party.toml in it")
+    writable_target(output, "--output", sources=home.iterdir())
+    data = open_party(home, key_file=key_file).export_ledgers()
+    export = read_ledger_export(data)  # what we write, we read
+    write_atomic(output, data, mode=0o644)
+    screen.say(
+        f"Wrote {output}: {len(export.entries)} charges of {export.party}, signed by {export.public_key[:16]}..."
+    )
+    screen.say("It says when what was asked of this party. No vector and no value of a record is in it.")
+    screen.result({"output": str(output), "party": export.party, "charges": len(export.entries)})

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ._exits import FINDING, command
 from ._options import JsonOption, KeyFileOption
 from ._screen import Screen
+
+if TYPE_CHECKING:
+    from blindsight.federation import ModelShelf
 
 __all__ = ["party_app"]
 
@@ -204,3 +207,81 @@ def audit_verify(
     screen.result({"intact": problem is None, "lines": lines, "head": audit.head(), "problem": problem})
     if problem:
         raise typer.Exit(FINDING)
+
+
+models_app = typer.Typer(help="Models that the coordinator has delivered here.", no_args_is_help=True)
+party_app.add_typer(models_app, name="models", short_help="List delivered models; choose the one in use.")
+
+
+@models_app.command("list", epilog="Example: blindsight party models list --home bank-a")
+@command
+def models_list(home: FolderOption = Path(), json_output: JsonOption = False) -> None:
+    """List what is kept, and which version models/current.blindsight is."""
+    import msgspec
+
+    from blindsight.federation import CURRENT_FILE
+
+    screen = Screen(as_json=json_output)
+    shelf = _shelf(home, None)
+    current = shelf.current
+    if current is None:
+        screen.say("No model was delivered here.")
+    else:
+        screen.table(
+            f"In use: {shelf.folder / CURRENT_FILE}, version {current.version}",
+            [("Version", "right"), ("In use", "left"), ("Received (UTC)", "left"), ("Run", "left"),
+             ("Detector", "left"), ("Own records in it", "left"), ("SHA-256", "left")],
+            [
+                (model.version, "yes" if model == current else "", model.received_utc, model.run, model.detector,
+                 "yes" if model.took == "survivor" else "no", model.sha256[:16])
+                for model in shelf.models
+            ],
+        )  # fmt: skip
+    models = [{**msgspec.to_builtins(model), "file": str(shelf.path(model))} for model in shelf.models]
+    screen.result({"current": None if current is None else current.version, "models": models})
+
+
+@models_app.command("use", epilog="Example: blindsight party models use 3 --home bank-a")
+@command
+def models_use(
+    version: Annotated[int, typer.Argument(help="As 'party models list' shows it.", min=1)],
+    home: FolderOption = Path(),
+    key_file: KeyFileOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Make a kept version the one in use."""
+    _in_use(home, key_file, version, Screen(as_json=json_output))
+
+
+@models_app.command("rollback", epilog="Example: blindsight party models rollback --home bank-a")
+@command
+def models_rollback(
+    home: FolderOption = Path(), key_file: KeyFileOption = None, json_output: JsonOption = False
+) -> None:
+    """Go back to the newest version that is older than the one in use."""
+    _in_use(home, key_file, None, Screen(as_json=json_output))
+
+
+def _shelf(home: Path, key_file: Path | None) -> ModelShelf:
+    from blindsight.errors import ParameterError
+    from blindsight.federation import MODELS_FOLDER, ModelShelf
+
+    from ._options import sealer_of
+
+    if not (home / "party.toml").is_file():
+        raise ParameterError(
+            "This is no party's folder", got=str(home)[:200], rule="party.toml in it", fix="--home FOLDER"
+        )
+    return ModelShelf(home / MODELS_FOLDER, sealer_of(key_file))
+
+
+def _in_use(home: Path, key_file: Path | None, version: int | None, screen: Screen) -> None:
+    """Change the version in use, and write it down."""
+    from blindsight.federation import CURRENT_FILE, open_audit
+
+    shelf, audit = _shelf(home, key_file), open_audit(home, key_file=key_file)
+    before = shelf.current
+    model = shelf.use(version) if version is not None else shelf.rollback()
+    audit.write("model", in_use=model.version, before=None if before is None else before.version, run=model.run)
+    screen.say(f"Version {model.version} of run {model.run} is in use: {shelf.folder / CURRENT_FILE}")
+    screen.result({"current": model.version, "run": model.run, "file": str(shelf.path(model))})

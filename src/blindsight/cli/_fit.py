@@ -303,6 +303,8 @@ def run_file(
         histogram=_histogram(fitting.model),
         notes=tuple(fitting.warnings),
         versions=versions(),
+        runs=tuple(record.run for record in fitting.history),
+        delivered={name: word for record in fitting.history for name, word in record.sent.items()},
         **more,
     )
 

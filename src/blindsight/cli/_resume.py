@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from blindsight.errors import BlindsightWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from blindsight.detectors import Detector
     from blindsight.federation import Evaluation, Federation, RunHeader, StepRecord
@@ -25,6 +25,7 @@ def fit_or_resume(
     evaluates: bool,
     on_step: Callable[[StepRecord], None] | None = None,
     deliver: Callable[[Detector], None] | None = None,
+    send_to: Sequence[str] = (),
 ) -> Detector:
     """Fit; or go on with an unfinished fit of the same detector under the same privacy.
 
@@ -37,7 +38,7 @@ def fit_or_resume(
     for header in reversed(federation.unfinished()):
         if header.kind == "fit" and _asks_for(header, federation, detector, privacy):
             _say(header, "fit")
-            model = federation.resume(header.run, on_step=on_step, deliver=deliver)
+            model = federation.resume(header.run, on_step=on_step, deliver=deliver, send_to=send_to)
             assert isinstance(model, type(detector))
             return model
         if evaluates and _evaluates(header, federation, detector, privacy):
@@ -49,7 +50,7 @@ def fit_or_resume(
             if before is not None:
                 federation.history.append(RunRecord.from_json(before))
             return model
-    return federation.fit(detector, privacy=privacy, on_step=on_step, deliver=deliver)
+    return federation.fit(detector, privacy=privacy, on_step=on_step, deliver=deliver, send_to=send_to)
 
 
 def evaluate_or_resume(federation: Federation, model: Detector, privacy: DifferentialPrivacy | None) -> Evaluation:

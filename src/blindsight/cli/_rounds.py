@@ -17,6 +17,8 @@ from blindsight.errors import StoreError
 if TYPE_CHECKING:
     from blindsight.federation import RunRecord, StepRecord
 
+    from ._run_metrics import RunMetrics
+
 __all__ = ["ROUNDS_FILE", "Rounds"]
 
 ROUNDS_FILE = "rounds.jsonl"
@@ -36,9 +38,20 @@ class Rounds:
         At which epsilon so far is stated; None for exact sums.
     quiet : bool
         Show nothing.
+    metrics : RunMetrics, optional
+        Told of the same.
     """
 
-    def __init__(self, path: Path, *, run: Callable[[], RunRecord], delta: float | None, quiet: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        run: Callable[[], RunRecord],
+        delta: float | None,
+        quiet: bool,
+        metrics: RunMetrics | None = None,
+    ) -> None:
+        self._metrics = metrics
         self._path, self._run, self._delta = path, run, delta
         self._written = _written(path)
         self._shown: list[tuple[str, ...]] = []
@@ -50,6 +63,8 @@ class Rounds:
 
     def waits(self, present: list[str], absent: list[str]) -> None:
         """Parties came or went before the run."""
+        if self._metrics is not None:
+            self._metrics.waits(present)
         self._write({"what": "waits" if absent else "connected", "present": present, "absent": absent})
         more = f"; waiting for {', '.join(absent)}" if absent else ""
         self._say(f"{len(present)} of {len(present) + len(absent)} parties are connected{more}")
@@ -67,6 +82,8 @@ class Rounds:
         run = self._run().run
         self._events.append(step.event)
         epsilon = self._epsilon()
+        if self._metrics is not None:
+            self._metrics.step(step, epsilon)
         again = (run, step.step) in self._written
         if not again:
             self._write({"what": "round", "run": run, **asdict(step), "epsilon": epsilon})
@@ -90,6 +107,8 @@ class Rounds:
 
     def ends(self, outcome: str, **detail: Any) -> None:
         """The run has ended."""
+        if self._metrics is not None:
+            self._metrics.ends()
         self._write({"what": outcome, "run": self._run().run, **detail})
 
     def __enter__(self) -> Self:

@@ -19,6 +19,7 @@ from ._samples import write_sample
 from ._schema import Schema
 from ._window_table import doubtful_order, gather, joined, missing_order, series_key, window_table
 from ._windows import Segments, Windows, looking_back, normalise_series, segments, uneven_time, windows
+from ._without import Without, person_keys
 
 __all__ = [
     "ClippingReport",
@@ -30,6 +31,7 @@ __all__ = [
     "Segments",
     "Split",
     "Windows",
+    "Without",
     "check",
     "doubtful_order",
     "draft",
@@ -42,6 +44,7 @@ __all__ = [
     "moment",
     "normalise_series",
     "partition",
+    "person_keys",
     "read_table",
     "records",
     "rolling_features",

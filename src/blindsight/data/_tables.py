@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from blindsight.errors import DataError
 
+from ._without import Without
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -142,6 +144,8 @@ def open_table(source: object, positional: Sequence[str] | None) -> Table:
     DataError
         The source is of no supported kind, or an array has another number of columns than `positional`.
     """
+    if isinstance(source, Without):
+        return source.open(open_table(source.source, positional))
     if isinstance(source, str | os.PathLike):
         return _open_path(Path(source))
     if isinstance(source, np.ndarray | list | tuple):

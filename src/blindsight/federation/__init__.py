@@ -7,10 +7,13 @@ from ._coordinator_site import CoordinatorSite, open_coordinator, wait_for_parti
 from ._enrol import accept_list, enrol, join
 from ._evaluation import Evaluation, known
 from ._federation import Federation
+from ._forgotten import Forgetting, ModelOutcome
+from ._heads import HeadStatement, read_statement
 from ._home import check_parties, open_audit, open_party, provision
 from ._interrupts import interrupts_held
 from ._jobs import Job
 from ._journal import Journal, RunHeader
+from ._ledger_export import LedgerExport, read_ledger_export
 from ._party import Party
 from ._party_log import log_to
 from ._policy import Policy
@@ -18,12 +21,15 @@ from ._preflight import PreflightFinding, preflight
 from ._rules import Asker, Hours, Limit
 from ._run import RunRecord, StepRecord
 from ._selection import FeatureSelection
+from ._shelf import CURRENT_FILE, MODELS_FOLDER, KeptModel, ModelShelf
 from ._simulated import FleetReport
 from ._site import PartySite, open_site
 from ._statistics import ColumnDescription
 from ._steps import as_asked, check_suits
 
 __all__ = [
+    "CURRENT_FILE",
+    "MODELS_FOLDER",
     "Asker",
     "Breakdown",
     "ColumnDescription",
@@ -32,10 +38,16 @@ __all__ = [
     "FeatureSelection",
     "Federation",
     "FleetReport",
+    "Forgetting",
+    "HeadStatement",
     "Hours",
     "Job",
     "Journal",
+    "KeptModel",
+    "LedgerExport",
     "Limit",
+    "ModelOutcome",
+    "ModelShelf",
     "Party",
     "PartySite",
     "Policy",
@@ -61,6 +73,8 @@ __all__ = [
     "open_site",
     "preflight",
     "provision",
+    "read_ledger_export",
+    "read_statement",
     "wait_for_parties",
     "warn_of_few",
 ]

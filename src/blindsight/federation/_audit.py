@@ -44,8 +44,8 @@ class AuditLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     time_utc : str
         For the reader; nothing is decided by it.
     kind : str
-        ``opened``, ``list``, ``began``, ``waits``, ``approved``, ``declined``, ``released``, ``signed``, ``refused``,
-        ``torn``.
+        ``list``, ``policy``, ``began``, ``waits``, ``approved``, ``declined``, ``released``, ``signed``, ``model``,
+        ``written-off``, ``forgot``, ``refused``, ``torn``.
     detail : dict
         Plain values. Never a value of a record.
     previous : str

@@ -20,18 +20,20 @@ from blindsight.errors import (
     PendingError,
     ProtocolError,
     RefusedError,
+    ReleaseError,
     SurvivorsError,
     WireError,
 )
 from blindsight.privacy import Event, noise_max_abs
 from blindsight.securesum import Phase, PhasedServer, load_server, make_server
 
+from ._heads import HeadRelay
 from ._journal import SumJournal
 from ._run import StepRecord
 from ._steps import event_of, is_masked, spec_of
-from ._wire import Begin, Continue, Refusal, Reply, Step, decode_reply, encode
+from ._wire import Begin, Continue, Ledgers, Refusal, Reply, Step, decode_reply, encode
 
-__all__ = ["private_total"]
+__all__ = ["beside", "private_total"]
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ def private_total(
     progress: Callable[[str, str], None] | None = None,
     journal: SumJournal | None = None,
     approval_timeout_s: float = 0.0,
+    recall: bool = False,
 ) -> tuple[Total, StepRecord]:
     """Open the total of ``query`` over the parties that survive.
 
@@ -70,6 +73,9 @@ def private_total(
         Where this sum is written down phase by phase, and from where it goes on if it was begun before.
     approval_timeout_s : float
         How long to ask again where a person has yet to approve.
+    recall : bool
+        Whether to ask parties what they have seen of each other's ledgers, and tell each: once in a coordinator's life
+        is enough to find a ledger that was rolled back meanwhile.
 
     Returns
     -------
@@ -93,7 +99,7 @@ def private_total(
     started = time.monotonic()
     sent, received = channel.traffic.sent_bytes, channel.traffic.received_bytes
     event = event_of(step, query)
-    run = _Exchanges(channel, step, query, timeout_s, progress, journal, approval_timeout_s)
+    run = _Exchanges(channel, step, query, timeout_s, progress, journal, approval_timeout_s, recall)
     if is_masked(query):
         values, survivors, dropped = _masked(run, only)
     else:
@@ -130,6 +136,7 @@ class _Exchanges:
         progress: Callable[[str, str], None] | None,
         journal: SumJournal | None,
         approval_timeout_s: float,
+        recall: bool,
     ) -> None:
         self.channel, self.step, self.query, self.timeout_s, self.progress = channel, step, query, timeout_s, progress
         self.journal = journal
@@ -137,6 +144,8 @@ class _Exchanges:
         self.asked: set[str] = set(journal.asked) if journal is not None else set()
         self.reasons: dict[str, str] = {}
         self.notices: dict[str, str] = {}
+        self.begin = encode(Begin(step, recall and is_masked(query)))
+        self.relay = HeadRelay([name for name, _ in step.participants], b"" if journal is None else journal.ledgers)
 
     def ask(
         self, requests: Mapping[str, bytes], phase: str, *, stop_at: type[BlindsightError] | None
@@ -185,6 +194,7 @@ class _Exchanges:
                 continue
             if isinstance(answer, Reply):
                 bodies[name] = answer.body
+                self.relay.take(name, answer.ledgers)
                 if answer.notice and self.step.privacy is None and isinstance(self.query, UpdateQuery):
                     self.notices[name] = "".join(c if c.isprintable() else " " for c in answer.notice)
             elif isinstance(answer, Refusal):
@@ -221,10 +231,15 @@ def _masked(run: _Exchanges, only: frozenset[str] | None) -> tuple[Ints, list[st
         if server.phase is Phase.ADVERTISE:
             _advertise(run, server, only)
         else:
-            requests = {name: encode(Continue(step.release_id, body)) for name, body in server.requests().items()}
+            requests = {
+                name: encode(Continue(step.release_id, body, beside(run.relay, server.phase, name)))
+                for name, body in server.requests().items()
+            }
             if only is not None:
                 requests = {name: request for name, request in requests.items() if name in only}
-            for name, body in run.ask(requests, server.phase.label, stop_at=None).items():
+            # nothing is charged before the vectors are asked for: a ledger that is an old copy stops the run here
+            stop_at = ReleaseError if server.phase is Phase.SHARE else None
+            for name, body in run.ask(requests, server.phase.label, stop_at=stop_at).items():
                 server.receive(name, body)
         absent = sorted((only or frozenset()) & set(server.waiting)) if server.phase <= Phase.MASK else []
         if absent:
@@ -242,7 +257,7 @@ def _masked(run: _Exchanges, only: frozenset[str] | None) -> tuple[Ints, list[st
         except BlindsightError as error:
             raise _with_reasons(error, run.reasons) from error
         if journal is not None:
-            journal.keep(server.dump())
+            journal.keep(server.dump(), run.relay.dump())
     dropped = {
         name: f"{gone.phase.label}: {run.reasons.get(name, gone.reason)}"
         for name, gone in server.dropped.items()
@@ -251,14 +266,27 @@ def _masked(run: _Exchanges, only: frozenset[str] | None) -> tuple[Ints, list[st
     return server.result(), list(server.survivors), dropped
 
 
+def beside(relay: HeadRelay, phase: Phase, name: str) -> Ledgers | None:
+    """What a party is told of ledgers with the request of a phase."""
+    match phase:
+        case Phase.SHARE:
+            return relay.recalled(name)
+        case Phase.MASK:
+            return relay.heads()
+        case Phase.CONFIRM:
+            return relay.signatures(name)
+    return None
+
+
 def _advertise(run: _Exchanges, server: PhasedServer, only: frozenset[str] | None) -> None:
     """The first exchange: nothing is computed or charged in it, and whoever refuses stops the run."""
     chosen, reserve = run.sample(server.spec.min_survivors)
     if only is not None:
         chosen = [name for name in chosen if name in only]
-    begin = encode(Begin(run.step))
     while chosen:
-        for name, body in run.ask(dict.fromkeys(chosen, begin), Phase.ADVERTISE.label, stop_at=BlindsightError).items():
+        for name, body in run.ask(
+            dict.fromkeys(chosen, run.begin), Phase.ADVERTISE.label, stop_at=BlindsightError
+        ).items():
             server.receive(name, body)
         missing = len(set(chosen) & set(server.waiting))
         chosen, reserve = reserve[:missing], reserve[missing:]
@@ -274,13 +302,12 @@ def _in_the_clear(run: _Exchanges, event: Event) -> tuple[Ints, list[str], dict[
     step, query = run.step, run.query
     least = max(step.threshold, 3)
     chosen, reserve = run.sample(least)
-    begin = encode(Begin(step))
     rows: dict[str, Ints] = {}
     dropped: dict[str, str] = {}
     label = Phase.MASK.label
     while chosen:
         # a rule that says no stops the run; a party that could not compute is left out
-        for name, body in run.ask(dict.fromkeys(chosen, begin), label, stop_at=RefusedError).items():
+        for name, body in run.ask(dict.fromkeys(chosen, run.begin), label, stop_at=RefusedError).items():
             try:
                 rows[name] = _row(query, event, body)
             except WireError as error:

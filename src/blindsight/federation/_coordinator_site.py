@@ -16,7 +16,7 @@ from blindsight.channels import DialledChannel, FlowerChannel, GrpcChannel, Http
 from blindsight.data import Schema
 from blindsight.errors import BlindsightError, FormatError, ParameterError, SurvivorsError, UnavailableError
 from blindsight.keys import Sealer, certificate_fingerprint, read_certificate_file, read_tls_key
-from blindsight.store import Store
+from blindsight.store import Store, open_store
 
 from ._federation import Federation
 from ._journal import Journal
@@ -121,6 +121,7 @@ def open_coordinator(
     listen: tuple[str, int] | None = None,
     socket: str | os.PathLike[str] | None = None,
     key_file: str | os.PathLike[str] | None = None,
+    journal: str | None = None,
 ) -> CoordinatorSite:
     """Open the coordinator's kit, and listen for its parties, or dial the broker at which they are met.
 
@@ -138,6 +139,9 @@ def open_coordinator(
         For an address ``flower://...``: where the app inside Flower connects; ``flower.sock`` in the kit otherwise.
     key_file : path-like, optional
         Seals journal and list at rest.
+    journal : str, optional
+        Path or URL of the store, as :func:`blindsight.store.open_store` takes it; ``coordinator.db`` in the kit
+        otherwise. One coordinator runs on it at a time.
 
     Raises
     ------
@@ -171,7 +175,8 @@ def open_coordinator(
             fix="copy it from a party, or name it in federation.toml before 'blindsight init'",
         )
     schema = Schema.read(folder / "schema.toml")
-    store = Store(folder / "coordinator.db", Sealer.from_key_file(key_file) if key_file is not None else None)
+    sealer = Sealer.from_key_file(key_file) if key_file is not None else None
+    store = open_store(folder / "coordinator.db" if journal is None else journal, sealer)
     try:
         PinnedList(store).accept(listing)
         channel = _open_channel(folder, listing, address, listen, socket)

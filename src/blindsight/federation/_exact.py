@@ -15,7 +15,7 @@ from typing import Annotated
 
 import msgspec
 
-from blindsight.data import Schema, records
+from blindsight.data import Schema, Without, records
 from blindsight.errors import ReleaseError
 from blindsight.store import Store
 
@@ -62,6 +62,15 @@ class ExactTotals:
                     fix="ask for differential privacy",
                 )
 
+    def version(self, release_id: str) -> str | None:
+        """The state of the data under which a release was contributed to; None where it was not."""
+        return next((total.version for total in self._read() if total.release_id == release_id), None)
+
+    def end(self) -> None:
+        """Refuse every exact total from now on: earlier ones may have been forgotten with a newer copy of the store."""
+        for dataset in ("training", "evaluation"):
+            self.contribute(f"lost with a newer copy of the store ({dataset})", dataset, "lost")
+
     def contribute(self, release_id: str, dataset: str, version: str) -> None:
         """Remember that a vector leaves for this release; commit it together with the vector."""
         totals = self._read()
@@ -100,7 +109,12 @@ class ExactTotals:
 
 
 def version_of(source: object, schema: Schema) -> str:
-    """Name a state of the data: a file by path, size and modification time, anything else by its content."""
+    """Name a state of the data: a file by path, size and modification time, anything else by its content.
+
+    Where persons are left out, ``+`` and what names them follow.
+    """
+    if isinstance(source, Without):
+        return f"{version_of(source.source, schema)}+{source.keep}"
     state = hashlib.sha256()
     if isinstance(source, str | os.PathLike):
         path = Path(source)

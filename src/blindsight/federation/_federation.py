@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from blindsight.errors import (
     BlindsightError,
     FormatError,
     ParameterError,
+    ProtocolError,
     SchemaError,
     UnavailableError,
 )
@@ -47,7 +48,7 @@ from ._selection import FeatureSelection, check_count, select
 from ._simulated import FleetReport, fleet_report
 from ._statistics import ColumnDescription, describe_column_totals, describe_query
 from ._steps import as_asked, check_ahead
-from ._wire import Greeting, Hello, decode_reply, encode
+from ._wire import MAX_MODEL_BYTES, Deliver, Greeting, Hello, Kept, Refusal, decode_reply, encode
 
 __all__ = ["Federation"]
 
@@ -126,6 +127,7 @@ class Federation:
         self._exact_survivors = journal.exact_survivors(self.digest) if journal is not None else None
         self._approval_timeout_s = approval_timeout_s
         self._warned: dict[Any, Any] = {}
+        self._recalls = True  # until a sum has gone through: what happened to ledgers before this coordinator began
 
     @property
     def digest(self) -> bytes:
@@ -397,6 +399,7 @@ class Federation:
         privacy: DifferentialPrivacy | None,
         on_step: Callable[[StepRecord], None] | None = None,
         deliver: Callable[[Detector], None] | None = None,
+        send_to: Iterable[str] | Literal["all"] = (),
     ) -> D:
         """Fit a clone of ``detector`` on everybody's records.
 
@@ -411,6 +414,9 @@ class Federation:
         deliver : callable (Detector), optional
             Given the fitted model before the journal lets go of the run: killed at any point, either the model is
             where this has put it, or :meth:`resume` makes it again and charges nobody.
+        send_to : iterable of str or "all"
+            Parties that get the model, after ``deliver`` and before the journal lets go of the run: see
+            :meth:`send_model`. What became of it at each is in ``history[-1].sent``.
 
         Returns
         -------
@@ -442,7 +448,7 @@ class Federation:
             raise SchemaError(
                 "The detector has another schema than the federation", fix="leave the detector's schema out"
             )
-        model = self._fit(detector, privacy, on_step, deliver)
+        model = self._fit(detector, privacy, on_step, deliver, send_to=self.receivers(send_to))
         warn_of_few(model)
         return model
 
@@ -453,6 +459,7 @@ class Federation:
         on_step: Callable[[StepRecord], None] | None,
         deliver: Callable[[Detector], None] | None,
         again: str | None = None,
+        send_to: Sequence[str] = (),
     ) -> D:
         model = as_asked(detector, self.schema, privacy)
         description = detector_to_json(model)
@@ -486,7 +493,68 @@ class Federation:
             }
             if deliver is not None:
                 deliver(model)
+            run.record.sent = self._send(model, send_to)
         return model
+
+    def send_model(self, model: Detector, to: Iterable[str] | Literal["all"] = "all") -> dict[str, str]:
+        """Deliver a model that a run of this federation has released; each party checks it before it keeps it.
+
+        Parameters
+        ----------
+        model : Detector
+            As :meth:`fit` returned it.
+        to : iterable of str or "all"
+            Names of parties.
+
+        Returns
+        -------
+        dict of party name to text
+            "kept as version 3", or why not. A party that refuses or is silent is no error: deliver again later.
+
+        Raises
+        ------
+        ParameterError
+            The model is of no run of a federation, is too large for a message, or ``to`` names no party.
+
+        Privacy
+        -------
+        Whoever gets the model learns what its certificate states. Who may have it is the caller's decision: a party
+        decides what it keeps, not what others get.
+        """
+        return self._send(model, self.receivers(to))
+
+    def receivers(self, to: Iterable[str] | Literal["all"]) -> list[str]:
+        """Names of the parties that "all" or a list of names means, sorted.
+
+        Raises
+        ------
+        ParameterError
+            One is no party of this federation.
+        """
+        names = [name for name, _ in self._participants]
+        chosen = names if to == "all" else sorted(set(to))
+        unknown = sorted(set(chosen) - set(names))
+        if unknown or (isinstance(to, str) and to != "all"):
+            raise ParameterError(
+                "A model cannot be sent there",
+                got=repr(to)[:80] if isinstance(to, str) else ", ".join(unknown)[:200],
+                rule="'all', or names of " + ", ".join(names)[:300],
+            )
+        return chosen
+
+    def _send(self, model: Detector, names: Sequence[str]) -> dict[str, str]:
+        if not names:
+            return {}
+        run, file = (model.provenance_ or {}).get("run"), modelfile.dumps(model)
+        if not isinstance(run, str) or len(file) > MAX_MODEL_BYTES:
+            raise ParameterError(
+                "The model cannot be sent",
+                got="no run in its provenance" if not isinstance(run, str) else f"{len(file):,} bytes",
+                rule=f"a model that a federation has fitted, of at most {MAX_MODEL_BYTES:,} bytes",
+            )
+        request = encode(Deliver(run, file))
+        answers = self._channel.exchange(dict.fromkeys(names, request), self._timeout_s)
+        return {name: _kept(name, answers.get(name), hashlib.sha256(file).hexdigest()) for name in names}
 
     def evaluate(
         self,
@@ -610,6 +678,7 @@ class Federation:
         *,
         on_step: Callable[[StepRecord], None] | None = None,
         deliver: Callable[[Detector], None] | None = None,
+        send_to: Iterable[str] | Literal["all"] = (),
     ) -> Detector | Evaluation | FeatureSelection | list[ColumnDescription]:
         """Go on with a run whose coordinator was killed, and return what its call would have returned.
 
@@ -620,7 +689,7 @@ class Federation:
         ----------
         run : str
             Its id; see :meth:`unfinished`.
-        on_step, deliver : callable, optional
+        on_step, deliver, send_to : optional
             As for :meth:`fit`.
 
         Raises
@@ -645,7 +714,8 @@ class Federation:
         privacy = None if header.privacy is None else DifferentialPrivacy.from_json(header.privacy)
         match header.kind:
             case "fit":
-                model = self._fit(detector_from_json(header.detector), privacy, on_step, deliver, again=run)
+                receivers, detector = self.receivers(send_to), detector_from_json(header.detector)
+                model = self._fit(detector, privacy, on_step, deliver, again=run, send_to=receivers)
                 warn_of_few(model)
                 return model
             case "evaluate" if header.model is not None:
@@ -678,6 +748,22 @@ class Federation:
     def __repr__(self) -> str:
         names = ", ".join(f"{name} ({PublicIdentity(key).fingerprint})" for name, key in self._participants)
         return f"Federation({self.name!r}: {names})"
+
+
+def _kept(name: str, answer: bytes | None, sha256: str) -> str:
+    """What became of a delivered model at a party, in words."""
+    if answer is None:
+        return "did not answer"
+    try:
+        reply = decode_reply(answer)
+    except ProtocolError as error:
+        return str(error)
+    if isinstance(reply, Refusal):
+        return str(reply.error(name))
+    if not isinstance(reply, Kept):
+        return "answered something else"
+    same = "" if reply.sha256 == sha256 else "; it had this model before, made at another time"
+    return f"kept as version {reply.version}{same}"
 
 
 def _for_describing(privacy: DifferentialPrivacy | None) -> DifferentialPrivacy | None:

@@ -28,6 +28,7 @@ from blindsight.store import Store
 from ._audit import AUDIT_FILE, AuditLog
 from ._party import Party
 from ._policy import Policy
+from ._shelf import MODELS_FOLDER, ModelShelf
 from .kits import LIST_FILE, ParticipantList
 
 __all__ = [
@@ -124,6 +125,7 @@ def parties_in_memory(
             policy=own or Policy(),
             store=store,
             audit=None if home is None else AuditLog(folder / AUDIT_FILE, store),
+            models=None if home is None else ModelShelf(folder / MODELS_FOLDER, sealer),
         )
     participants = [(name, party.public_key) for name, party in parties.items()]
     for party in parties.values():
@@ -396,6 +398,7 @@ def open_party(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[st
         store=store,
         audit=AuditLog(folder / AUDIT_FILE, store),
         policy_source=policy,
+        models=ModelShelf(folder / MODELS_FOLDER, sealer),
     )
     if listing is None:
         party.pin(participants)

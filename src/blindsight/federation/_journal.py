@@ -81,6 +81,7 @@ class _Sum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     asked: tuple[str, ...] = ()
     state: bytes = b""
     done: _Done | None = None
+    ledgers: bytes = b""
 
 
 _header_decoder = msgspec.msgpack.Decoder(RunHeader)
@@ -104,6 +105,11 @@ class SumJournal:
         return self._kept.state
 
     @property
+    def ledgers(self) -> bytes:
+        """What parties have told each other of their ledgers, as of the last phase that was closed."""
+        return self._kept.ledgers
+
+    @property
     def done(self) -> tuple[Total, StepRecord] | None:
         """Total and record, once it is open."""
         done = self._kept.done
@@ -118,9 +124,9 @@ class SumJournal:
         if set(self._kept.asked) != asked:
             self._write(asked=tuple(sorted(asked)))
 
-    def keep(self, state: bytes) -> None:
+    def keep(self, state: bytes, ledgers: bytes = b"") -> None:
         """Remember a closed phase; durable when this returns, and so before the next requests leave."""
-        self._write(state=state)
+        self._write(state=state, ledgers=ledgers)
 
     def finish(self, total: Total, record: StepRecord) -> None:
         """Remember the total; the state is not needed any more."""
@@ -131,7 +137,7 @@ class SumJournal:
             total.parties,
             json.loads(json.dumps(asdict(record))),
         )
-        self._write(state=b"", done=done)
+        self._write(state=b"", ledgers=b"", done=done)
 
     def _write(self, **changes: Any) -> None:
         self._kept = msgspec.structs.replace(self._kept, **changes)

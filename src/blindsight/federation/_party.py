@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -19,10 +19,12 @@ from blindsight.detectors import Query, UpdateQuery
 from blindsight.errors import (
     BlindsightError,
     DataError,
+    ParameterError,
     PendingError,
     PolicyError,
     ReleaseError,
     StoreError,
+    WireError,
 )
 from blindsight.keys import Identity
 from blindsight.privacy import (
@@ -42,10 +44,15 @@ from ._audit import AuditLog
 from ._breakdown import Breakdown, keep_own_figures, kept_breakdowns
 from ._exact import ExactTotals, version_of
 from ._following import Participants
+from ._forgotten import Forgetting, Forgotten, check_person, count_rows, free_models
+from ._heads import Heads
 from ._jobs import Job, Jobs
+from ._ledger_export import export_ledgers
 from ._memory import RunMemory
 from ._policy import Policy
+from ._received import check_delivered, content_digest, keep_survivors
 from ._rules import Asker, check_asker
+from ._shelf import ModelShelf
 from ._steps import (
     check_query,
     detector_name,
@@ -58,8 +65,22 @@ from ._steps import (
     step_digest,
 )
 from ._vector import check_first_rows, own_sum, own_update
-from ._wire import Begin, Continue, Greeting, Hello, Refusal, Reply, Step, decode_request, encode
+from ._wire import (
+    Begin,
+    Continue,
+    Deliver,
+    Greeting,
+    Hello,
+    Kept,
+    Ledgers,
+    Refusal,
+    Reply,
+    Step,
+    decode_request,
+    encode,
+)
 from .kits import ParticipantList
+from .kits._dates import now_utc
 
 __all__ = ["Party"]
 
@@ -95,11 +116,15 @@ class Party:
         Where every admission, refusal and release is written; what cannot be written does not happen.
     policy_source : callable () -> Policy, optional
         Asked before every message, so that an edited policy holds at once. Where it raises, everything is refused.
+    models : ModelShelf, optional
+        Where delivered models are kept; without it they are refused.
 
     Attributes
     ----------
     jobs : Jobs
         What every run asked for, and who approved it.
+    heads : Heads
+        Where its ledgers stand, and what it has seen of the others'.
     last_error : BlindsightError or None
         Why the last request was refused, with everything that the coordinator is not told.
 
@@ -124,6 +149,7 @@ class Party:
         clock: Callable[[], datetime] | None = None,
         audit: AuditLog | None = None,
         policy_source: Callable[[], Policy] | None = None,
+        models: ModelShelf | None = None,
     ) -> None:
         self.name = name
         self.schema = schema
@@ -137,11 +163,15 @@ class Party:
         self.use_policy(policy)
         self._audit = audit
         self._policy_source = policy_source
+        self.models = models
         self._participants = Participants(store, name, identity.public.raw)
         self.jobs = Jobs(store, name, identity.public.raw.hex())
         self._clients: dict[str, tuple[Step, Query, PhasedClient[Any]]] = {}
         self._memory = RunMemory(store)
         self._exact = ExactTotals(store)
+        self.heads = Heads(store, name, identity)
+        self._forgotten = Forgotten(store)
+        self._left_out: frozenset[str] = frozenset()
         self._lock = threading.Lock()
         self._reads_data = False  # whether the request at hand has come to the records: an error may name one then
         self.last_error: BlindsightError | None = None
@@ -264,6 +294,99 @@ class Party:
         self._note(kind, job=decided.id, digest=decided.digest, approver=approver, note=note or None)
         return decided
 
+    def write_off(self, *, anyway: bool = False) -> dict[Unit, float]:
+        """Go on with an old copy of the ledger, where the newest one is lost: charge all that is left of its budget.
+
+        What the lost lines had charged cannot be known, and never more than the budget: with all of it spent, no
+        person is promised less than before. Exact sums end for good, since which ones were made is lost as well.
+
+        Parameters
+        ----------
+        anyway : bool
+            Also where nothing says here that a ledger is an old copy: all units, on its owner's word.
+
+        Returns
+        -------
+        dict of unit to epsilon
+            What was charged.
+
+        Raises
+        ------
+        ParameterError
+            No ledger is known to be an old copy.
+        """
+        lost = list(self.ledgers) if anyway else sorted(self.heads.lost())
+        if not lost:
+            raise ParameterError(
+                f"No ledger of {self.name} is known here to be an old copy",
+                rule="all that is left of the budget is charged, for good",
+                fix="if others refuse this party because of it: --anyway",
+            )
+        charged: dict[Unit, float] = {}
+        for unit in lost:
+            budget = Budget(epsilon=self.policy.maximum_epsilon, delta=self.policy.delta, unit=unit)
+            ledger = Ledger(self._store, budget, name=f"ledger.{unit}")
+            self._note("written-off", unit=unit, count=ledger.position().count)
+            charged[unit] = ledger.write_off("written off: an old copy of the ledger was put back")
+        self._exact.end()
+        return charged
+
+    def forget(self, persons: Iterable[str], *, dry_run: bool = False) -> Forgetting:
+        """Leave persons out of every later sum, and free the kept models of them where that is a subtraction.
+
+        Parameters
+        ----------
+        persons : iterable of str
+            Values of the person column, as text. Nothing of them is written but keyed marks.
+        dry_run : bool
+            Say what would be done, and do nothing.
+
+        Returns
+        -------
+        Forgetting
+
+        Raises
+        ------
+        SchemaError
+            The schema has no person column.
+        DataError
+            A value cannot be one of that column; or the records cannot be read.
+
+        Privacy
+        -------
+        No budget comes back, and models elsewhere still know the records. The rows themselves are their owner's to
+        delete. After this, exact sums of these records are refused: the difference to an earlier one would be theirs.
+        """
+        column = check_person(self.schema)
+        marks = self._forgotten.marks_of(column, persons)
+        already = len(marks & self._forgotten.marks())
+        rows = {
+            dataset: count_rows(self.schema, self._forgotten.theirs(column, source, marks))
+            for dataset, source in self._sources.items()
+            if source is not None
+        }
+        if not dry_run:
+            self._note("forgot", persons=len(marks), already=already, rows=rows)
+            self._forgotten.add(marks, now_utc())
+        models = [] if self.models is None else free_models(
+            self.models,
+            self._forgotten,
+            marks,
+            schema=self.schema,
+            source=self._sources["training"],
+            exact=self._exact,
+            allowed=frozenset(self.policy.detectors),
+            dry_run=dry_run,
+        )  # fmt: skip
+        for one in models:
+            if one.became is not None:
+                self._note("model", run=one.run, in_place_of=one.version, version=one.became, why="persons forgotten")
+        return Forgetting(persons=len(marks), already=already, rows=rows, models=tuple(models), dry_run=dry_run)
+
+    def export_ledgers(self) -> bytes:
+        """All lines of all ledgers, signed; see :func:`export_ledgers`."""
+        return export_ledgers(self.name, self._identity, self.ledgers, self.heads)
+
     def handler(self, asker: Asker) -> Callable[[bytes], bytes]:
         """Return :meth:`handle` for requests of one asker, as a channel that authenticates it calls it."""
         return lambda request: self.handle(request, asker)
@@ -294,13 +417,14 @@ class Party:
         try:
             message = decode_request(request)
             before_data = not isinstance(message, Continue)
-            if not isinstance(message, Hello):
-                self._about = message.release_id if isinstance(message, Continue) else message.step.release_id
+            self._about = _about(message)
             if isinstance(message, Hello):
                 return encode(Greeting(self.name, self.public_key, self.schema.digest(), __version__))
             self._reread_policy()
             check_asker(self.policy.askers, asker)
-            reply = self._begin(message.step, asker) if isinstance(message, Begin) else self._continue(message)
+            if isinstance(message, Deliver):
+                return encode(self._deliver(message, asker))
+            reply = self._begin(message, asker) if isinstance(message, Begin) else self._continue(message)
             return encode(reply)
         except BlindsightError as error:
             self.last_error = error
@@ -334,9 +458,42 @@ class Party:
             self.use_policy(policy)
             self._note("policy", digest=hashlib.sha256(policy.to_toml().encode()).hexdigest())
 
+    # -- a model ------------------------------------------------------------------------------------------------
+
+    def _deliver(self, message: Deliver, asker: Asker | None) -> Kept:
+        """Check a delivered model against what is known of its run, and keep it."""
+        if self.models is None:
+            raise PolicyError("This party keeps no delivered models", fix="give it a folder: Party(..., models=...)")
+        model, took = check_delivered(
+            message,
+            name=self.name,
+            schema=self.schema,
+            policy=self.policy,
+            job=self.jobs.get(message.run),
+            store=self._store,
+            charged={entry.release_id: entry for ledger in self.ledgers.values() for entry in ledger.entries()},
+        )
+        sha256, content = hashlib.sha256(message.model).hexdigest(), content_digest(model)
+        kept = self.models.find(message.run, content)
+        if kept is None:
+            self._note("model", run=message.run, detector=model.name, sha256=sha256, took=took, asker=_named(asker))
+            kept = self.models.keep(
+                message.model,
+                run=message.run,
+                detector=model.name,
+                sha256=sha256,
+                content=content,
+                received_utc=now_utc(),
+                asker=_named(asker) or "",
+                took=took,
+                most=self.policy.keep_models,
+            )
+        return Kept(kept.version, kept.sha256)
+
     # -- one sum ------------------------------------------------------------------------------------------------
 
-    def _begin(self, step: Step, asker: Asker | None) -> Reply:
+    def _begin(self, message: Begin, asker: Asker | None) -> Reply:
+        step = message.step
         encoded = msgspec.msgpack.encode(step)
         begun = self._store.table("steps").get(step.release_id) == encoded
         if not begun and self.policy.hours is not None:
@@ -347,10 +504,12 @@ class Party:
         query = known[1] if known is not None and known[0] == step else self._query(step)
         self._check_query(step, query, privacy)
         if not begun:
+            self.heads.check_own()
             # once it has begun, a release goes on even where its own charge has taken the rest of the budget
             self._check_budget(step, query)
             self._admit(step, asker)
             check_first_rows(self.schema, self._source(step))
+            self.heads.begin(step.release_id)  # once, before this sum's keys are known to anybody
         else:
             self.jobs.check(self.jobs.get(step.run))
         self._bind_run(step)
@@ -368,7 +527,7 @@ class Party:
         body = client.advertise()
         self._persist(step.release_id, client)
         self._remember(step, query, client)
-        return Reply(body)
+        return Reply(body, ledgers=Ledgers(recalled=self.heads.kept()) if message.recall else None)
 
     def _admit(self, step: Step, asker: Asker | None) -> None:
         """Ask whether a person has to approve, and write down that a sum begins; before any record is read."""
@@ -425,11 +584,19 @@ class Party:
         step, query, client = self._resume(message.release_id)
         self.jobs.check(self.jobs.get(step.run))
         unsigned = not client.survivors
+        told = self._ledgers_before(message, step, client)
         try:
+            shares = client.phase is Phase.SHARE
             body = client.handle(message.body, lambda: self._noisy_vector(step, query))
             with self._store.transaction():
+                if shares:
+                    self.heads.state(step.release_id, message.body)
                 if client.survivors and step.privacy is None:
                     self._exact.sign(step.release_id, client.survivors)
+                if unsigned and client.survivors:
+                    self.heads.check_survivors(step.release_id, client.survivors)
+                    keep_survivors(self._store, step.release_id, client.survivors)
+                    self.heads.done(step.release_id)
                 self._persist(step.release_id, client)
             if unsigned and client.survivors:
                 self._note("signed", release=step.release_id, survivors=client.survivors)
@@ -439,12 +606,33 @@ class Party:
             raise
         if client.phase is Phase.DONE:
             self._clients.pop(step.release_id, None)
-        return self._reply(step, body) if isinstance(query, UpdateQuery) else Reply(body)
+        statement = self.heads.answers(step.release_id, message.body)
+        if statement is not None:
+            told = Ledgers(heads={self.name: statement})
+        return self._reply(step, body, told) if isinstance(query, UpdateQuery) else Reply(body, ledgers=told)
 
-    def _reply(self, step: Step, body: bytes) -> Reply:
+    def _ledgers_before(self, message: Continue, step: Step, client: PhasedClient[Any]) -> Ledgers | None:
+        """Hold what came of ledgers against what is known of them, before anything is charged; what to answer."""
+        told = message.ledgers or Ledgers()
+        if told.recalled:
+            self.heads.remind(told.recalled)
+            self.heads.check_own()
+        if told.signatures:
+            self.heads.cosigned(step.release_id, step.participants, told.signatures)
+        if told.heads:
+            return Ledgers(signatures=self.heads.witness(step.release_id, step.participants, told.heads))
+        if client.phase is Phase.MASK and self.heads.answers(step.release_id, message.body) is None:
+            raise WireError(
+                "The request for the vector holds no heads of ledgers",
+                rule="parties see each other's ledgers before they add to a sum",
+                fix="check versions",
+            )
+        return None
+
+    def _reply(self, step: Step, body: bytes, told: Ledgers | None = None) -> Reply:
         """A reply, with the notice that was committed with this round's vector; without privacy alone."""
         stored = self._store.table("notices").get(step.release_id) if step.privacy is None else None
-        return Reply(body, stored.decode() if stored else "")
+        return Reply(body, stored.decode() if stored else "", told)
 
     def _query(self, step: Step) -> Query:
         return query_of(step, self.schema, allowed=frozenset(self.policy.detectors))
@@ -526,7 +714,12 @@ class Party:
         return step.dataset if self._sources[step.dataset] is not None else "training"
 
     def _source(self, step: Step) -> object:
-        return self._sources[self._effective(step)]
+        """The records that a sum may read: without those of persons who are forgotten."""
+        marks = self._forgotten.marks()
+        if marks != self._left_out:  # what earlier rounds of a run have prepared in memory may be of them
+            self._memory.drop_cache(step.run)
+            self._left_out = marks
+        return self._forgotten.leave_out(self.schema, self._sources[self._effective(step)])
 
     def _noisy_vector(self, step: Step, query: Query) -> Ints:
         """Charge, compute, add noise, keep: in this order, each committed before the next."""
@@ -557,6 +750,7 @@ class Party:
         if event.exact:
             # first: a vector that may leave is remembered, even where this process ends between the two
             self._exact.contribute(step.release_id, dataset, version)
+            self._forgotten.was_left_out(step.run)
         self._note(
             "released",
             release=step.release_id,
@@ -608,6 +802,19 @@ class Party:
         if update.notice:
             log.warning("%s adds nothing in %s: %s", self.name, query.name, update.notice)
         return update.values, update.notice
+
+
+def _about(message: Hello | Begin | Continue | Deliver) -> str | None:
+    """What a message is about, for the audit log."""
+    match message:
+        case Hello():
+            return None
+        case Continue():
+            return message.release_id
+        case Deliver():
+            return message.run
+        case Begin():
+            return message.step.release_id
 
 
 def _named(asker: Asker | None) -> str | None:

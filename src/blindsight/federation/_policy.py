@@ -89,6 +89,8 @@ class Policy:
         Who may approve. None named: whoever has this folder, with the party's own identity; not for four eyes.
     approval_hours : float
         How long a job waits before it expires, and how long an approval is good before it is used.
+    keep_models : int
+        How many delivered models are kept in the party's folder; the oldest ones give way. 0 refuses them.
     """
 
     allow_exact_sums: bool = False
@@ -110,6 +112,7 @@ class Policy:
     approval: dict[str, Approval] = field(default_factory=dict)
     approvers: dict[str, str] = field(default_factory=dict)
     approval_hours: float = 72.0
+    keep_models: int = 10
 
     def __post_init__(self) -> None:
         if not 3 <= self.minimum_survivors <= 1024:
@@ -149,6 +152,8 @@ class Policy:
             raise ParameterError(
                 "approval_hours is out of its domain", got=repr(self.approval_hours), rule="above 0, at most a year"
             )
+        if not 0 <= self.keep_models <= 1000:
+            raise ParameterError("keep_models is out of its domain", got=repr(self.keep_models), rule="0 to 1000")
         if self.columns is not None and not self.columns:
             raise ParameterError("The policy allows no column", got="columns = []", fix="leave the line out for all")
         for asker in self.askers:
@@ -366,6 +371,7 @@ REMARKS = {
     "minimum_noise": "Least noise of every sum: standard deviation over sensitivity; DP-SGD: the noise multiplier.",
     "askers": 'Who may ask: names of coordinators, or "sha256:..." of a certificate. Empty: all the channel admits.',
     "approval_hours": "How long a job waits, and an approval is good before it is used.",
+    "keep_models": "How many delivered models are kept here; the oldest give way. 0 refuses them.",
     "hours": "When new sums may begin; without this table, always. What was begun goes on.",
     "limits": 'What a detector\'s parameters may be; parts of the training as "training.rounds".',
     "approval": "Which runs wait for a person here: automatic, by-hand, four-eyes; by detector, describe, default.",

@@ -156,7 +156,9 @@ class Run:
                     progress=federation.progress,
                     journal=kept,
                     approval_timeout_s=federation._approval_timeout_s,
+                    recall=federation._recalls,
                 )
+                federation._recalls = federation._recalls and not is_masked(query)
                 record.steps.append(done)
                 if exact:
                     # parties sign exact totals over one survivor set only: whoever was absent stays out of the next

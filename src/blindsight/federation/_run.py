@@ -54,7 +54,10 @@ class StepRecord:
 
 @dataclass(kw_only=True)
 class RunRecord:
-    """A fit, an evaluation or a description, as it happened."""
+    """A fit, an evaluation or a description, as it happened.
+
+    ``sent`` says to whom the model was delivered, and what became of it there.
+    """
 
     run: str
     kind: str
@@ -63,6 +66,7 @@ class RunRecord:
     privacy: dict[str, Any] | None
     trust: str
     steps: list[StepRecord] = field(default_factory=list)
+    sent: dict[str, str] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:

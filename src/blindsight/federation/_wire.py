@@ -15,8 +15,11 @@ from blindsight.errors import BlindsightError, RefusedError, WireError
 __all__ = [
     "Begin",
     "Continue",
+    "Deliver",
     "Greeting",
     "Hello",
+    "Kept",
+    "Ledgers",
     "Refusal",
     "Reply",
     "Step",
@@ -33,6 +36,8 @@ MAX_BODY_BYTES = 1 << 28
 Body = Annotated[bytes, msgspec.Meta(max_length=MAX_BODY_BYTES)]
 MAX_MODEL_BYTES = 1 << 25
 Model = Annotated[bytes, msgspec.Meta(max_length=MAX_MODEL_BYTES)]
+Statement = Annotated[bytes, msgspec.Meta(max_length=4096)]
+Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
 Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e6)]
 
 
@@ -73,21 +78,45 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return f"{self.run}/{self.step}"
 
 
+class Ledgers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """What parties tell each other of their ledgers, beside a sum's messages; see ``_heads``.
+
+    ``recalled``: the newest statement that somebody keeps of a party. ``heads``: a party's statement of this sum.
+    ``signatures``: countersignatures.
+    """
+
+    recalled: Annotated[dict[Name, Statement], msgspec.Meta(max_length=256)] = {}
+    heads: Annotated[dict[Name, Statement], msgspec.Meta(max_length=256)] = {}
+    signatures: Annotated[dict[Name, Signature], msgspec.Meta(max_length=256)] = {}
+
+
 class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hello"):
     """Who are you?"""
 
 
-class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="begin"):
-    """Start a sum: check it against the policy and answer with the first message of the protocol."""
+class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="begin", omit_defaults=True):
+    """Start a sum: check it against the policy and answer with the first message of the protocol.
+
+    ``recall`` asks for what the party has seen of the others' ledgers.
+    """
 
     step: Step
+    recall: bool = False
 
 
-class Continue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="continue"):
+class Continue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="continue", omit_defaults=True):
     """The next message of the protocol of a sum already begun."""
 
     release_id: Annotated[str, msgspec.Meta(max_length=241)]
     body: Body
+    ledgers: Ledgers | None = None
+
+
+class Deliver(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="deliver"):
+    """The model that a run has released, as its file: to be checked, and kept."""
+
+    run: Id
+    model: Model
 
 
 class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="greeting"):
@@ -107,6 +136,14 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="reply"
 
     body: Body
     notice: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    ledgers: Ledgers | None = None
+
+
+class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="kept"):
+    """The party has checked a delivered model and keeps it under this version of its own."""
+
+    version: Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refusal"):
@@ -157,8 +194,8 @@ class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refu
         return cls(f"{party}: {self.what}", got=self.got, rule=self.rule, fix=self.fix)
 
 
-Request = Hello | Begin | Continue
-Answer = Greeting | Reply | Refusal
+Request = Hello | Begin | Continue | Deliver
+Answer = Greeting | Reply | Kept | Refusal
 
 _encoder = msgspec.msgpack.Encoder()
 _requests = msgspec.msgpack.Decoder(Request)

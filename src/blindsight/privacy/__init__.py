@@ -4,11 +4,11 @@ Events say what happened (:class:`Event`); :func:`epsilon_of` says what they cos
 """
 
 from ._accountant import ACCOUNTING_ERROR, epsilon_of, noise_multiplier_for, rho_total, shown_epsilon
-from ._chain import HashChain
+from ._chain import HashChain, line_hash, walk
 from ._contributions import bound_contributions
 from ._event import Event, Trust, Unit
 from ._gaussian import MIN_LOCAL_VARIANCE, distributed_rho, local_noise_variance, noise_variance, sum_divergence
-from ._ledger import Budget, Ledger, LedgerEntry
+from ._ledger import Budget, Ledger, LedgerEntry, Position
 from ._parameters import DifferentialPrivacy
 from ._plan import exact_event, noisy_event, sampled_event
 from ._sampled import SampledNoise
@@ -25,6 +25,7 @@ __all__ = [
     "Ledger",
     "LedgerEntry",
     "NoiseSource",
+    "Position",
     "SampledNoise",
     "Trust",
     "Unit",
@@ -33,6 +34,7 @@ __all__ = [
     "distributed_rho",
     "epsilon_of",
     "exact_event",
+    "line_hash",
     "local_noise_variance",
     "noise_max_abs",
     "noise_multiplier_for",
@@ -44,4 +46,5 @@ __all__ = [
     "sampler_tv",
     "shown_epsilon",
     "sum_divergence",
+    "walk",
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import get_args
+from typing import Annotated, get_args
+
+import msgspec
 
 from blindsight.errors import BudgetError, FormatError, ParameterError, ReleaseError, StoreError
 from blindsight.store import Store
@@ -13,9 +15,31 @@ from ._accountant import MIN_EPSILON, epsilon_of, rho_total
 from ._chain import GENESIS, Line, line_hash, now_utc, walk
 from ._event import Event, Unit
 
-__all__ = ["Budget", "Ledger", "LedgerEntry"]
+__all__ = ["Budget", "Ledger", "LedgerEntry", "Position"]
 
 MAX_RELEASE_ID_CHARS = 200
+WRITTEN_OFF = "~written-off~"
+"""Begins the id of no release: a step's id has no tilde."""
+WRITTEN_OFF_VARIANCE = 2.0**40
+"""So much noise costs next to nothing: what a line of this kind charges is in its rho alone."""
+
+
+class Position(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How far a ledger has come.
+
+    Attributes
+    ----------
+    written_off : int
+        Times that an old copy was put back and all that was left of the budget written off for it.
+    count : int
+        Lines.
+    head : str
+        Hash of the last line, and through it of all before.
+    """
+
+    written_off: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+    count: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+    head: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +273,73 @@ class Ledger:
         payloads = self._log.read()
         walk(payloads)
         return line_hash(payloads[-1]) if payloads else GENESIS
+
+    def position(self) -> Position:
+        """How far this ledger has come; what parties sign and countersign."""
+        payloads = self._log.read()
+        entries = _entries(walk(payloads))
+        return Position(
+            written_off=sum(release.startswith(WRITTEN_OFF) for release in entries),
+            count=len(payloads),
+            head=line_hash(payloads[-1]) if payloads else GENESIS,
+        )
+
+    def lines(self) -> list[bytes]:
+        """Every line in its canonical form, once the chain holds."""
+        payloads = self._log.read()
+        walk(payloads)
+        return payloads
+
+    def head_at(self, count: int) -> str | None:
+        """Hash of the line that was the last one when there were ``count``; None if there were never so many."""
+        payloads = self._log.read()
+        if count > len(payloads):
+            return None
+        return line_hash(payloads[count - 1]) if count else GENESIS
+
+    def write_off(self, what: str) -> float:
+        """Charge all that is left of the budget, for charges that are lost with a newer copy; return that epsilon.
+
+        What was lost cannot be known, so that nothing less is safe: whatever it was, it was within the budget. A line
+        is written even where nothing is left.
+
+        Parameters
+        ----------
+        what : str
+            For the reader: why.
+
+        Raises
+        ------
+        ParameterError
+            There is no budget.
+        """
+        budget = self._budget
+        if budget is None:
+            raise ParameterError("Without a budget there is nothing to write off")
+        with self._store.transaction():
+            payloads = self._log.read()
+            entries = _entries(walk(payloads))
+            left = _affordable(budget, [entry.event for entry in entries.values()])
+            number = sum(release.startswith(WRITTEN_OFF) for release in entries) + 1
+            event = Event(
+                query=what,
+                purpose="fit",
+                mechanism="local-discrete-gaussian",
+                unit=budget.unit,
+                max_records_per_person=1 if budget.unit == "person" else None,
+                neighbouring="add-or-remove-one",
+                coordinates=1,
+                threshold=3,
+                colluders=0,
+                sensitivity_l2=1.0,
+                local_variance=WRITTEN_OFF_VARIANCE,
+                grid=1.0,
+                rho=max(rho_total(max(left, MIN_EPSILON), budget.delta), 1.0 / WRITTEN_OFF_VARIANCE),
+                noise_source="secure",
+                trust="nobody: charges that are lost with a newer copy, taken to be all that was left",
+            )
+            self._append(payloads, "charge", f"{WRITTEN_OFF}{number}", event=event)
+        return left
 
     def verify(self, seen_head: str | None = None) -> int:
         """Check the whole chain and every stored output; return the number of lines.

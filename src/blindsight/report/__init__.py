@@ -1,5 +1,6 @@
 """The report: one run as plain values, and one self-contained page made from it."""
 
+from ._bundle import Bundle, BundleCheck, check_bundle, make_bundle, read_bundle, write_bundle
 from ._compare import OVERLAP, About, Absent, Compared, compared_table, overlap, render_compared, write_compared
 from ._fleet import PICTURES, fleet_figure, write_fleet_figure
 from ._page import render, write_report
@@ -28,6 +29,8 @@ __all__ = [
     "Absent",
     "Blind",
     "Budget",
+    "Bundle",
+    "BundleCheck",
     "Charge",
     "Compared",
     "Comparison",
@@ -40,15 +43,19 @@ __all__ = [
     "RunFile",
     "Sentence",
     "Stage",
+    "check_bundle",
     "compared_table",
     "describe_rate",
     "fleet_figure",
+    "make_bundle",
     "overlap",
     "parse_run",
+    "read_bundle",
     "read_run",
     "render",
     "render_compared",
     "verdict",
+    "write_bundle",
     "write_compared",
     "write_fleet_figure",
     "write_report",

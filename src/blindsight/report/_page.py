@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blindsight.errors import StoreError
 from blindsight.keys import write_atomic
@@ -24,7 +24,10 @@ from ._record import RunFile
 from ._rounds import grouped, losses_of
 from ._words import NOT_MEASURED, assumptions, describe_bytes, describe_small, not_covered, roles, verdict
 
-__all__ = ["MAX_PAGE_BYTES", "render", "write_report"]
+if TYPE_CHECKING:
+    import jinja2
+
+__all__ = ["MAX_PAGE_BYTES", "environment", "render", "write_report"]
 
 MAX_PAGE_BYTES = 300_000
 MAX_TABLE_ROWS = 120
@@ -43,18 +46,7 @@ def render(run: RunFile) -> str:
     str
         HTML under 300 kB.
     """
-    import jinja2
     from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("blindsight.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["size"] = describe_bytes
-    environment.filters["small"] = describe_small
 
     def figure(svg: str | None) -> Markup | None:
         # the one place where text becomes markup: matplotlib has escaped what it drew
@@ -87,7 +79,23 @@ def render(run: RunFile) -> str:
         "not_measured": NOT_MEASURED,
         "found": _found,
     }
-    return environment.get_template("report.html.j2").render(values)
+    return environment().get_template("report.html.j2").render(values)
+
+
+def environment(*, markup: bool = True) -> jinja2.Environment:
+    """Where the templates are; every value is escaped unless what is written is no markup."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("blindsight.report", "templates"),
+        autoescape=markup,  # noqa: S701 (off for Markdown alone, which escapes by itself)
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters["size"] = describe_bytes
+    made.filters["small"] = describe_small
+    return made
 
 
 def write_report(run: RunFile, path: str | os.PathLike[str]) -> Path:

@@ -223,6 +223,10 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     notes : tuple of str
         Warnings that came up.
     versions : dict of str to str
+    runs : tuple of str
+        Ids of the runs that this is about: what ledgers name releases by.
+    delivered : dict of party to text
+        Who got the model from the coordinator, and what became of it there.
     """
 
     format: Literal["blindsight-run"] = "blindsight-run"
@@ -245,6 +249,8 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     blind: Blind | None = None
     notes: Annotated[tuple[Long, ...], msgspec.Meta(max_length=1000)] = ()
     versions: Annotated[dict[Short, Short], msgspec.Meta(max_length=200)] = {}
+    runs: Annotated[tuple[Short, ...], msgspec.Meta(max_length=100)] = ()
+    delivered: Annotated[dict[Short, Long], msgspec.Meta(max_length=10_000)] = {}
 
     def __post_init__(self) -> None:
         if self.histogram is not None and len(self.histogram.counts) != len(self.histogram.edges) + 1:

@@ -98,7 +98,7 @@ def _moved(run: RunFile) -> str:
     fewest = min((len(stage.survivors) for stage in run.stages), default=0)
     total = sum(stage.sent_bytes + stage.received_bytes for stage in run.stages)
     crossed = f"({describe_bytes(total)} crossed in all). {run.separation}"
-    if _unmasked(run):
+    if is_unmasked(run):
         text = (
             "No record left its party, but masking was given up: the coordinator read each party's update of every "
             f"round by itself{_noise_added(run).replace(', added noise to them', ', with noise')} {crossed}"
@@ -118,7 +118,7 @@ def _moved(run: RunFile) -> str:
     return text
 
 
-def _unmasked(run: RunFile) -> bool:
+def is_unmasked(run: RunFile) -> bool:
     """Whether an update went to the coordinator in the clear; see ``federation``'s certificate."""
     return "masking was given up" in run.trust
 
@@ -130,7 +130,7 @@ def _shared_key(run: RunFile) -> bool:
 
 def _messages(run: RunFile) -> str:
     """What the coordinator passed on."""
-    if _unmasked(run):
+    if is_unmasked(run):
         return "messages, updates among them"
     return "encrypted messages" if _shared_key(run) else "masked messages"
 
@@ -279,7 +279,7 @@ def roles(run: RunFile) -> list[Role]:
     """Who held what and learned what in this run."""
     totals = "exact totals" if run.privacy is None else "noisy totals"
     total = sum(stage.sent_bytes + stage.received_bytes for stage in run.stages)
-    bare = _unmasked(run)
+    bare = is_unmasked(run)
     unless = ", unless one party gives it the key that all of them share" if _shared_key(run) else ""
     table = [
         Role(

@@ -5,6 +5,7 @@ from ._names import name_problem
 from ._pinned import PinnedList
 from ._plan import FederationPlan, read_plan
 from ._request import EnrolmentRequest
+from ._signed import read_limited
 from ._workshop import Workshop
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "RevokedParty",
     "Workshop",
     "name_problem",
+    "read_limited",
     "read_plan",
 ]

@@ -1,0 +1,189 @@
+"""The sign-off bundle: what is in it, that the same facts make the same bytes, and that changes are found."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from blindsight import modelfile
+from blindsight.cli import app
+from blindsight.detectors import ECOD
+from blindsight.errors import AuthenticationError, FormatError, ParameterError
+from blindsight.federation import Federation, Policy, read_ledger_export
+from blindsight.keys import Identity
+from blindsight.privacy import DifferentialPrivacy
+from blindsight.report import check_bundle, make_bundle, read_bundle, write_bundle, write_run
+from sample_tables import NUMBER_SCHEMA, make_table
+
+from ._runs import PARTIES, bare_run, full_run
+
+ALICE = ("alice", Identity.generate())
+
+
+@pytest.fixture(scope="module")
+def federation() -> Federation:
+    data = {name: make_table(400, place) for place, name in enumerate(PARTIES)}
+    federation = Federation.embedded(data, schema=NUMBER_SCHEMA, policy=Policy())
+    federation.fit(ECOD(bins=8), privacy=DifferentialPrivacy(epsilon=2.0, delta=1e-6))
+    return federation
+
+
+@pytest.fixture(scope="module")
+def exports(federation: Federation) -> dict[str, bytes]:
+    return {name: party.export_ledgers() for name, party in federation.parties.items()}
+
+
+def test_a_ledger_export_holds_and_nothing_else_passes(federation: Federation, exports: dict[str, bytes]) -> None:
+    keys = {name: party.public_key for name, party in federation.parties.items()}
+    export = read_ledger_export(exports["bank-a"], keys=keys)
+    run = federation.history[0].run
+    assert [entry.release_id for entry in export.of_run(run)] == [f"{run}/fit", f"{run}/threshold"]
+    assert export.budgets["record"][0] == pytest.approx(federation.parties["bank-a"].ledgers["record"].spent())
+    assert (export.countersigners, export.heads["record"][0]) == (["bank-b", "bank-c"], 4)
+    for other in ({**keys, "bank-a": keys["bank-b"]}, {"bank-a": keys["bank-a"]}):
+        with pytest.raises(AuthenticationError):
+            read_ledger_export(exports["bank-a"], keys=other)
+    for old, new in (
+        (b'"record":{"delta":1e-6', b'"record":{"delta":1e-9'),
+        (b'"party":"bank-a"', b'"party":"bank-b"'),
+    ):
+        assert old in exports["bank-a"]
+        with pytest.raises((AuthenticationError, FormatError)):
+            read_ledger_export(exports["bank-a"].replace(old, new))
+    with pytest.raises(FormatError, match="malformed"):
+        read_ledger_export(b"{}")
+
+
+def test_an_export_that_lacks_a_countersigned_head_is_refused(federation: Federation) -> None:
+    from blindsight.federation._ledger_export import export_ledgers
+    from blindsight.privacy import Ledger
+    from blindsight.store import Store
+
+    party = federation.parties["bank-a"]
+    empty = {"record": Ledger(Store(None))}
+    data = export_ledgers("bank-a", party._identity, empty, party.heads)  # type: ignore[arg-type]
+    with pytest.raises(FormatError, match="lacks a head that it had countersigned"):
+        read_ledger_export(data)
+
+
+def test_what_is_in_a_bundle(federation: Federation, exports: dict[str, bytes], tmp_path: Path) -> None:
+    (record,) = federation.history
+    model = ECOD(bins=8, schema=NUMBER_SCHEMA).fit(make_table(50, 1))
+    model.provenance_ = {"run": record.run}
+    run = full_run(runs=(record.run,), delivered={"bank-a": "kept as version 1", "bank-b": "did not answer"})
+    options = {
+        "model": modelfile.dumps(model),
+        "ledgers": [exports["bank-a"], exports["bank-b"]],
+        "policies": {"bank-a": Policy().to_toml().encode()},
+        "signer": ALICE,
+    }
+    bundle = make_bundle(run, **options)  # type: ignore[arg-type]
+    assert sorted(bundle) == [
+        "assessment.md", "data-flow.html", "ledgers/bank-a.json", "ledgers/bank-b.json", "manifest.json",
+        "manifest.sig", "model.json", "policies/bank-a.toml", "report.html", "run.json",
+    ]  # fmt: skip
+    paths = [write_bundle(make_bundle(run, **options), tmp_path / name) for name in ("1.zip", "2.zip")]  # type: ignore[arg-type]
+    assert paths[0].read_bytes() == paths[1].read_bytes(), "the same facts, the same bytes"
+    found = check_bundle(read_bundle(paths[0]), signer_key=ALICE[1].public.raw.hex())
+    assert (found.problems, found.signer, found.without) == ((), "alice", ("bank-c",))
+    page, draft = bundle["data-flow.html"].decode(), bundle["assessment.md"].decode()
+    assert "kept as version 1" in page
+    assert json.loads(bundle["model.json"])["sha256"] in page
+    assert page.count("zCDP for adding or removing one record") == 4
+    for heading in ("(Art. 35(7)(a))", "(Art. 35(7)(b))", "(Art. 35(7)(c))", "(Art. 35(7)(d))"):
+        assert heading in draft
+    assert draft.count("TO BE COMPLETED") > 20
+    assert "Undefined" not in draft
+
+
+def test_every_change_is_found(federation: Federation, exports: dict[str, bytes]) -> None:
+    run = full_run(runs=(federation.history[0].run,))
+    bundle = make_bundle(run, ledgers=[exports["bank-a"]], signer=ALICE)
+
+    def problems(**changes: bytes | None) -> str:
+        changed = {**bundle, **{name.replace("__", "/").replace("_", "."): data for name, data in changes.items()}}
+        return "; ".join(check_bundle({k: v for k, v in changed.items() if v is not None}).problems)
+
+    assert problems() == ""
+    assert "report.html: changed" in problems(report_html=b"x")
+    assert "run.json: missing" in problems(run_json=None)
+    assert "other.txt: not in the manifest" in problems(other_txt=b"x")
+    assert "signature of 'alice' does not hold" in problems(manifest_sig=b"\0" * 64)
+    swapped = {**bundle, "ledgers/bank-a.json": exports["bank-b"]}
+    assert any("the ledger of bank-b" in problem for problem in check_bundle(swapped).problems)
+    forged = json.loads(bundle["manifest.json"])
+    forged["files"]["report.html"]["sha256"] = "0" * 64
+    assert "does not hold" in problems(manifest_json=json.dumps(forged).encode())
+    other = Identity.generate().public.raw.hex()
+    assert "not by the key that was given" in "".join(check_bundle(bundle, signer_key=other).problems)
+    assert "signed by nobody" in "".join(check_bundle(make_bundle(run), signer_key=other).problems)
+    with pytest.raises(FormatError, match="no manifest"):
+        check_bundle({})
+
+
+def test_what_does_not_belong_to_the_run_is_refused(exports: dict[str, bytes]) -> None:
+    with pytest.raises(ParameterError, match="does not belong to this run"):
+        make_bundle(full_run(), ledgers=[exports["bank-a"], exports["bank-a"]])
+    with pytest.raises(ParameterError, match="does not belong to this run"):
+        make_bundle(full_run(), policies={"bank-x": b""})
+    model = ECOD(bins=8, schema=NUMBER_SCHEMA).fit(make_table(50, 1))
+    with pytest.raises(ParameterError, match="another run"):
+        make_bundle(full_run(runs=("0123",)), model=modelfile.dumps(model))
+
+
+def test_texts_from_anywhere_are_no_markup() -> None:
+    nasty = "<script>|x|</script> # y"
+    run = bare_run(title=nasty, parties=(nasty, "b", "c"), delivered={nasty: "kept"}, runs=(nasty,))
+    bundle = make_bundle(run)
+    assert b"<script>" not in bundle["data-flow.html"]
+    assert "\\<script\\>\\|x\\|" in bundle["assessment.md"].decode()
+    many = bare_run(parties=tuple(f"party-{i}" for i in range(40)))
+    assert "and 33 more" in make_bundle(many)["data-flow.html"].decode()
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/b/c", "a\\b", "x y"])
+def test_only_plain_archives_are_read(name: str, tmp_path: Path) -> None:
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        archive.writestr(name, b"x")
+    (tmp_path / "b.zip").write_bytes(raw.getvalue())
+    with pytest.raises(FormatError, match="no sign-off bundle"):
+        read_bundle(tmp_path / "b.zip")
+    with zipfile.ZipFile(tmp_path / "c.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", b"0" * 1_000_000)
+    with pytest.raises(FormatError, match="compressed"):
+        read_bundle(tmp_path / "c.zip")
+    (tmp_path / "d.zip").write_bytes(b"PK")
+    with pytest.raises(FormatError):
+        read_bundle(tmp_path / "d.zip")
+
+
+def test_from_the_command_line(federation: Federation, exports: dict[str, bytes], tmp_path: Path) -> None:
+    write_run(full_run(runs=(federation.history[0].run,)), tmp_path / "run.json")
+    (tmp_path / "a.json").write_bytes(exports["bank-a"])
+    (tmp_path / "policy.toml").write_text(Policy().to_toml())
+    (tmp_path / "pass").write_text("a passphrase\n")
+    (tmp_path / "pass").chmod(0o600)
+    secret = ["--passphrase-file", str(tmp_path / "pass")]
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, list(arguments))
+        return done.exit_code, done.stdout + done.stderr
+
+    key, bundle = str(tmp_path / "alice.key"), str(tmp_path / "bundle.zip")
+    assert run("jobs", "key", "alice", "--output", key, *secret)[0] == 0
+    code, told = run(
+        "report", str(tmp_path), "--bundle", bundle, "--ledger", str(tmp_path / "a.json"), "--policy",
+        f"bank-a={tmp_path / 'policy.toml'}", "--sign-as", "alice", "--key", key, *secret, "--json",
+    )  # fmt: skip
+    assert (code, len(json.loads(told)["files"])) == (0, 8), told
+    code, told = run("verify-bundle", bundle)
+    assert (code, "signed by alice" in told, "Without the ledgers of bank-b, bank-c" in told) == (0, True, True)
+    code, told = run("verify-bundle", bundle, "--signer-key", "0" * 64, "--json")
+    assert (code, json.loads(told)["intact"]) == (4, False)
+    assert run("report", str(tmp_path), "--bundle", bundle, "--sign-as", "alice")[0] == 2
