@@ -37,7 +37,7 @@ from blindsight.privacy import (
 from blindsight.securesum import Phase, PhasedClient, SumSpec, load_client, make_client
 from blindsight.store import Store
 
-from ._admission import admitted, check_participants, check_policy, columns_of
+from ._admission import admitted, check_federation, check_participants, check_policy, columns_of
 from ._audit import AuditLog
 from ._breakdown import Breakdown, keep_own_figures, kept_breakdowns
 from ._exact import ExactTotals, version_of
@@ -471,6 +471,8 @@ class Party:
         Asked again for every message: a policy that the owner has tightened since holds at once.
         """
         pinned = self._participants.current()
+        listing = self._participants.listing
+        check_federation(step, listing.federation if listing is not None else None)
         # a newer list may have come since: what was begun goes on where everybody in it is still who they were
         if not (begun and set(step.participants) <= set(pinned)):
             check_participants(step, pinned)
