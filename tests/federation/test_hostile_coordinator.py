@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner
 
 from blindsight.cli import app
@@ -129,7 +130,7 @@ class Stage:
                 "sums": "masked",
             }
         )
-        self._run = 0
+        self._run = self._refusals = 0
 
     def close(self) -> None:
         try:
@@ -177,6 +178,10 @@ class Stage:
     def refused(self, body: bytes, kind: str, words: str, *, audited: bool = True) -> dict[str, Any]:
         """The party says no, clearly, to the coordinator and in both logs; nothing is charged."""
         charges, lines = self.charges(), len(open_audit(self.home).lines())
+        self._refusals += 1
+        if self._refusals % 50 == 0:  # of more than 60 a minute, a process writes down the number alone
+            end(self.process)
+            self.process = serve(self.home)
         told, logged = self.told(), self.logged()
         answer = self.ask(body)
         assert answer["type"] == "refusal", answer
@@ -269,7 +274,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 def test_it_imports_nothing_of_blindsight() -> None:
-    code = "import sys, hostile_coordinator; print(sorted(m for m in sys.modules if m.partition('.')[0] == 'blindsight'))"
+    code = (
+        "import sys, hostile_coordinator; print(sorted(m for m in sys.modules if m.partition('.')[0] == 'blindsight'))"
+    )
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -420,3 +427,339 @@ def test_the_same_step_unchanged_is_what_the_policy_allows(stage: Stage) -> None
     assert (answer["type"], answer["kind"]) == ("refusal", "DataError"), answer
     with stage.records():
         stage.begin(stage.new())
+
+
+# -- who takes part ---------------------------------------------------------------------------------------------------
+
+
+def participants(stage: Stage, change: str) -> list[list[Any]]:
+    """The list, tampered with."""
+    parties = [[party.name, party.key] for party in stage.parties]
+    match change:
+        case "keys of two swapped":
+            parties[1][1], parties[2][1] = parties[2][1], parties[1][1]
+        case "one more of its own":
+            parties.append(["eve-e", Puppet("eve-e").party.key])
+        case "one left out":
+            parties.pop()
+        case "another key for a peer":
+            parties[1][1] = Puppet("eve-b").party.key
+        case "another key for the party itself":
+            parties[0][1] = Puppet(VICTIM).party.key
+        case "another order":
+            parties.reverse()
+    return parties
+
+
+LISTS = (
+    "keys of two swapped",
+    "one more of its own",
+    "one left out",
+    "another key for a peer",
+    "another key for the party itself",
+    "another order",
+)
+
+
+@pytest.mark.parametrize("change", LISTS)
+def test_participants_are_the_partys_to_know(change: str, stage: Stage) -> None:
+    step = stage.new(participants=participants(stage, change))
+    stage.refused(step.begin(), "AuthenticationError", "participants")
+
+
+def test_lists_that_are_forged_unsigned_or_older_change_nothing(stage: Stage, tmp_path: Path) -> None:
+    """Given to the party's operator, or put into its folder under the running process."""
+    path = stage.home / "participants.signed.json"
+    accepted = path.read_bytes()
+    content = json.loads(accepted)["signed"]
+    eve = stage.puppets[0].identity
+    more = {**content, "serial": 2, "coordinator": {**content["coordinator"], "contact": "Eve"}}
+    forged = {
+        "signed by a stranger": sign_list(more, eve),
+        "by a key of its own": sign_list({**more, "federation_key": stage.puppets[0].party.key.hex()}, eve),
+        "unsigned": msgspec.json.encode(more) + b"\n",
+        "its signature left as it was": accepted.replace(b'"serial":1', b'"serial":2'),
+        "not canonical": accepted.replace(b'{"signature":', b'{ "signature":'),
+    }
+    for name, data in forged.items():
+        there = tmp_path / f"{name}.json"
+        there.write_bytes(data)
+        done = CliRunner().invoke(app, ["party", "accept", str(there), "--home", str(stage.home)])
+        assert done.exit_code != 0, name
+        assert "Traceback" not in done.stderr, name
+        assert done.stderr.strip(), name
+        assert path.read_bytes() == accepted
+        path.write_bytes(data)
+        try:
+            new = [[party.name, party.key] for party in (*stage.parties, Puppet("eve-e").party)]
+            stage.refused(stage.new(participants=new).begin(), "AuthenticationError", "participants")
+        finally:
+            path.write_bytes(accepted)
+
+
+def test_an_older_list_is_not_taken_back(tmp_path: Path) -> None:
+    make_site(tmp_path, (VICTIM, "bank-b", "bank-c", "bank-d"))
+    kits, home = tmp_path / "kits", tmp_path / "kits" / VICTIM
+    old = (home / "participants.signed.json").read_bytes()
+    command("init", "revoke", "bank-c", "--kits", kits)
+    command("party", "accept", kits / "authority" / "lists" / "participants-2.json", "--home", home)
+    (tmp_path / "old.json").write_bytes(old)
+    done = CliRunner().invoke(app, ["party", "accept", str(tmp_path / "old.json"), "--home", str(home)])
+    assert done.exit_code != 0
+    assert "serial" in done.stderr or "older" in done.stderr
+    assert [party.name for party in ParticipantList.read(home).parties] == [VICTIM, "bank-b", "bank-d"]
+
+
+# -- in the middle of a sum -------------------------------------------------------------------------------------------
+
+
+def test_a_second_survivor_set_for_the_same_sum(stage: Stage) -> None:
+    """Every other party would sign it; totals over both subtract to a party's vector."""
+    with stage.records():
+        run = stage.begin(stage.new()).until(CONFIRM)
+        run.refused(run.sum.confirm([VICTIM, "eve-b"]), "SurvivorsError", "survived")  # two
+        run.refused(run.sum.confirm(PUPPETS), "WireError", "survivor set")  # without it
+        run.refused(run.sum.confirm([VICTIM, "eve-b", "eve-b2", "eve-c"]), "WireError", "")  # strangers
+        run.honest(CONFIRM)
+        run.refused(run.sum.confirm([VICTIM, "eve-b", "eve-c"]), "ReleaseError", "another")
+        run.refused(run.sum.confirm([VICTIM, "eve-b"]), "ReleaseError", "another")
+    assert stage.charges().count(run.release) == 1
+
+
+def test_both_kinds_of_share_for_one_peer(stage: Stage) -> None:
+    """All puppets sign that eve-d survived, and that it did not: with both shares its vector would be open."""
+    with stage.records():
+        run = stage.begin(stage.new()).until(UNMASK)
+        without = [VICTIM, "eve-b", "eve-c"]
+        others = {puppet.name: puppet.confirm(without, keep=False) for puppet in run.puppets}
+        honest = dict(run.sum.frames[CONFIRM])
+        mixed = {**others, VICTIM: honest[VICTIM]}
+        del mixed["eve-d"]
+        run.refused(run.sum.unmask(mixed), "AuthenticationError", "another survivor set")
+        run.refused(run.sum.unmask({k: honest[k] for k in (VICTIM, "eve-b")}), "SurvivorsError", "confirmed")
+        twisted = {**honest, "eve-b": honest["eve-c"]}  # one's signature under another's name
+        run.refused(run.sum.unmask(twisted), "AuthenticationError", "eve-b")
+        request = run.honest(UNMASK)
+        keys, seeds = msgspec.msgpack.decode(msgspec.msgpack.decode(run.sum.frames[UNMASK][VICTIM])[3])
+        assert (sorted(keys), sorted(seeds)) == ([], [VICTIM, *PUPPETS])
+        assert run.send(request) == run.sum.frames[UNMASK][VICTIM]  # the same again, and nothing else
+        run.refused(run.sum.unmask(mixed), "ReleaseError", "another")
+        run.refused(run.sum.unmask({k: honest[k] for k in (VICTIM, "eve-b", "eve-c")}), "ReleaseError", "another")
+        run.refused(run.sum.confirm(without), "ReleaseError", "another")
+    assert stage.charges().count(run.release) == 1
+
+
+def test_advertisements_and_shares_of_others_and_of_other_runs(stage: Stage) -> None:
+    """The records are away: none of this gets as far as them."""
+    with stage.records():
+        old = stage.begin(stage.new()).until(SHARE)
+        run = stage.begin(stage.new()).until(SHARE)
+    frames = dict(run.sum.frames[ADVERTISE])
+
+    def share(**changed: bytes) -> bytes:
+        return run.sum._request(SHARE, {**frames, **changed})
+
+    stale = old.sum.frames[ADVERTISE]
+    refusals = [
+        (share(**{"eve-b": stale["eve-b"]}), "WireError", "another sum"),  # of another run
+        (share(**{VICTIM: stale[VICTIM]}), "AuthenticationError", VICTIM),  # its own, of another run
+        (share(**{"eve-b": frames["eve-c"]}), "AuthenticationError", "eve-b"),  # under another's name
+        (share(**{"eve-b": stage.puppets[1].frame(ADVERTISE, run.sum.spec, bytes(96))}), "", "eve-b"),
+        (run.sum._request(SHARE, {k: frames[k] for k in (VICTIM, "eve-b")}), "SurvivorsError", "advertised"),
+        (old.sum.request(SHARE, VICTIM), "WireError", ""),  # another run's whole request
+        (run.sum._request(SHARE, {**frames, "eve-e": frames["eve-b"]}), "", "eve-e"),
+        (run.sum._request(UNMASK, frames), "", ""),
+        (run.sum._request(MASK, {}), "ProtocolError", "out of turn"),
+        (encode(["blindsight/securesum/2", SHARE, run.sum.spec, frames]), "WireError", ""),
+        (encode(["blindsight/securesum/1", 7, run.sum.spec, frames]), "WireError", ""),
+        (frames["eve-b"], "WireError", ""),  # a message where a request belongs
+    ]
+    for body, kind, words in refusals:
+        answer = stage.ask(proceed(run.release, body))
+        assert answer["type"] == "refusal", answer
+        stage.refused(proceed(run.release, body), kind or answer["kind"], words)
+        assert answer["kind"] in ("WireError", "AuthenticationError", "SurvivorsError", "ProtocolError"), answer
+    run.honest(SHARE)
+    for puppet in run.puppets:
+        puppet.share()
+    items = {n: decode_items(run.sum.frames[SHARE][n])[VICTIM] for n in PUPPETS}
+    swapped = {**items, "eve-b": items["eve-c"]}
+    elsewhere = {**items, "eve-b": decode_items(run.sum.frames[SHARE]["eve-b"])["eve-c"]}
+    for inbox in (swapped, elsewhere, {**items, "eve-b": items["eve-b"][:-1]}):
+        kind = "AuthenticationError" if len(inbox["eve-b"]) == 158 else "WireError"
+        run.refused(run.sum._request(MASK, inbox), kind, "eve-b")
+    run.refused(run.sum._request(MASK, {"eve-b": items["eve-b"]}), "SurvivorsError", "shared")
+    assert run.release not in stage.charges()
+
+
+def decode_items(frame: bytes) -> dict[str, bytes]:
+    items: dict[str, bytes] = msgspec.msgpack.decode(msgspec.msgpack.decode(frame)[3])[2]
+    return items
+
+
+def test_a_run_id_is_used_once(stage: Stage) -> None:
+    with stage.records():
+        run = stage.begin(stage.new())
+    changed = run.step.but(privacy={**DP, "epsilon": 0.25})
+    stage.refused(changed.begin(), "ReleaseError", "already bound")
+    stage.refused(run.step.but(detector={"name": "ECOD", "parameters": {"bins": 32}}).begin(), "ReleaseError", "bound")
+    stage.refused(run.step.but(step="again", privacy={**DP, "epsilon": 0.25}).begin(), "ReleaseError", "bound")
+    stage.refused(proceed("never/begun", run.sum.request(SHARE, VICTIM)), "ReleaseError", "never begun")
+    assert run.release not in stage.charges()
+
+
+def test_a_budget_that_is_spent(stage: Stage) -> None:
+    """What was begun goes on; another sum is refused at its first message."""
+    with stage.records():
+        run = stage.begin(stage.new()).until(MASK)
+        request = run.honest(MASK)
+    spent = open_party(stage.home).ledgers["record"].spent()
+    with stage.policy(f"maximum_epsilon = {spent + 1e-3}\n"):
+        stage.refused(stage.new().begin(), "BudgetError", "budget")
+        assert run.send(request) == run.sum.frames[MASK][VICTIM]
+    assert stage.charges().count(run.release) == 1
+
+
+def test_an_approval_is_for_one_run_and_one_sum(stage: Stage) -> None:
+    """A person approves once; the coordinator asks for more under it."""
+    with stage.records(), stage.policy('[approval]\ndefault = "by-hand"\n'):
+        step = stage.new()
+        assert stage.ask(step.begin())["kind"] == "PendingError"
+        changed = step.but(privacy={**DP, "epsilon": 0.75})
+        for other in (
+            changed,
+            step.but(detector={"name": "ECOD", "parameters": {"bins": 8}}),
+            step.but(threshold=4),
+            step.but(step="other"),
+        ):
+            stage.refused(other.begin(), "ReleaseError", "job")
+        command("jobs", "approve", step.fields["run"], "--home", stage.home)
+        stage.refused(changed.begin(), "ReleaseError", "job")  # another content under what was approved
+        run = stage.begin(step).until(UNMASK)
+        run.honest(UNMASK)
+        stage.refused(step.but(step="again").begin(), "ReleaseError", "")  # the same sum under another name
+        stage.refused(changed.but(step="again").begin(), "ReleaseError", "")
+        later = stage.new()
+        assert stage.ask(later.begin())["kind"] == "PendingError"  # another run is another job
+        command("jobs", "refuse", later.fields["run"], "--home", stage.home, "--note", "no more")
+        stage.refused(later.begin(), "PolicyError", "no more")
+    assert [name for name in stage.charges() if name.startswith((step.fields["run"] + "/", later.fields["run"]))] == [
+        run.release
+    ]
+
+
+# -- what is no message -----------------------------------------------------------------------------------------------
+
+MALFORMED: dict[str, dict[str, Any]] = {
+    "epsilon is not a number": {"privacy": {**DP, "epsilon": float("nan")}},
+    "epsilon without end": {"privacy": {**DP, "epsilon": float("inf")}},
+    "epsilon below zero": {"privacy": {**DP, "epsilon": -1.0}},
+    "epsilon as text": {"privacy": {**DP, "epsilon": "1"}},
+    "delta of nothing": {"privacy": {**DP, "delta": 0.0}},
+    "delta is not a number": {"privacy": {**DP, "delta": float("nan")}},
+    "colluders below zero": {"privacy": {**DP, "colluders": -1}},
+    "a share that is not a number": {"privacy": {**DP, "shares": {"fit": float("nan")}}},
+    "a share below zero": {"privacy": {**DP, "shares": {"fit": -0.5}}},
+    "more colluders than parties": {"privacy": {**DP, "colluders": 200}},
+    "a unit of nobody": {"privacy": {**DP, "unit": "planet"}},
+    "privacy with a field too many": {"privacy": {**DP, "noise": 0.0}},
+    "a threshold below zero": {"threshold": -3},
+    "a threshold of true": {"threshold": True},
+    "a threshold and a half": {"threshold": 3.5},
+    "a threshold above all": {"threshold": 5},
+    "a field too many": {"vector": b"\0" * 8},
+    "a name too long": {"federation": "x" * 65},
+    "a run that is a path": {"run": "../../etc/passwd\0"},
+    "a part too long": {"part": "x" * 10_000},
+    "a detector that is a list": {"detector": ["ECOD"]},
+    "a parameter that is not a number": {"detector": {"name": "ECOD", "parameters": {"bins": float("nan")}}},
+    "a parameter below zero": {"detector": {"name": "ECOD", "parameters": {"bins": -5}}},
+    "a parameter beyond memory": {"detector": {"name": "ECOD", "parameters": {"bins": 2**62}}},
+    "a parameter of nobody": {"detector": {"name": "ECOD", "parameters": {"path": "/etc/passwd"}}},
+    "a model that is none": {"model": b"\x80\x04evil"},
+    "a model too long": {"model": bytes((1 << 25) + 1)},
+    "participants without end": {"participants": [["x", bytes(32)]] * 300},
+    "a key too short": {"participants": [["x", bytes(31)]] * 3},
+    "a digest of nothing": {"schema_digest": "zz"},
+}
+
+
+def bodies(step: Step) -> dict[str, bytes]:
+    deep: Any = {}
+    for _ in range(3000):
+        deep = [deep]
+    whole = step.begin()
+    return {
+        "nothing": b"",
+        "zeros": bytes(1000),
+        "a pickle": b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\x02os\x94\x8c\x06system\x94\x93\x94.",
+        "no map": encode([1, 2, 3]),
+        "another type": encode({"type": "run_code", "code": "1"}),
+        "no type": encode({"step": step.fields}),
+        "bytes after it": whole + b"\0",
+        "half of it": whole[: len(whole) // 2],
+        "nested without end": encode({"type": "begin", "step": {**step.fields, "detector": {"name": "ECOD"}}})
+        + b"\x91" * 5000,
+        "an array that lies about its length": b"\xdd\xff\xff\xff\xff",
+        "a release id too long": proceed("x" * 10_000, b""),
+        "a body that is text": encode({"type": "continue", "release_id": "run/fit", "body": 7}),
+    }
+
+
+def test_what_is_no_message_is_refused_and_ends_nobody(tmp_path: Path) -> None:
+    """Every one by the parser or a rule, none by an exception; a letter that lies about its length is not read."""
+    stage = Stage(tmp_path)
+    try:
+        messages = {name: stage.new(**changes).begin() for name, changes in MALFORMED.items()} | bodies(stage.new())
+        for name, body in messages.items():
+            answer = stage.ask(body)
+            assert answer["type"] == "refusal", (name, answer)
+            assert answer["kind"] in (
+                "WireError",
+                "ParameterError",
+                "PolicyError",
+                "FormatError",
+                "AuthenticationError",
+            ), (
+                name,
+                answer,
+            )
+            assert answer["rule"] or answer["fix"], (name, answer)
+        lines = [line for line in open_audit(stage.home).lines() if line.kind == "refused"]
+        assert len(lines) == len(messages) <= 60
+        assert "Traceback" not in stage.logged()
+        stage.desk.lie_about_length = 1 << 40
+        with pytest.raises(TimeoutError):
+            stage.desk.ask(VICTIM, hello(), timeout_s=3)
+        stage.desk.lie_about_length = None
+        assert "longer" in stage.told() or "too long" in stage.told(), stage.told()
+        assert stage.ask(hello())["type"] == "greeting"
+        assert stage.charges() == []
+        assert stage.process.poll() is None
+    finally:
+        stage.close()
+
+
+# -- somebody else in the coordinator's place -------------------------------------------------------------------------
+
+
+def test_another_certificate_of_the_same_authority_is_no_coordinator(stage: Stage) -> None:
+    """A puppet's own, which the federation's authority signed: nothing is sent to it."""
+    stage.desk.close()
+    folder = stage.folder / "kits" / "eve-b"
+    key = stage.folder / "eve-b.key"
+    key.write_bytes(stage.puppets[0].tls_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(folder / "tls.crt", key)
+    context.load_verify_locations(folder / "authority.crt")
+    context.verify_mode = ssl.CERT_REQUIRED
+    with Desk(stage.desk.kit, stage.port, context=context) as impostor:
+        until = time.monotonic() + 20
+        while not impostor.strangers and time.monotonic() < until:
+            time.sleep(0.05)
+        assert impostor.strangers
+        assert impostor.polls == []
+    stage.desk = Desk(stage.desk.kit, stage.port)
+    stage.desk.wait_for(VICTIM)
+    assert stage.ask(hello())["type"] == "greeting"

@@ -96,6 +96,12 @@ def admitted(step: Step, schema: Schema, policy: Policy) -> DifferentialPrivacy 
             got=f"{step.threshold} of {len(step.participants)}",
             rule=f"at least {least}: what still holds when parties collude with the coordinator",
         )
+    if step.threshold > len(step.participants):
+        raise PolicyError(
+            "The threshold is above the number of parties",
+            got=f"{step.threshold} of {len(step.participants)}",
+            rule="so many can never survive",
+        )
     privacy = privacy_of(step.privacy) if step.privacy is not None else None
     # before anything is charged: what a later step of this run would be refused for
     check_policy(policy, schema, step, privacy, masked=not trains_in_the_clear(step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import os
@@ -18,6 +19,7 @@ from blindsight.errors import BlindsightError, FormatError, ParameterError, Surv
 from blindsight.keys import Sealer, certificate_fingerprint, read_certificate_file, read_tls_key
 from blindsight.store import Store
 
+from ._alone import alone_in
 from ._federation import Federation
 from ._journal import Journal
 from .kits import LIST_FILE, ParticipantList, PinnedList
@@ -53,11 +55,17 @@ class CoordinatorSite:
     """
 
     def __init__(
-        self, folder: Path, listing: ParticipantList, schema: Schema, channel: DialledChannel, store: Store
+        self,
+        folder: Path,
+        listing: ParticipantList,
+        schema: Schema,
+        channel: DialledChannel,
+        held: contextlib.ExitStack,
+        store: Store,
     ) -> None:
         self.listing, self.schema, self.channel = listing, schema, channel
         self.journal = Journal(store)
-        self._store, self._file = store, folder / LIST_FILE
+        self._store, self._held, self._file = store, held, folder / LIST_FILE
         self._seen = _stamp(self._file)
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="blindsight-list", daemon=True)
@@ -100,7 +108,7 @@ class CoordinatorSite:
         self._over.set()
         self._watcher.join()
         self.channel.close()
-        self._store.close()
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -136,7 +144,7 @@ def open_coordinator(
     ------
     StoreError, FormatError, SchemaError, AuthenticationError
         A file is missing or malformed; certificate, key, authority and list do not belong together; the list is no
-        successor of the one that was seen before.
+        successor of the one that was seen before; another process serves the kit.
     ParameterError
         ``url`` is none of the list's addresses.
     SurvivorsError
@@ -160,8 +168,10 @@ def open_coordinator(
             fix="copy it from a party, or name it in federation.toml before 'blindsight init'",
         )
     schema = Schema.read(folder / "schema.toml")
-    store = Store(folder / "coordinator.db", Sealer.from_key_file(key_file) if key_file is not None else None)
-    try:
+    with contextlib.ExitStack() as opening:
+        opening.enter_context(alone_in(folder))
+        store = Store(folder / "coordinator.db", Sealer.from_key_file(key_file) if key_file is not None else None)
+        opening.callback(store.close)
         PinnedList(store).accept(listing)
         host, port = listen if listen is not None else _interface(address)
         channel = _CHANNELS[address.partition(":")[0]](
@@ -172,10 +182,7 @@ def open_coordinator(
             host=host,
             port=port,
         )
-    except BaseException:
-        store.close()
-        raise
-    return CoordinatorSite(folder, listing, schema, channel, store)
+        return CoordinatorSite(folder, listing, schema, channel, opening.pop_all(), store)
 
 
 def wait_for_parties(

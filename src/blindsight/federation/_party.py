@@ -342,6 +342,7 @@ class Party:
         if not begun and self.policy.hours is not None:
             self.policy.hours.check(self._now())
         privacy = self._check(step, begun=begun)
+        self._check_bound(step, encoded)
         known = self._clients.get(step.release_id)
         # a round's model is read once, not once a message; what the policy says is asked every time
         query = known[1] if known is not None and known[0] == step else self._query(step)
@@ -353,15 +354,9 @@ class Party:
             check_first_rows(self.schema, self._source(step))
         else:
             self.jobs.check(self.jobs.get(step.run))
-        self._bind_run(step)
-        try:
+        with self._store.transaction():
+            self._store.table("runs").put_once(step.run, _terms_digest(step))
             self._store.table("steps").put_once(step.release_id, encoded)
-        except ReleaseError as error:
-            raise ReleaseError(
-                f"Release {step.release_id} is already bound to another request",
-                rule="a release id is used once",
-                fix="start a new run: a new release, freshly charged",
-            ) from error
         if not is_masked(query):
             return self._reply(step, self._noisy_vector(step, query).astype("<i8").tobytes())
         client = self._client(step, spec_of(step, query))
@@ -405,21 +400,24 @@ class Party:
         if self._audit is not None:
             self._audit.write(kind, **detail)
 
-    def _bind_run(self, step: Step) -> None:
-        """Hold a run to the detector and the privacy of its first step.
+    def _check_bound(self, step: Step, encoded: bytes) -> None:
+        """Hold a release to its first request, and a run to the detector and the privacy of its first step.
 
         What a party keeps from round to round (noise, tensors, control variates) was made under these; another round
         of the run under other ones would be charged for noise that it does not have.
         """
-        terms = hashlib.sha256(msgspec.msgpack.encode((step.detector, step.privacy))).digest()
-        try:
-            self._store.table("runs").put_once(step.run, terms)
-        except ReleaseError as error:
+        if self._store.table("steps").get(step.release_id) not in (None, encoded):
+            raise ReleaseError(
+                f"Release {step.release_id} is already bound to another request",
+                rule="a release id is used once",
+                fix="start a new run: a new release, freshly charged",
+            )
+        if self._store.table("runs").get(step.run) not in (None, _terms_digest(step)):
             raise ReleaseError(
                 f"Run {step.run} is already bound to another request",
                 rule="one run, one detector and one privacy",
                 fix="start a new run",
-            ) from error
+            )
 
     def _continue(self, message: Continue) -> Reply:
         step, query, client = self._resume(message.release_id)
@@ -614,6 +612,11 @@ class Party:
 
 def _named(asker: Asker | None) -> str | None:
     return asker.name if asker is not None else None
+
+
+def _terms_digest(step: Step) -> bytes:
+    """What a run is held to."""
+    return hashlib.sha256(msgspec.msgpack.encode((step.detector, step.privacy))).digest()
 
 
 def _ends_run(step: Step, schema: Schema) -> bool:

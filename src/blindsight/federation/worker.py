@@ -17,6 +17,7 @@ from pathlib import Path
 from blindsight.channels import serve, serve_frames
 from blindsight.errors import BlindsightError
 
+from ._alone import alone_in
 from ._home import open_party
 from ._party_log import log_to
 
@@ -51,7 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.url is not None:
         files = {name: getattr(options, name) for name in tls}
         try:
-            serve(party.handle, options.url, name=party.name, **files)
+            with alone_in(options.folder):
+                serve(party.handle, options.url, name=party.name, **files)
         except BlindsightError as error:
             log.error("%s cannot start: %s", options.folder, error)
             sys.stderr.write(f"{party.name} cannot start: {error}\n")

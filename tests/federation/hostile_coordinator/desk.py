@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import secrets
@@ -67,6 +68,7 @@ class Desk:
 
     def __init__(self, kit: Kit, port: int, *, context: ssl.SSLContext | None = None) -> None:
         self.kit = kit
+        self.lie_about_length: int | None = None
         self.polls: list[str] = []
         self.strangers: list[str] = []
         self._letters: dict[str, _Letter] = {}
@@ -157,7 +159,6 @@ class _Server(socketserver.ThreadingTCPServer):
 
     def __init__(self, address: tuple[str, int], desk: Desk, context: ssl.SSLContext) -> None:
         self.desk, self.context = desk, context
-        self.leaving = threading.Event()
         self._open: set[ssl.SSLSocket] = set()
         super().__init__(address, _Handler)
 
@@ -167,13 +168,13 @@ class _Server(socketserver.ThreadingTCPServer):
         return self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        try:
-            request.do_handshake()
-        except OSError as error:
-            self.desk.strangers.append(type(error).__name__)
-            return
         self._open.add(request)
         try:
+            try:
+                request.do_handshake()
+            except OSError as error:
+                self.desk.strangers.append(type(error).__name__)
+                return
             super().finish_request(request, client_address)
         except OSError:  # the party went
             pass
@@ -185,10 +186,8 @@ class _Server(socketserver.ThreadingTCPServer):
 
     def server_close(self) -> None:
         for request in list(self._open):  # ends their threads' reads
-            try:
+            with contextlib.suppress(OSError):
                 request.shutdown(2)
-            except OSError:
-                pass
         super().server_close()
 
 
@@ -211,6 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
             prefer = self.headers.get("prefer", "wait=0")
             found = desk.next_letter(self.party, min(25.0, float(prefer.partition("wait=")[2] or 0)))
             if found is None:
+                self.close_connection = desk._leaving
                 self._reply(503 if desk._leaving else 204)
             else:
                 self._reply(200, found[1], {"x-blindsight-id": found[0], "content-type": "application/octet-stream"})
@@ -229,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         if status != 204:
-            self.send_header("content-length", str(len(body)))
+            self.send_header("content-length", str(self.server.desk.lie_about_length or len(body)))
         self.end_headers()
         self.wfile.write(body)
         self.wfile.flush()
