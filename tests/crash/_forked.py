@@ -17,14 +17,41 @@ from typing import Any
 
 from blindsight.testing import _failpoints
 
-MODULES = """
-anyio._backends._asyncio blindsight.channels blindsight.channels._bounded blindsight.channels._https
-blindsight.channels._https_party blindsight.cli blindsight.cli._choose blindsight.cli._events blindsight.cli._fit
-blindsight.cli._parties blindsight.cli._resume blindsight.cli._rounds blindsight.detectors.ecod blindsight.federation
-blindsight.report blindsight.testing._failpoints dp_accounting dp_accounting.pld.privacy_loss_distribution
-dp_accounting.pld.pld_privacy_accountant h11 httpcore httpx polars pytest scipy.signal starlette.applications
-starlette.routing typer._adapters pydantic.type_adapter pydantic.json_schema uvicorn uvicorn.lifespan.off uvicorn.protocols.http.h11_impl
-""".split()
+MODULES = [
+    "anyio._backends._asyncio",
+    "blindsight.channels",
+    "blindsight.channels._bounded",
+    "blindsight.channels._https",
+    "blindsight.channels._https_party",
+    "blindsight.cli",
+    "blindsight.cli._choose",
+    "blindsight.cli._events",
+    "blindsight.cli._fit",
+    "blindsight.cli._parties",
+    "blindsight.cli._resume",
+    "blindsight.cli._rounds",
+    "blindsight.detectors.ecod",
+    "blindsight.federation",
+    "blindsight.report",
+    "blindsight.testing._failpoints",
+    "dp_accounting",
+    "dp_accounting.pld.pld_privacy_accountant",
+    "dp_accounting.pld.privacy_loss_distribution",
+    "h11",
+    "httpcore",
+    "httpx",
+    "polars",
+    "pydantic.json_schema",
+    "pydantic.type_adapter",
+    "pytest",
+    "scipy.signal",
+    "starlette.applications",
+    "starlette.routing",
+    "typer._adapters",
+    "uvicorn",
+    "uvicorn.lifespan.off",
+    "uvicorn.protocols.http.h11_impl",
+]
 Process = multiprocessing.process.BaseProcess
 
 _context = multiprocessing.get_context("forkserver")
@@ -41,8 +68,7 @@ def start(target: Callable[..., None], *arguments: Any) -> Process:
 def serve(home: Path, errors: Path, at: str | None = None, how: str = "kill") -> None:
     """``party serve``, with a failpoint of ``blindsight.testing`` armed."""
     if at is not None:
-        strike = _kill if how == "kill" else _failpoints._full_disk(str(home))
-        _failpoints._arm(at, strike)
+        _failpoints._arm(at, _kill if how == "kill" else lambda: _fill(home, "ledger.db*"))
     _command(errors, "party", "serve", str(home))
 
 
@@ -52,7 +78,7 @@ def coordinate(errors: Path, arguments: list[str], at: tuple[str, bool] | None =
     ``full`` is the kit whose disk is full from then on, in place of SIGKILL.
     """
     if at is not None:
-        _arm(*at, _kill if full is None else lambda: _fill(Path(full)))
+        _arm(*at, _kill if full is None else lambda: _fill(Path(full), "coordinator.db*"))
     _command(errors, "coordinator", "fit", *arguments)
 
 
@@ -71,9 +97,9 @@ def _kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _fill(kit: Path) -> None:
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    largest = max(path.stat().st_size for path in kit.glob("coordinator.db*"))
+def _fill(folder: Path, pattern: str) -> None:
+    """No file of this process may grow beyond the largest one; SIGXFSZ is ignored by the interpreter."""
+    largest = max(path.stat().st_size for path in folder.glob(pattern))
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
 
 

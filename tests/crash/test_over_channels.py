@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import blindsight as bs
-from blindsight.errors import SchemaError, UnavailableError
+from blindsight.errors import SchemaError, StoreError, UnavailableError
 from blindsight.federation import Federation, open_audit, open_coordinator, open_party, open_site, wait_for_parties
 from blindsight.keys import _authority, read_certificate_file
 from blindsight.testing import ChaosRelay
@@ -30,6 +30,7 @@ from . import _forked
 
 NAMES = ("bank-a", "bank-b", "bank-c", "bank-d")
 DP = bs.DifferentialPrivacy(epsilon=1.0, delta=1e-6)
+pytestmark = pytest.mark.filterwarnings("ignore:The federation has about")  # so few records are too few, rightly
 TIMEOUT_S = 150.0
 """For what takes a few seconds where nothing else runs."""
 PHASES = ("advertise", "share", "mask", "confirm", "unmask")
@@ -89,7 +90,7 @@ class Roles:
         assert {name: process.exitcode for name, process in self.parties.items()} == dict.fromkeys(self.parties, 0)
 
     def told(self, name: str) -> str:
-        return self.site.told(name)
+        return self.site.told(name) if (self.site.folder / f"{name}.err").exists() else ""
 
     @contextlib.contextmanager
     def federation(self, *, deadline_s: float = 60.0, threshold: int | None = None) -> Iterator[Federation]:
@@ -118,7 +119,7 @@ class Roles:
     def check(
         self, model: Any, survivors: dict[str, tuple[str, ...]], spent: dict[str, list[str]] | None = None
     ) -> None:
-        """The model is made of what the survivors' ledgers say they released, each charged once, and of nothing else."""
+        """The model is made of what the survivors' ledgers say they released, and each was charged once."""
         assert model.provenance_["survivors"] == {step: list(names) for step, names in survivors.items()}
         sums = {"fit": model.totals_, "threshold": model.score_histogram_.counts}
         for step, total in sums.items():
@@ -221,9 +222,9 @@ def relayed(tmp_path: Path) -> Iterator[tuple[Roles, ChaosRelay]]:
 
 
 def test_a_partition_in_each_phase_that_heals_in_time_and_too_late(relayed: tuple[Roles, ChaosRelay]) -> None:
-    """In time: it is as if nothing had been. Too late: what had come in before counts, and the next sum is whole again."""
+    """In time: as if nothing had been. Too late: what had come in before counts, and the next sum is whole again."""
     roles, relay = relayed
-    patient, hasty = 60.0, 4.0
+    patient, hasty = 60.0, 5.0
     charges: dict[str, list[str]] = {name: [] for name in NAMES}
     with roles.federation(deadline_s=patient) as federation:
         for phase in PHASES:
@@ -315,26 +316,25 @@ def test_messages_that_come_twice_late_and_out_of_order(tmp_path: Path) -> None:
 # -- full disks -------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_at_a_party_leaves_it_out_and_the_next_run_takes_it_in(tmp_path: Path) -> None:
+def test_a_full_disk_at_a_party_is_named_and_the_next_run_takes_it_in(tmp_path: Path) -> None:
+    """It is left out of the sum in which its disk is full; the next one, which it cannot begin, stops the run."""
     roles = Roles(tmp_path)
     with roles.serving(**{"bank-d": {"at": "after-reserve", "how": "full-disk"}}), roles.federation() as federation:
-        model = federation.fit(bs.ECOD(contamination=0.05), privacy=DP)
-        first = model.provenance_["run"]
-        assert model.provenance_["survivors"]["fit"] == list(NAMES[:3])
+        with pytest.raises(StoreError, match="bank-d: The store .* the disk is full.*free some space"):
+            federation.fit(bs.ECOD(contamination=0.05), privacy=DP)
+        (first,) = federation.history[-1].steps
+        assert first.survivors == list(NAMES[:3])
+        assert "StoreError" in first.dropped["bank-d"]
         assert "disk is full" in (roles.site.kit("bank-d") / "party.log").read_text()
-        assert "StoreError" in federation.history[-1].steps[0].dropped["bank-d"]
         roles.parties["bank-d"].terminate()
         roles.parties["bank-d"].join(30)
         assert roles.parties["bank-d"].exitcode == 0
         roles.serve("bank-d")
         wait(lambda: set(federation.greet(1.0)) == set(NAMES), "it is back")
-        again = federation.fit(bs.ECOD(contamination=0.05), privacy=DP)
-    assert again.provenance_["survivors"] == {step: list(NAMES) for step in ("fit", "threshold")}
-    run_ids = (first, again.provenance_["run"])
-    both = [f"{run}/{step}" for run in run_ids for step in ("fit", "threshold")]
-    assert [roles.charges(name) for name in NAMES[:3]] == [both] * 3
-    assert roles.charges("bank-d")[0] == both[0], "charged before its disk was full, and there are no refunds"
-    assert roles.charges("bank-d")[-2:] == both[2:]
+        model = federation.fit(bs.ECOD(contamination=0.05), privacy=DP)
+    assert model.provenance_["survivors"] == {step: list(NAMES) for step in ("fit", "threshold")}
+    runs = [f"{federation.history[0].run}/fit", *(f"{model.provenance_['run']}/{s}" for s in ("fit", "threshold"))]
+    assert [roles.charges(name) for name in NAMES] == [runs] * 4, "there are no refunds"
 
 
 def test_a_full_disk_at_the_coordinator_and_the_same_command_again(tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_a_full_disk_at_the_coordinator_and_the_same_command_again(tmp_path: Pat
         coordinator.join(TIMEOUT_S)
         assert coordinator.exitcode == 75, roles.told("coordinator")
         assert "the disk is full" in roles.told("coordinator")
-        assert "Fix: " in roles.told("coordinator")
+        assert "free some space and repeat" in roles.told("coordinator")
         coordinator = roles.coordinate()
         coordinator.join(TIMEOUT_S)
         assert coordinator.exitcode == 0, roles.told("coordinator")
@@ -364,13 +364,12 @@ def test_a_certificate_that_ends_in_the_middle_of_a_run(tmp_path: Path, monkeypa
     monkeypatch.setattr(_authority, "_builder", short)
     roles = Roles(tmp_path)
     ends = read_certificate_file(roles.site.kit("bank-d") / "tls.crt").not_valid_after_utc.timestamp()
-    with roles.serving(), roles.federation() as federation:
+    with roles.serving(), roles.federation(deadline_s=6.0) as federation:
         assert time.time() < ends, "this machine is too slow for this test"
 
         def outlive(step: str, phase: str) -> None:
             if (step, phase) == ("fit", "mask"):
                 time.sleep(max(0.0, ends - time.time()) + 1.1)  # certificates count in whole seconds
-                federation._timeout_s = 4.0
 
         federation.progress = outlive
         model = federation.fit(bs.ECOD(contamination=0.05), privacy=DP)
@@ -426,13 +425,13 @@ def test_two_processes_on_one_folder(tmp_path: Path) -> None:
         second = _forked.start(_forked.serve, home, errors)
         second.join(TIMEOUT_S)
         assert second.exitcode == 2
-        assert f"Another process serves this folder. Got: process {first.pid}." in errors.read_text()
-        assert "Fix: " in errors.read_text()
+        assert f"Another process serves this folder.\n  got:  process {first.pid}\n" in errors.read_text()
+        assert "end it first" in errors.read_text()
         assert first.is_alive()
         first.kill()
         first.join(30)
         roles.serve("bank-a")
-        wait(lambda: roles.told("bank-a").count("dials") == 2, "another has taken its place")
+        wait(lambda: roles.told("bank-a").count("cannot reach") == 2, "another has taken its place")
     with open_coordinator(roles.site.kit("coordinator")):
         other = roles.coordinate()
         other.join(TIMEOUT_S)

@@ -317,7 +317,10 @@ class Party:
         except Exception as error:
             # whatever else goes wrong, no request may end this process, and no text of it may reach the coordinator
             log.exception("%s failed on a request", self.name)
-            return encode(Refusal(type(error).__name__[:64], "The party failed on this request"))
+            failure = Refusal(type(error).__name__[:64], "The party failed on this request")
+            if self._audit is not None:
+                self._audit.refused(error=failure.kind, what=failure.what, about=self._about, asker=_named(asker))
+            return encode(failure)
 
     def _reread_policy(self) -> None:
         """Take over a policy that was edited; refuse everything where it cannot be used."""
