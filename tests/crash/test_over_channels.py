@@ -320,7 +320,7 @@ def test_a_full_disk_at_a_party_is_named_and_the_next_run_takes_it_in(tmp_path: 
     """It is left out of the sum in which its disk is full; the next one, which it cannot begin, stops the run."""
     roles = Roles(tmp_path)
     with roles.serving(**{"bank-d": {"at": "after-reserve", "how": "full-disk"}}), roles.federation() as federation:
-        with pytest.raises(StoreError, match="bank-d: The store .* the disk is full.*free some space"):
+        with pytest.raises(StoreError, match=r"bank-d: The store .* the disk is full.*free some space"):
             federation.fit(bs.ECOD(contamination=0.05), privacy=DP)
         (first,) = federation.history[-1].steps
         assert first.survivors == list(NAMES[:3])

@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -237,20 +237,24 @@ class Run:
 
     def until(self, phase: int) -> Run:
         """Go on, honestly, up to and without this phase."""
-        values = np.zeros(NUMBERS * BINS, dtype=np.int64)
-        acts: list[Callable[[PuppetInSum], object]] = [
-            PuppetInSum.advertise,
-            PuppetInSum.share,
-            lambda puppet: puppet.mask(values),
-            PuppetInSum.confirm,
-            PuppetInSum.unmask,
-        ]
         for now in range(phase):
             if now > ADVERTISE:
                 self.honest(now)
-            for puppet in self.puppets:
-                acts[now](puppet)
+            self.act(now)
         return self
+
+    def act(self, phase: int) -> None:
+        """The puppets' part in a phase; their vectors are zeros."""
+        for puppet in self.puppets:
+            if phase == MASK:
+                puppet.mask(np.zeros(NUMBERS * BINS, dtype=np.int64))
+            else:
+                {
+                    ADVERTISE: puppet.advertise,
+                    SHARE: puppet.share,
+                    CONFIRM: puppet.confirm,
+                    UNMASK: puppet.unmask,
+                }[phase]()
 
     def refused(self, body: bytes, kind: str, words: str) -> None:
         self.stage.refused(proceed(self.release, body), kind, words)
@@ -549,6 +553,22 @@ def test_both_kinds_of_share_for_one_peer(stage: Stage) -> None:
     assert stage.charges().count(run.release) == 1
 
 
+def test_the_same_requests_again_in_any_order(stage: Stage) -> None:
+    """Duplicated, late and out of order: the same bytes, and nothing is charged anew."""
+    with stage.records():
+        run = stage.begin(stage.new()).until(SHARE)
+        bodies = [run.step.begin()]
+        for phase in range(SHARE, UNMASK + 1):
+            bodies.append(proceed(run.release, run.honest(phase)))
+            run.act(phase)
+        charges = stage.charges()
+        for phase in (4, 2, 2, 0, 3, 1, 4, 0):
+            assert stage.ask(bodies[phase])["body"] == run.sum.frames[phase][VICTIM], phase
+    assert stage.charges() == charges
+    assert charges.count(run.release) == 1
+    assert run.sum.open().survivors == (VICTIM, *PUPPETS)
+
+
 def test_advertisements_and_shares_of_others_and_of_other_runs(stage: Stage) -> None:
     """The records are away: none of this gets as far as them."""
     with stage.records():
@@ -632,9 +652,9 @@ def test_an_approval_is_for_one_run_and_one_sum(stage: Stage) -> None:
             step.but(threshold=4),
             step.but(step="other"),
         ):
-            stage.refused(other.begin(), "ReleaseError", "job")
+            stage.refused(other.begin(), "ReleaseError", step.fields["run"])
         command("jobs", "approve", step.fields["run"], "--home", stage.home)
-        stage.refused(changed.begin(), "ReleaseError", "job")  # another content under what was approved
+        stage.refused(changed.begin(), "ReleaseError", step.fields["run"])  # another content under what was approved
         run = stage.begin(step).until(UNMASK)
         run.honest(UNMASK)
         stage.refused(step.but(step="again").begin(), "ReleaseError", "")  # the same sum under another name
