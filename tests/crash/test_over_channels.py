@@ -224,7 +224,7 @@ def relayed(tmp_path: Path) -> Iterator[tuple[Roles, ChaosRelay]]:
 def test_a_partition_in_each_phase_that_heals_in_time_and_too_late(relayed: tuple[Roles, ChaosRelay]) -> None:
     """In time: as if nothing had been. Too late: what had come in before counts, and the next sum is whole again."""
     roles, relay = relayed
-    patient, hasty = 60.0, 5.0
+    patient, hasty = 60.0, 4.0
     charges: dict[str, list[str]] = {name: [] for name in NAMES}
     with roles.federation(deadline_s=patient) as federation:
         for phase in PHASES:
