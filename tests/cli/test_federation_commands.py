@@ -152,7 +152,13 @@ def test_a_job_from_inbox_to_done(site: Path, tmp_path: Path) -> None:
     parties = {name: open_party(site / name) for name in NAMES}  # the parties' processes
     channel = MemoryChannel({name: party.handle for name, party in parties.items()})
     listing = ParticipantList.read(home)
-    federation = Federation(channel, participants=listing.participants, schema=NUMBER_SCHEMA, approval_timeout_s=0.0)
+    federation = Federation(
+        channel,
+        participants=listing.participants,
+        schema=NUMBER_SCHEMA,
+        name=listing.federation,
+        approval_timeout_s=0.0,
+    )
     with pytest.raises(PendingError, match=r"waits for approval at bank-b.*blindsight jobs approve"):
         federation.fit(ECOD(bins=8), privacy=None)
     done = invoke("jobs", "list", "--home", home, "--state", "waits")
@@ -173,7 +179,13 @@ def test_a_job_from_inbox_to_done(site: Path, tmp_path: Path) -> None:
     passphrase.chmod(0o644)
     assert "open to others" in invoke("jobs", "refuse", job["id"], "--key", tmp_path / "bob", *options).err
     # the coordinator asks for the same run again, as one that resumes does
-    federation = Federation(channel, participants=listing.participants, schema=NUMBER_SCHEMA, approval_timeout_s=0.0)
+    federation = Federation(
+        channel,
+        participants=listing.participants,
+        schema=NUMBER_SCHEMA,
+        name=listing.federation,
+        approval_timeout_s=0.0,
+    )
     with pytest.raises(PendingError):
         federation.fit(ECOD(bins=8), privacy=None)  # another run is another job
     jobs = invoke("jobs", "list", "--home", home, "--json").value["jobs"]

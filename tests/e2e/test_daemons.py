@@ -58,8 +58,8 @@ import pathlib, sys, time
 from blindsight.cli import main
 from blindsight.federation._journal import SumJournal
 keep, kept, stopped = SumJournal.keep, [], pathlib.Path(sys.argv[3]) / "stopped"
-def slow(self, state):
-    keep(self, state)
+def slow(self, state, ledgers):
+    keep(self, state, ledgers)
     kept.append(state)
     if len(kept) == 3:  # advertise, share, mask
         stopped.touch()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from blindsight.data import Schema
 from blindsight.detectors import ECOD
-from blindsight.errors import FormatError, PendingError, PolicyError, StoreError
+from blindsight.errors import BlindsightError, FormatError, PendingError, PolicyError, StoreError
 from blindsight.federation import Policy
 from blindsight.federation import _audit as audit_module
 from blindsight.federation._audit import AUDIT_FILE, AuditLog
@@ -63,6 +63,24 @@ def test_every_request_approval_and_release_is_in_it_and_no_record_is(number_sch
     text = path.read_text()
     for value in make_table(30, 101)["amount"].to_list():
         assert repr(value)[:9] not in text
+
+
+def test_a_request_on_which_the_party_fails_is_in_it_without_what_it_failed_on(
+    number_schema: Schema, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    federation = embedded(tables(3, rows=30), number_schema, EXACT, home=tmp_path)
+    party = federation.parties["bank-01"]
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("secret-4711")
+
+    monkeypatch.setattr(party, "_begin", fails)
+    with pytest.raises(BlindsightError):
+        federation.fit(ECOD(bins=8), privacy=None)
+    assert party._audit is not None
+    (line,) = party._audit.lines()
+    assert (line.kind, line.detail["error"]) == ("refused", "RuntimeError")
+    assert b"secret-4711" not in (tmp_path / "bank-01" / AUDIT_FILE).read_bytes()
 
 
 def test_approvals_are_in_it(number_schema: Schema, tmp_path: Path) -> None:

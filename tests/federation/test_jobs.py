@@ -198,7 +198,6 @@ def approved(schema: Schema, policy: Policy = BY_HAND) -> tuple[Federation, Part
     [
         {"detector": {"name": "ECOD", "parameters": {"bins": 16}}},
         {"privacy": "dp"},
-        {"threshold": 4},
         {"step": "fit2"},
         {"federation": "other"},
     ],

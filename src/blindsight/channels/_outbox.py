@@ -27,6 +27,7 @@ class Outbox:
         self._body: bytes | None = None
         self.waiting = False
         self._reached = False
+        self._failure = ""
 
     def fill(self, letter: Letter, handler: Callable[[bytes], bytes]) -> None:
         """Have a request answered, unless it is the one that was answered last."""
@@ -57,8 +58,10 @@ class Outbox:
         self._body = None
 
     def failed(self, error: Exception, before: int) -> None:
-        """Say in the log what went wrong: loudly for the first failure in a row, and now and then."""
-        level = logging.WARNING if before % 100 == 0 else logging.DEBUG
+        """Say in the log what went wrong: loudly for the first failure in a row, for another one, and now and then."""
+        kind = f"{type(error).__name__} {getattr(error, 'what', '')}"
+        level = logging.WARNING if before % 100 == 0 or kind != self._failure else logging.DEBUG
+        self._failure = kind
         log.log(level, "%s cannot reach its coordinator, and tries again: %s", self._name, error)
 
     def reached(self, failures: int) -> None:

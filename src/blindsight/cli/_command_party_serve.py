@@ -35,7 +35,7 @@ def party_serve(
     """
     from blindsight.channels import serve
     from blindsight.errors import ParameterError
-    from blindsight.federation import log_to, open_site
+    from blindsight.federation import alone_in, log_to, open_site
 
     from ._events import events_to_stderr
 
@@ -43,23 +43,24 @@ def party_serve(
         raise ParameterError(
             "This is no party's folder", got=str(folder)[:200], rule="party.toml in it", fix="blindsight party join KIT"
         )
-    log_to(folder / "party.log")
-    log = events_to_stderr(folder.resolve().name, as_json=json_output)
-    site = open_site(folder, key_file=key_file)
-    if url is not None and url not in site.addresses:
-        raise ParameterError(
-            "The coordinator has no such address here",
-            got=url[:200],
-            rule=", ".join(site.addresses),
-            fix="write it into party.toml: coordinator = [...]",
-        )
-    address = url or site.addresses[0]
-    flower = address.startswith("flower:")
-    if socket is not None and not flower:
-        raise ParameterError("--socket is for addresses flower://... alone", got=address)
-    if flower:
-        log.info("%s answers '%s' over Flower at %s", site.party.name, site.coordinator.name, address)
-    else:
-        log.info("%s dials %s for '%s'", site.party.name, address, site.coordinator.name)
-    serve(site.handler, address, **site.options, **({"socket": socket} if socket is not None else {}))
-    log.info("%s has ended", site.party.name)
+    with alone_in(folder):
+        log_to(folder / "party.log")
+        log = events_to_stderr(folder.resolve().name, as_json=json_output)
+        site = open_site(folder, key_file=key_file)
+        if url is not None and url not in site.addresses:
+            raise ParameterError(
+                "The coordinator has no such address here",
+                got=url[:200],
+                rule=", ".join(site.addresses),
+                fix="write it into party.toml: coordinator = [...]",
+            )
+        address = url or site.addresses[0]
+        flower = address.startswith("flower:")
+        if socket is not None and not flower:
+            raise ParameterError("--socket is for addresses flower://... alone", got=address)
+        if flower:
+            log.info("%s answers '%s' over Flower at %s", site.party.name, site.coordinator.name, address)
+        else:
+            log.info("%s dials %s for '%s'", site.party.name, address, site.coordinator.name)
+        serve(site.handler, address, **site.options, **({"socket": socket} if socket is not None else {}))
+        log.info("%s has ended", site.party.name)

@@ -110,7 +110,11 @@ def detector_from_json(value: object, *, allowed: frozenset[str] | None = None) 
         raise FormatError(f"Unknown parameter for {name}", rule="one of " + ", ".join(sorted(accepted)))
     for key, item in parameters.items():
         if key != "training" and not _is_plain(item):
-            raise FormatError(f"Parameter '{key}' of {name} is not a plain finite value", got=type(item).__name__)
+            raise FormatError(
+                f"Parameter '{key}' of {name} is not a plain finite value",
+                got=type(item).__name__,
+                rule="docs/wire-formats.md, 'Model file'",
+            )
     try:
         parameters = {key: _from_plain(key, item) for key, item in parameters.items()}
         detector = cls(**parameters)

@@ -1,5 +1,6 @@
 """Who does what in a run: steps, parties with their policies, the coordinator, and what is read off the totals."""
 
+from ._alone import alone_in
 from ._breakdown import Breakdown, breakdown_of, evaluate_locally
 from ._caveats import warn_of_few
 from ._certificate import certificate_of
@@ -56,6 +57,7 @@ __all__ = [
     "RunRecord",
     "StepRecord",
     "accept_list",
+    "alone_in",
     "as_asked",
     "breakdown_of",
     "certificate_of",

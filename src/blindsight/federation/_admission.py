@@ -15,7 +15,7 @@ from ._rules import check_limits
 from ._steps import detector_name, privacy_of, trains_in_the_clear
 from ._wire import Step
 
-__all__ = ["admitted", "check_participants", "check_policy", "columns_of"]
+__all__ = ["admitted", "check_federation", "check_participants", "check_policy", "columns_of"]
 
 
 def check_participants(step: Step, pinned: Sequence[tuple[str, bytes]]) -> None:
@@ -34,6 +34,22 @@ def check_participants(step: Step, pinned: Sequence[tuple[str, bytes]]) -> None:
             got=f"{', '.join(sorted(differing)) or 'another order'} differ",
             rule="a coordinator can neither enrol parties of its own nor leave some out",
             fix="agree on a new participant list among the data owners",
+        )
+
+
+def check_federation(step: Step, name: str | None) -> None:
+    """Refuse a step of another federation than the one whose signed list this party follows; None: it follows none.
+
+    Raises
+    ------
+    AuthenticationError
+    """
+    if name is not None and step.federation != name:
+        raise AuthenticationError(
+            "The step is of another federation than this party's",
+            got=step.federation,
+            rule=f"the signed participant list here is that of '{name}'",
+            fix="in Python: Federation(..., name=site.listing.federation)",
         )
 
 
@@ -64,15 +80,27 @@ def admitted(step: Step, schema: Schema, policy: Policy) -> DifferentialPrivacy 
             fix="give every party and the coordinator the same schema.toml",
         )
     if (step.dataset == "evaluation") != (step.purpose == "evaluation"):
-        raise PolicyError("The step asks for the wrong records", got=f"{step.dataset} for {step.purpose}")
+        raise PolicyError(
+            "The step asks for the wrong records",
+            got=f"{step.dataset} for {step.purpose}",
+            rule="evaluation records for an evaluation, training records for everything else",
+        )
     if step.model is not None and step.purpose == "describe":
-        raise PolicyError("The step carries a model where none belongs", got=step.purpose)
+        raise PolicyError(
+            "The step carries a model where none belongs", got=step.purpose, rule="a description is of no model"
+        )
     least = default_threshold(len(step.participants))
     if step.threshold < least:
         raise PolicyError(
             "The threshold is too low",
             got=f"{step.threshold} of {len(step.participants)}",
             rule=f"at least {least}: what still holds when parties collude with the coordinator",
+        )
+    if step.threshold > len(step.participants):
+        raise PolicyError(
+            "The threshold is above the number of parties",
+            got=f"{step.threshold} of {len(step.participants)}",
+            rule="so many can never survive",
         )
     privacy = privacy_of(step.privacy) if step.privacy is not None else None
     # before anything is charged: what a later step of this run would be refused for

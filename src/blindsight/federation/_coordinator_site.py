@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import os
@@ -18,6 +19,7 @@ from blindsight.errors import BlindsightError, FormatError, ParameterError, Surv
 from blindsight.keys import Sealer, certificate_fingerprint, read_certificate_file, read_tls_key
 from blindsight.store import Store, open_store
 
+from ._alone import alone_in
 from ._federation import Federation
 from ._journal import Journal
 from .kits import LIST_FILE, ParticipantList, PinnedList
@@ -56,11 +58,17 @@ class CoordinatorSite:
     """
 
     def __init__(
-        self, folder: Path, listing: ParticipantList, schema: Schema, channel: DialledChannel, store: Store
+        self,
+        folder: Path,
+        listing: ParticipantList,
+        schema: Schema,
+        channel: DialledChannel,
+        held: contextlib.ExitStack,
+        store: Store,
     ) -> None:
         self.listing, self.schema, self.channel = listing, schema, channel
         self.journal = Journal(store)
-        self._store, self._file = store, folder / LIST_FILE
+        self._store, self._held, self._file = store, held, folder / LIST_FILE
         self._seen = _stamp(self._file)
         self._over = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="blindsight-list", daemon=True)
@@ -103,7 +111,7 @@ class CoordinatorSite:
         self._over.set()
         self._watcher.join()
         self.channel.close()
-        self._store.close()
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -147,7 +155,7 @@ def open_coordinator(
     ------
     StoreError, FormatError, SchemaError, AuthenticationError
         A file is missing or malformed; certificate, key, authority and list do not belong together; the list is no
-        successor of the one that was seen before.
+        successor of the one that was seen before; another process serves the kit.
     ParameterError
         ``url`` is none of the list's addresses; ``listen`` or ``socket`` is not for its kind.
     SurvivorsError
@@ -176,14 +184,13 @@ def open_coordinator(
         )
     schema = Schema.read(folder / "schema.toml")
     sealer = Sealer.from_key_file(key_file) if key_file is not None else None
-    store = open_store(folder / "coordinator.db" if journal is None else journal, sealer)
-    try:
+    with contextlib.ExitStack() as opening:
+        opening.enter_context(alone_in(folder))
+        store = open_store(folder / "coordinator.db" if journal is None else journal, sealer)
+        opening.callback(store.close)
         PinnedList(store).accept(listing)
         channel = _open_channel(folder, listing, address, listen, socket)
-    except BaseException:
-        store.close()
-        raise
-    return CoordinatorSite(folder, listing, schema, channel, store)
+        return CoordinatorSite(folder, listing, schema, channel, opening.pop_all(), store)
 
 
 def _open_channel(

@@ -39,7 +39,7 @@ from blindsight.privacy import (
 from blindsight.securesum import Phase, PhasedClient, SumSpec, load_client, make_client
 from blindsight.store import Store
 
-from ._admission import admitted, check_participants, check_policy, columns_of
+from ._admission import admitted, check_federation, check_participants, check_policy, columns_of
 from ._audit import AuditLog
 from ._breakdown import Breakdown, keep_own_figures, kept_breakdowns
 from ._exact import ExactTotals, version_of
@@ -441,7 +441,10 @@ class Party:
         except Exception as error:
             # whatever else goes wrong, no request may end this process, and no text of it may reach the coordinator
             log.exception("%s failed on a request", self.name)
-            return encode(Refusal(type(error).__name__[:64], "The party failed on this request"))
+            failure = Refusal(type(error).__name__[:64], "The party failed on this request")
+            if self._audit is not None:
+                self._audit.refused(error=failure.kind, what=failure.what, about=self._about, asker=_named(asker))
+            return encode(failure)
 
     def _reread_policy(self) -> None:
         """Take over a policy that was edited; refuse everything where it cannot be used."""
@@ -499,6 +502,7 @@ class Party:
         if not begun and self.policy.hours is not None:
             self.policy.hours.check(self._now())
         privacy = self._check(step, begun=begun)
+        self._check_bound(step, encoded)
         known = self._clients.get(step.release_id)
         # a round's model is read once, not once a message; what the policy says is asked every time
         query = known[1] if known is not None and known[0] == step else self._query(step)
@@ -512,15 +516,9 @@ class Party:
             self.heads.begin(step.release_id)  # once, before this sum's keys are known to anybody
         else:
             self.jobs.check(self.jobs.get(step.run))
-        self._bind_run(step)
-        try:
+        with self._store.transaction():
+            self._store.table("runs").put_once(step.run, _terms_digest(step))
             self._store.table("steps").put_once(step.release_id, encoded)
-        except ReleaseError as error:
-            raise ReleaseError(
-                f"Release {step.release_id} is already bound to another request",
-                rule="a release id is used once",
-                fix="start a new run: a new release, freshly charged",
-            ) from error
         if not is_masked(query):
             return self._reply(step, self._noisy_vector(step, query).astype("<i8").tobytes())
         client = self._client(step, spec_of(step, query))
@@ -564,21 +562,24 @@ class Party:
         if self._audit is not None:
             self._audit.write(kind, **detail)
 
-    def _bind_run(self, step: Step) -> None:
-        """Hold a run to the detector and the privacy of its first step.
+    def _check_bound(self, step: Step, encoded: bytes) -> None:
+        """Hold a release to its first request, and a run to the detector and the privacy of its first step.
 
         What a party keeps from round to round (noise, tensors, control variates) was made under these; another round
         of the run under other ones would be charged for noise that it does not have.
         """
-        terms = hashlib.sha256(msgspec.msgpack.encode((step.detector, step.privacy))).digest()
-        try:
-            self._store.table("runs").put_once(step.run, terms)
-        except ReleaseError as error:
+        if self._store.table("steps").get(step.release_id) not in (None, encoded):
+            raise ReleaseError(
+                f"Release {step.release_id} is already bound to another request",
+                rule="a release id is used once",
+                fix="start a new run: a new release, freshly charged",
+            )
+        if self._store.table("runs").get(step.run) not in (None, _terms_digest(step)):
             raise ReleaseError(
                 f"Run {step.run} is already bound to another request",
                 rule="one run, one detector and one privacy",
                 fix="start a new run",
-            ) from error
+            )
 
     def _continue(self, message: Continue) -> Reply:
         step, query, client = self._resume(message.release_id)
@@ -659,6 +660,8 @@ class Party:
         Asked again for every message: a policy that the owner has tightened since holds at once.
         """
         pinned = self._participants.current()
+        listing = self._participants.listing
+        check_federation(step, listing.federation if listing is not None else None)
         # a newer list may have come since: what was begun goes on where everybody in it is still who they were
         if not (begun and set(step.participants) <= set(pinned)):
             check_participants(step, pinned)
@@ -819,6 +822,11 @@ def _about(message: Hello | Begin | Continue | Deliver) -> str | None:
 
 def _named(asker: Asker | None) -> str | None:
     return asker.name if asker is not None else None
+
+
+def _terms_digest(step: Step) -> bytes:
+    """What a run is held to."""
+    return hashlib.sha256(msgspec.msgpack.encode((step.detector, step.privacy))).digest()
 
 
 def _ends_run(step: Step, schema: Schema) -> bool:

@@ -18,6 +18,7 @@ from pathlib import Path
 from blindsight.channels import serve, serve_frames
 from blindsight.errors import BlindsightError
 
+from ._alone import alone_in
 from ._home import open_party
 from ._party_log import log_to
 
@@ -56,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.socket is not None:
             files["socket"] = options.socket
         try:
-            serve(party.handle, options.url, name=party.name, coordinator=options.coordinator, **files)
+            with alone_in(options.folder):
+                serve(party.handle, options.url, name=party.name, coordinator=options.coordinator, **files)
         except BlindsightError as error:
             log.error("%s cannot start: %s", options.folder, error)
             sys.stderr.write(f"{party.name} cannot start: {error}\n")
