@@ -18,7 +18,7 @@ from .test_daemons import DIES_AFTER_THE_VECTORS, DIES_WHEN_CHARGED, TIMEOUT_S, 
 
 COMMANDS = flower_bin()
 NAMES = ("bank-a", "bank-b", "bank-c")
-REAL_TIMEOUT_S = 200
+REAL_TIMEOUT_S = 400  # a minute or two, where nothing else runs
 
 
 def agents(site: Site) -> dict[str, Path]:
@@ -74,6 +74,7 @@ def test_where_to_listen_is_said_in_the_way_of_the_address(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(COMMANDS is None, reason="Flower is not there: make .venv/flower, or set BLINDSIGHT_FLOWER")
 def test_over_a_real_superlink(tmp_path: Path) -> None:
     """TLS, node keys, a SuperNode a party; the app as the command writes it."""
