@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["coordinator_app"]
 
 SEPARATION = (
-    "Every party kept its own folder, dialled the coordinator over mutual TLS and judged each request by its own "
-    "policy; its ledger is there and not in this report."
+    "Every party kept its own folder, {how} over mutual TLS and judged each request by its own policy; its ledger is "
+    "there and not in this report."
 )
 
 coordinator_app = typer.Typer(
@@ -94,6 +94,7 @@ def coordinator_fit(
     json_output: JsonOption = False,
 ) -> None:
     """Fit one detector with parties that dial in. Killed at any point, the same command goes on with the same run."""
+    from blindsight.channels import FlowerChannel
     from blindsight.federation import Federation, check_suits, open_coordinator, wait_for_parties
     from blindsight.privacy import shown_epsilon
     from blindsight.report import write_run
@@ -133,8 +134,12 @@ def coordinator_fit(
             quiet=json_output,
         )
         federation.progress = rounds.phase
-        screen.say(f"Listening on {site.channel.url} for the {len(site.listing.parties)} parties of "
-                   f"'{federation.name}', list {site.listing.serial}.")  # fmt: skip
+        place, how = site.channel.url, "dialled the coordinator"
+        if isinstance(site.channel, FlowerChannel):
+            place, how = str(site.channel.socket), "answered through Flower"
+        separation = SEPARATION.format(how=how)
+        screen.say(f"Listening on {place} for the {len(site.listing.parties)} parties of '{federation.name}', "
+                   f"list {site.listing.serial}.")  # fmt: skip
 
         def facts(fitted: Detector, notes: list[str]) -> RunFile:
             fitting = Fitting(
@@ -145,7 +150,7 @@ def coordinator_fit(
                 privacy=privacy,
                 warnings=notes,
             )
-            return run_file(fitting, title=title, home=None, key_file=key_file, separation=SEPARATION)
+            return run_file(fitting, title=title, home=None, key_file=key_file, separation=separation)
 
         def deliver(fitted: Detector) -> None:
             fitted.save(output, sealer=sealer)
