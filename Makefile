@@ -9,7 +9,7 @@ JOBS ?= 2
 
 export MPLBACKEND := Agg
 
-.PHONY: help demo test check bench docs constraints constraints-flower clean
+.PHONY: help demo test check bench docs constraints constraints-flower flower clean
 
 help:
 	@echo "make demo    set up and run the main job: fit across parties, score blind, write a report"
@@ -42,6 +42,8 @@ $(VENV)/.flower: $(VENV)/bin/python constraints-flower.txt
 $(VENV)/.bench: $(VENV)/.dev $(VENV)/.flower
 	$(PIP) install -c constraints.txt -e '.[he,deep,mpc,serve,net,paillier,dev,bench]'
 	@touch $@
+
+flower: $(VENV)/.flower
 
 demo: $(VENV)/.demo
 	$(BIN)/blindsight demo --output $(OUT)/demo

@@ -115,7 +115,7 @@ def main() -> None:
     options = parser.parse_args()
     commands = flower_bin()
     if commands is None:
-        print("Flower is not there: make .venv/flower, or set BLINDSIGHT_FLOWER to the folder of its commands")
+        print("Flower is not there: make flower, or set BLINDSIGHT_FLOWER to the folder of its commands")
         return
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
     generator = np.random.default_rng(0)

@@ -67,8 +67,8 @@ MetricsOption = Annotated[
 SealOption = Annotated[Path | None, typer.Option("--key-file", help="Key file that seals model and journal at rest.")]
 
 SEPARATION = (
-    "Every party kept its own folder, dialled the coordinator over mutual TLS and judged each request by its own "
-    "policy; its ledger is there and not in this report."
+    "Every party kept its own folder, {how} over mutual TLS and judged each request by its own policy; its ledger is "
+    "there and not in this report."
 )
 
 coordinator_app = typer.Typer(
@@ -161,6 +161,7 @@ def coordinator_fit(
         )
         federation.progress = rounds.phase
         receivers = _receivers(send_to, federation)
+        separation = SEPARATION.format(how=_reached(site))
         screen.say(f"{_where(site)} for the {len(site.listing.parties)} parties of "
                    f"'{federation.name}', list {site.listing.serial}.")  # fmt: skip
 
@@ -173,7 +174,7 @@ def coordinator_fit(
                 privacy=privacy,
                 warnings=notes,
             )
-            return run_file(fitting, title=title, home=None, key_file=key_file, separation=SEPARATION)
+            return run_file(fitting, title=title, home=None, key_file=key_file, separation=separation)
 
         def deliver(fitted: Detector) -> None:
             fitted.save(output, sealer=sealer)
@@ -395,8 +396,16 @@ def coordinator_deliver(
 
 def _where(site: CoordinatorSite) -> str:
     """Where the coordinator is met."""
-    where = {"mqtts": "Waiting at the broker", "flower": "Waiting for the app of"}
-    return f"{where.get(site.channel.url.partition(':')[0], 'Listening on')} {site.channel.url}"
+    scheme = site.channel.url.partition(":")[0]
+    if scheme == "flower":
+        return f"Listening on {getattr(site.channel, 'socket', site.channel.url)}"
+    return f"{'Waiting at the broker' if scheme == 'mqtts' else 'Listening on'} {site.channel.url}"
+
+
+def _reached(site: CoordinatorSite) -> str:
+    """How parties came to the coordinator."""
+    ways = {"mqtts": "met the coordinator at a broker", "flower": "answered through Flower"}
+    return ways.get(site.channel.url.partition(":")[0], "dialled the coordinator")
 
 
 def _receivers(text: str | None, federation: Federation) -> list[str]:
