@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -131,7 +131,7 @@ class Site:
             statuses = {name: process.wait(30) for name, process in running.items()}
         assert statuses == dict.fromkeys(self.names, 0)
 
-    def check_model(self, detector: Detector | None = None, *, evaluated: str | None = None) -> None:
+    def check_model(self, detector: Detector | None = None, *, more: Sequence[str] = ()) -> None:
         """It is the embedded one bit for bit; every party was charged once for each of its sums."""
         model = bs.load(self.folder / "fraud.blindsight")
         policy = Policy(allow_exact_sums=True)
@@ -140,8 +140,7 @@ class Site:
         )
         steps = list(inside.provenance_["survivors"])
         assert model.provenance_["survivors"] == {step: list(self.names) for step in steps}
-        charged = [f"{model.provenance_['run']}/{step}" for step in steps]
-        charged += [f"{evaluated}/evaluation"] if evaluated else []
+        charged = [*(f"{model.provenance_['run']}/{step}" for step in steps), *more]
         model.provenance_ = inside.provenance_ = model.certificate_ = inside.certificate_ = None
         assert modelfile.dumps(model) == modelfile.dumps(inside)
         for name in self.names:
@@ -232,10 +231,15 @@ def test_grpc_and_the_model_comes_back(tmp_path: Path) -> None:
         measured = json.loads(
             run("coordinator", "evaluate", site.kit("coordinator"), "--model", model, "--exact", "--json")
         )
+        described = json.loads(run("coordinator", "describe", site.kit("coordinator"), "--exact", "--json"))
     assert told["delivered"] == dict.fromkeys(site.names, "kept as version 1")
-    site.check_model(evaluated=measured["run"])
-    assert len(site.rounds()) == 3
+    more = [f"{measured['run']}/evaluation", *(f"{described['run']}/describe/{x}" for x in ("histogram", "moments"))]
+    site.check_model(more=more)
+    assert len(site.rounds()) == 5
     everybody = pl.concat(site.data.values())
+    age = next(column for column in described["columns"] if column["name"] == "age")
+    assert age["count"] == everybody.height
+    assert abs(age["mean"] - everybody["age"].mean()) < 0.2
     assert measured["anomalous"] == everybody["fraud"].sum()
     expected = roc_auc_score(everybody["fraud"], bs.load(model).decision_function(everybody))
     assert abs(measured["auroc"]["value"] - expected) < 0.02  # from a histogram of scores

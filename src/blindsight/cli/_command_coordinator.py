@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,8 +29,10 @@ from ._screen import Screen
 if TYPE_CHECKING:
     from blindsight.detectors import Detector
     from blindsight.federation import CoordinatorSite, Federation
+    from blindsight.privacy import DifferentialPrivacy
     from blindsight.report import RunFile
 
+    from ._rounds import Rounds
     from ._run_metrics import RunMetrics
 
 __all__ = ["coordinator_app"]
@@ -117,14 +119,13 @@ def coordinator_fit(
     json_output: JsonOption = False,
 ) -> None:
     """Fit one detector with parties that dial in. Killed at any point, the same command goes on with the same run."""
-    from blindsight.federation import Federation, check_suits, open_coordinator, wait_for_parties
+    from blindsight.federation import check_suits
     from blindsight.privacy import shown_epsilon
     from blindsight.report import write_run
 
     from ._choose import choose_detector, choose_privacy, read_settings
     from ._fit import Fitting, collected_warnings, run_file
     from ._resume import fit_or_resume
-    from ._rounds import ROUNDS_FILE, Rounds
 
     screen = Screen(as_json=json_output)
     privacy = choose_privacy(
@@ -134,36 +135,20 @@ def coordinator_fit(
     writable_target(output, "--output", sources=[key_file, *(kit.iterdir() if kit.is_dir() else ())])
     sealer = sealer_of(key_file)
     chosen = choose_detector(detector, read_settings(settings or ()), contamination=contamination)
+    receivers: list[str] = []
+
+    def before(federation: Federation) -> None:
+        check_suits(chosen, federation.schema, privacy)
+        receivers.extend(_receivers(send_to, federation))
+
     with (
-        _terminated_as_interrupted(),
         collected_warnings() as told,
-        _metrics(metrics_port, screen) as metrics,
-        open_coordinator(
-            kit, url=url, listen=_host_and_port(listen), socket=socket, key_file=key_file, journal=journal
-        ) as site,
-    ):
-        check_suits(chosen, site.schema, privacy)
-        federation = Federation(
-            site.channel,
-            participants=site.listing.participants,
-            schema=site.schema,
-            name=site.listing.federation,
-            timeout_s=deadline_s,
-            journal=site.journal,
-            approval_timeout_s=approval_s,
-        )
-        rounds = Rounds(
-            kit / ROUNDS_FILE,
-            run=lambda: federation.history[-1],
-            delta=None if privacy is None else privacy.delta,
-            quiet=json_output,
-            metrics=metrics,
-        )
-        federation.progress = rounds.phase
-        receivers = _receivers(send_to, federation)
+        _coordinating(
+            kit, screen, privacy, wait_s=wait_s, deadline_s=deadline_s, approval_s=approval_s, quorum=quorum, url=url,
+            listen=listen, socket=socket, journal=journal, metrics_port=metrics_port, key_file=key_file, before=before,
+        ) as (site, federation, rounds),
+    ):  # fmt: skip
         separation = SEPARATION.format(how=_reached(site))
-        screen.say(f"{_where(site)} for the {len(site.listing.parties)} parties of "
-                   f"'{federation.name}', list {site.listing.serial}.")  # fmt: skip
 
         def facts(fitted: Detector, notes: list[str]) -> RunFile:
             fitting = Fitting(
@@ -180,13 +165,11 @@ def coordinator_fit(
             fitted.save(output, sealer=sealer)
             write_run(facts(fitted, []), kit)
 
-        with rounds:
-            wait_for_parties(federation, quorum=quorum or len(site.listing.parties), wait_s=wait_s, tell=rounds.waits)
-            model = fit_or_resume(
-                federation, chosen, privacy, evaluates=False, on_step=rounds.done, deliver=deliver, send_to=receivers
-            )
-            sent = federation.history[-1].sent
-            rounds.ends("done", model=str(output), **({"delivered": sent} if sent else {}))
+        model = fit_or_resume(
+            federation, chosen, privacy, evaluates=False, on_step=rounds.done, deliver=deliver, send_to=receivers
+        )
+        sent = federation.history[-1].sent
+        rounds.ends("done", model=str(output), **({"delivered": sent} if sent else {}))
     run = facts(model, told)
     path = write_run(run, kit)
     screen.say(f"Wrote {output}, from about {run.model.records:,} records of {', '.join(run.parties)}.")
@@ -273,12 +256,10 @@ def coordinator_evaluate(
     from datetime import UTC, datetime
 
     from blindsight import modelfile
-    from blindsight.federation import Federation, open_coordinator, wait_for_parties
     from blindsight.keys import write_atomic
 
     from ._choose import choose_privacy
     from ._resume import evaluate_or_resume
-    from ._rounds import ROUNDS_FILE, Rounds
 
     screen = Screen(as_json=json_output)
     privacy = choose_privacy(
@@ -286,38 +267,14 @@ def coordinator_evaluate(
         exact=exact, max_records_per_party=max_records_per_party, trust=trust,
     )  # fmt: skip
     measured = modelfile.load(model, sealer=sealer_of(key_file))
-    with (
-        _terminated_as_interrupted(),
-        _metrics(metrics_port, screen) as metrics,
-        open_coordinator(
-            kit, url=url, listen=_host_and_port(listen), socket=socket, key_file=key_file, journal=journal
-        ) as site,
-    ):
-        federation = Federation(
-            site.channel,
-            participants=site.listing.participants,
-            schema=site.schema,
-            name=site.listing.federation,
-            timeout_s=deadline_s,
-            journal=site.journal,
-            approval_timeout_s=approval_s,
-        )
-        rounds = Rounds(
-            kit / ROUNDS_FILE,
-            run=lambda: federation.history[-1],
-            delta=None if privacy is None else privacy.delta,
-            quiet=json_output,
-            metrics=metrics,
-        )
-        federation.progress = rounds.phase
-        screen.say(f"{_where(site)} for the {len(site.listing.parties)} parties of "
-                   f"'{federation.name}', list {site.listing.serial}.")  # fmt: skip
-        with rounds:
-            wait_for_parties(federation, quorum=quorum or len(site.listing.parties), wait_s=wait_s, tell=rounds.waits)
-            found = evaluate_or_resume(federation, measured, privacy)
-            for step in federation.history[-1].steps:
-                rounds.done(step)
-            rounds.ends("done", model=str(model))
+    with _coordinating(
+        kit, screen, privacy, wait_s=wait_s, deadline_s=deadline_s, approval_s=approval_s, quorum=quorum, url=url,
+        listen=listen, socket=socket, journal=journal, metrics_port=metrics_port, key_file=key_file,
+    ) as (_, federation, rounds):  # fmt: skip
+        found = evaluate_or_resume(federation, measured, privacy)
+        for step in federation.history[-1].steps:
+            rounds.done(step)
+        rounds.ends("done", model=str(model))
     measures = ("auroc", "average_precision", "false_positive_rate", "false_negative_rate")
     result = {
         "run": federation.history[-1].run,
@@ -344,6 +301,89 @@ def coordinator_evaluate(
         known = f", 95% interval {low:.3f} to {high:.3f}" if math.isfinite(low) else ""
         screen.say(f"{name.replace('_', ' ')}: {value:.3f}{known}")
     screen.say("Each party's own exact figures stay there: blindsight ledger figures --home FOLDER")
+    screen.result(result)
+
+
+@coordinator_app.command(
+    "describe",
+    short_help="Private statistics of every feature.",
+    epilog="Example: blindsight coordinator describe kits/coordinator --epsilon 0.5",
+)
+@command
+@safe_after("What was released so far is charged; the same command goes on where this one was.")
+def coordinator_describe(
+    kit: Annotated[Path, typer.Argument(help="The coordinator's kit; description.json is put there.")],
+    epsilon: Annotated[float | None, typer.Option(help="All of it is spent on this.")] = None,
+    delta: DeltaOption = 1e-6,
+    unit: UnitOption = "record",
+    max_records_per_person: PersonRecordsOption = None,
+    max_records_per_party: PartyRecordsOption = None,
+    trust: TrustOption = "federation",
+    exact: ExactOption = False,
+    quorum: QuorumOption = None,
+    wait_s: WaitOption = 600.0,
+    deadline_s: DeadlineOption = 600.0,
+    approval_s: ApprovalOption = 3600.0,
+    url: UrlOption = None,
+    listen: ListenOption = None,
+    socket: SocketOption = None,
+    journal: JournalOption = None,
+    metrics_port: MetricsOption = None,
+    key_file: SealOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Count, mean, deviation and quartiles of every feature over everybody's records, from two private sums."""
+    import json
+
+    from blindsight.keys import write_atomic
+
+    from ._choose import choose_privacy
+    from ._resume import describe_or_resume
+
+    screen = Screen(as_json=json_output)
+    privacy = choose_privacy(
+        epsilon, delta, unit, max_records_per_person,
+        exact=exact, max_records_per_party=max_records_per_party, trust=trust,
+    )  # fmt: skip
+    with _coordinating(
+        kit, screen, privacy, wait_s=wait_s, deadline_s=deadline_s, approval_s=approval_s, quorum=quorum, url=url,
+        listen=listen, socket=socket, journal=journal, metrics_port=metrics_port, key_file=key_file,
+    ) as (_, federation, rounds):  # fmt: skip
+        columns = describe_or_resume(federation, privacy)
+        for step in federation.history[-1].steps:
+            rounds.done(step)
+        rounds.ends("done")
+    result = {
+        "run": federation.history[-1].run,
+        "columns": [
+            {
+                "name": column.name,
+                "count": column.count,
+                "mean": column.mean,
+                "variance": column.variance,
+                "quantiles": {f"{share:g}": value for share, value in column.quantiles.items()},
+                "edges": column.edges.tolist(),
+                "histogram": column.histogram.tolist(),
+                "labels": list(column.labels),
+            }
+            for column in columns
+        ],
+    }
+    write_atomic(kit / "description.json", json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
+    screen.table(
+        f"Of everybody's records, as released: {kit / 'description.json'}",
+        [("Feature", "left"), ("Count", "right"), ("Mean", "right"), ("Deviation", "right"), ("Quantiles", "left")],
+        [
+            (
+                column.name,
+                f"{column.count:,.0f}",
+                "" if column.mean is None else f"{column.mean:,.4g}",
+                "" if column.variance is None else f"{max(column.variance, 0.0) ** 0.5:,.4g}",
+                ", ".join(f"{share:g}: {value:,.4g}" for share, value in column.quantiles.items()),
+            )
+            for column in columns
+        ],
+    )
     screen.result(result)
 
 
@@ -431,6 +471,62 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _coordinating(
+    kit: Path,
+    screen: Screen,
+    privacy: DifferentialPrivacy | None,
+    *,
+    wait_s: float,
+    deadline_s: float,
+    approval_s: float,
+    quorum: int | None,
+    url: str | None,
+    listen: str | None,
+    socket: Path | None,
+    journal: str | None,
+    metrics_port: int | None,
+    key_file: Path | None,
+    before: Callable[[Federation], None] | None = None,
+) -> Iterator[tuple[CoordinatorSite, Federation, Rounds]]:
+    """A federation whose parties have dialled in, and what shows its sums; ``before`` may refuse before they do."""
+    from blindsight.federation import Federation, open_coordinator, wait_for_parties
+
+    from ._rounds import ROUNDS_FILE, Rounds
+
+    with (
+        _terminated_as_interrupted(),
+        _metrics(metrics_port, screen) as metrics,
+        open_coordinator(
+            kit, url=url, listen=_host_and_port(listen), socket=socket, key_file=key_file, journal=journal
+        ) as site,
+    ):
+        federation = Federation(
+            site.channel,
+            participants=site.listing.participants,
+            schema=site.schema,
+            name=site.listing.federation,
+            timeout_s=deadline_s,
+            journal=site.journal,
+            approval_timeout_s=approval_s,
+        )
+        rounds = Rounds(
+            kit / ROUNDS_FILE,
+            run=lambda: federation.history[-1],
+            delta=None if privacy is None else privacy.delta,
+            quiet=screen.as_json,
+            metrics=metrics,
+        )
+        federation.progress = rounds.phase
+        if before is not None:
+            before(federation)
+        screen.say(f"{_where(site)} for the {len(site.listing.parties)} parties of "
+                   f"'{federation.name}', list {site.listing.serial}.")  # fmt: skip
+        with rounds:
+            wait_for_parties(federation, quorum=quorum or len(site.listing.parties), wait_s=wait_s, tell=rounds.waits)
+            yield site, federation, rounds
 
 
 @contextlib.contextmanager

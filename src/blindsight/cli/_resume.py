@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from blindsight.detectors import Detector
-    from blindsight.federation import Evaluation, Federation, RunHeader, StepRecord
+    from blindsight.federation import ColumnDescription, Evaluation, Federation, RunHeader, StepRecord
     from blindsight.privacy import DifferentialPrivacy
 
-__all__ = ["evaluate_or_resume", "fit_or_resume"]
+__all__ = ["describe_or_resume", "evaluate_or_resume", "fit_or_resume"]
 
 
 def fit_or_resume(
@@ -65,6 +65,21 @@ def evaluate_or_resume(federation: Federation, model: Detector, privacy: Differe
             assert isinstance(measured, Evaluation)
             return measured
     return federation.evaluate(model, privacy=privacy)
+
+
+def describe_or_resume(federation: Federation, privacy: DifferentialPrivacy | None) -> list[ColumnDescription]:
+    """Describe; or go on with an unfinished description under the same privacy."""
+    from blindsight.federation import for_describing
+    from blindsight.privacy import DifferentialPrivacy
+
+    for header in reversed(federation.unfinished()):
+        asked = None if header.privacy is None else DifferentialPrivacy.from_json(header.privacy)
+        if header.kind == "describe" and asked == for_describing(privacy):
+            _say(header, "description")
+            described = federation.resume(header.run)
+            assert isinstance(described, list)
+            return described
+    return federation.describe(privacy=privacy)
 
 
 def _asks_for(

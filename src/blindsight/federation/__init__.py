@@ -7,7 +7,7 @@ from ._certificate import certificate_of
 from ._coordinator_site import CoordinatorSite, open_coordinator, wait_for_parties
 from ._enrol import accept_list, enrol, join
 from ._evaluation import Evaluation, known
-from ._federation import Federation
+from ._federation import Federation, for_describing
 from ._forgotten import Forgetting, ModelOutcome
 from ._heads import HeadStatement, read_statement
 from ._home import check_parties, open_audit, open_party, provision
@@ -65,6 +65,7 @@ __all__ = [
     "check_suits",
     "enrol",
     "evaluate_locally",
+    "for_describing",
     "interrupts_held",
     "join",
     "known",

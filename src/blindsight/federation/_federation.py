@@ -50,7 +50,7 @@ from ._statistics import ColumnDescription, describe_column_totals, describe_que
 from ._steps import as_asked, check_ahead
 from ._wire import MAX_MODEL_BYTES, Deliver, Greeting, Hello, Kept, Refusal, decode_reply, encode
 
-__all__ = ["Federation"]
+__all__ = ["Federation", "for_describing"]
 
 D = TypeVar("D", bound=Detector)
 Sums = Literal["masked", "he", "paillier", "auto"]
@@ -625,7 +625,7 @@ class Federation:
         list of ColumnDescription
             One per feature, in the schema's order.
         """
-        return self._describe(_for_describing(_asked(privacy, "description")))
+        return self._describe(for_describing(_asked(privacy, "description")))
 
     def _describe(self, privacy: DifferentialPrivacy | None, again: str | None = None) -> list[ColumnDescription]:
         totals: dict[str, Total] = {}
@@ -658,7 +658,7 @@ class Federation:
             As for :meth:`fit`; every party's policy must allow the purpose "describe".
         """
         check_count(self.schema, k)
-        return self._select(k, _for_describing(_asked(privacy, "selection")))
+        return self._select(k, for_describing(_asked(privacy, "selection")))
 
     def _select(self, k: int, privacy: DifferentialPrivacy | None, again: str | None = None) -> FeatureSelection:
         with Run(self, "select", None, privacy, again=again, count=k) as run:
@@ -766,7 +766,7 @@ def _kept(name: str, answer: bytes | None, sha256: str) -> str:
     return f"kept as version {reply.version}{same}"
 
 
-def _for_describing(privacy: DifferentialPrivacy | None) -> DifferentialPrivacy | None:
+def for_describing(privacy: DifferentialPrivacy | None) -> DifferentialPrivacy | None:
     """The privacy asked for, all of it for "describe" unless the shares give that a part."""
     if privacy is None or "describe" in privacy.shares:
         return privacy
