@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from blindsight.cli import app
 from blindsight.data import Column, Schema, Without, records
-from blindsight.detectors import ECOD, OCSVM
+from blindsight.detectors import ECOD
 from blindsight.errors import DataError, RefusedError, SchemaError
 from blindsight.federation import Policy, open_audit, open_party, provision
 from sample_tables import MIXED_SCHEMA, NUMBER_SCHEMA
@@ -103,7 +103,7 @@ def test_what_need_not_or_cannot_be_subtracted_is_said(tmp_path: Path) -> None:
     policy = Policy(allow_exact_sums=True)
     federation = embedded(DATA, MIXED_SCHEMA, policy, home=tmp_path)
     federation.fit(ECOD(bins=8), privacy=dp(2.0), send_to="all")
-    federation.fit(OCSVM(rounds=2), privacy=None, send_to="all")
+    federation.fit(ECOD(bins=8, edges="learned"), privacy=None, send_to="all")
     done = federation.parties["bank-00"].forget(["3"])
     assert [one.outcome for one in done.models] == ["private", "fit again"]
     assert "no budget comes back" in done.models[0].why
