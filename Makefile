@@ -29,7 +29,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "setting up (about three minutes) ..."
-	$(PIP) install -c constraints.txt -e '.[he,deep,mpc,serve,net,paillier,dev]'
+	$(PIP) install -c constraints.txt -e '.[he,deep,mpc,serve,net,paillier,mlflow,dev]'
 	@touch $@ $(VENV)/.demo
 
 # Flower's own requirements do not fit into one environment with ours; nothing of ours imports it (docs/flower.md)
@@ -40,7 +40,7 @@ $(VENV)/.flower: $(VENV)/bin/python constraints-flower.txt
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev $(VENV)/.flower
-	$(PIP) install -c constraints.txt -e '.[he,deep,mpc,serve,net,paillier,dev,bench]'
+	$(PIP) install -c constraints.txt -e '.[he,deep,mpc,serve,net,paillier,mlflow,dev,bench]'
 	@touch $@
 
 flower: $(VENV)/.flower

@@ -27,7 +27,7 @@ def test_a_run_as_prometheus_sees_it(tmp_path) -> None:
     federation._channel = FaultyChannel(federation._channel, silent_from={"d": 7})  # in the threshold's sum
     with RunMetrics(0) as metrics:
         rounds = Rounds(
-            tmp_path / "rounds.jsonl", run=lambda: federation.history[-1], delta=1e-6, quiet=True, metrics=metrics
+            tmp_path / "rounds.jsonl", run=lambda: federation.history[-1], delta=1e-6, quiet=True, listeners=[metrics]
         )
         rounds.waits(list("abc"), ["d"])
         assert read(metrics.port)["blindsight_run_parties_connected"] == 3

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from blindsight.privacy import DifferentialPrivacy
     from blindsight.report import RunFile
 
-    from ._rounds import Rounds
+    from ._rounds import Rounds, RunListener
     from ._run_metrics import RunMetrics
 
 __all__ = ["coordinator_app"]
@@ -65,6 +65,9 @@ JournalOption = Annotated[
 MetricsOption = Annotated[
     int | None,
     typer.Option("--metrics-port", help="Serve Prometheus metrics on 127.0.0.1:PORT while it runs.", min=0, max=65535),
+]
+MlflowOption = Annotated[
+    str | None, typer.Option("--mlflow", help="Tracking server of MLflow to log the run to.  [default: none]")
 ]
 SealOption = Annotated[Path | None, typer.Option("--key-file", help="Key file that seals model and journal at rest.")]
 
@@ -110,6 +113,7 @@ def coordinator_fit(
     socket: SocketOption = None,
     journal: JournalOption = None,
     metrics_port: MetricsOption = None,
+    mlflow: MlflowOption = None,
     send_to: Annotated[
         str | None,
         typer.Option("--deliver", help="'all' or NAME,NAME,...: parties that get the model; each checks and keeps it."),
@@ -136,6 +140,7 @@ def coordinator_fit(
     sealer = sealer_of(key_file)
     chosen = choose_detector(detector, read_settings(settings or ()), contamination=contamination)
     receivers: list[str] = []
+    params = {f"detector.{name}": str(value) for name, value in chosen.get_params().items()}
 
     def before(federation: Federation) -> None:
         check_suits(chosen, federation.schema, privacy)
@@ -145,7 +150,8 @@ def coordinator_fit(
         collected_warnings() as told,
         _coordinating(
             kit, screen, privacy, wait_s=wait_s, deadline_s=deadline_s, approval_s=approval_s, quorum=quorum, url=url,
-            listen=listen, socket=socket, journal=journal, metrics_port=metrics_port, key_file=key_file, before=before,
+            listen=listen, socket=socket, journal=journal, metrics_port=metrics_port, mlflow=mlflow, key_file=key_file,
+            before=before, asked={"what": "fit", "detector": type(chosen).__name__, **params},
         ) as (site, federation, rounds),
     ):  # fmt: skip
         separation = SEPARATION.format(how=_reached(site))
@@ -244,6 +250,7 @@ def coordinator_evaluate(
     socket: SocketOption = None,
     journal: JournalOption = None,
     metrics_port: MetricsOption = None,
+    mlflow: MlflowOption = None,
     key_file: SealOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -269,7 +276,8 @@ def coordinator_evaluate(
     measured = modelfile.load(model, sealer=sealer_of(key_file))
     with _coordinating(
         kit, screen, privacy, wait_s=wait_s, deadline_s=deadline_s, approval_s=approval_s, quorum=quorum, url=url,
-        listen=listen, socket=socket, journal=journal, metrics_port=metrics_port, key_file=key_file,
+        listen=listen, socket=socket, journal=journal, metrics_port=metrics_port, mlflow=mlflow, key_file=key_file,
+        asked={"what": "evaluate", "model": str(model)},
     ) as (_, federation, rounds):  # fmt: skip
         found = evaluate_or_resume(federation, measured, privacy)
         for step in federation.history[-1].steps:
@@ -329,6 +337,7 @@ def coordinator_describe(
     socket: SocketOption = None,
     journal: JournalOption = None,
     metrics_port: MetricsOption = None,
+    mlflow: MlflowOption = None,
     key_file: SealOption = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -347,7 +356,8 @@ def coordinator_describe(
     )  # fmt: skip
     with _coordinating(
         kit, screen, privacy, wait_s=wait_s, deadline_s=deadline_s, approval_s=approval_s, quorum=quorum, url=url,
-        listen=listen, socket=socket, journal=journal, metrics_port=metrics_port, key_file=key_file,
+        listen=listen, socket=socket, journal=journal, metrics_port=metrics_port, mlflow=mlflow, key_file=key_file,
+        asked={"what": "describe"},
     ) as (_, federation, rounds):  # fmt: skip
         columns = describe_or_resume(federation, privacy)
         for step in federation.history[-1].steps:
@@ -488,7 +498,9 @@ def _coordinating(
     socket: Path | None,
     journal: str | None,
     metrics_port: int | None,
+    mlflow: str | None,
     key_file: Path | None,
+    asked: dict[str, str],
     before: Callable[[Federation], None] | None = None,
 ) -> Iterator[tuple[CoordinatorSite, Federation, Rounds]]:
     """A federation whose parties have dialled in, and what shows its sums; ``before`` may refuse before they do."""
@@ -502,6 +514,7 @@ def _coordinating(
         open_coordinator(
             kit, url=url, listen=_host_and_port(listen), socket=socket, key_file=key_file, journal=journal
         ) as site,
+        contextlib.ExitStack() as ending,
     ):
         federation = Federation(
             site.channel,
@@ -512,12 +525,23 @@ def _coordinating(
             journal=site.journal,
             approval_timeout_s=approval_s,
         )
+        listeners: list[RunListener] = [] if metrics is None else [metrics]
+        if mlflow is not None:
+            from ._run_mlflow import RunMlflow
+
+            told = RunMlflow(
+                mlflow,
+                experiment=federation.name,
+                run=lambda: federation.history[-1],
+                parameters={**asked, "privacy": "exact" if privacy is None else str(privacy)},
+            )
+            listeners.append(ending.enter_context(told))
         rounds = Rounds(
             kit / ROUNDS_FILE,
             run=lambda: federation.history[-1],
             delta=None if privacy is None else privacy.delta,
             quiet=screen.as_json,
-            metrics=metrics,
+            listeners=listeners,
         )
         federation.progress = rounds.phase
         if before is not None:

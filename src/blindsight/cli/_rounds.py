@@ -5,24 +5,35 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from blindsight.errors import StoreError
 
 if TYPE_CHECKING:
     from blindsight.federation import RunRecord, StepRecord
 
-    from ._run_metrics import RunMetrics
-
-__all__ = ["ROUNDS_FILE", "Rounds"]
+__all__ = ["ROUNDS_FILE", "Rounds", "RunListener"]
 
 ROUNDS_FILE = "rounds.jsonl"
 SHOWN_ROUNDS = 12
+
+
+class RunListener(Protocol):
+    """Who is told of a run as it goes."""
+
+    def waits(self, present: list[str]) -> None:
+        """Parties came or went before the run."""
+
+    def step(self, step: StepRecord, epsilon: float | None) -> None:
+        """A sum is open; ``epsilon`` is of the run so far."""
+
+    def ends(self, **detail: Any) -> None:
+        """The run is done."""
 
 
 class Rounds:
@@ -38,8 +49,8 @@ class Rounds:
         At which epsilon so far is stated; None for exact sums.
     quiet : bool
         Show nothing.
-    metrics : RunMetrics, optional
-        Told of the same.
+    listeners : sequence
+        Told of the same: :class:`RunMetrics`, :class:`RunMlflow`.
     """
 
     def __init__(
@@ -49,9 +60,9 @@ class Rounds:
         run: Callable[[], RunRecord],
         delta: float | None,
         quiet: bool,
-        metrics: RunMetrics | None = None,
+        listeners: Sequence[RunListener] = (),
     ) -> None:
-        self._metrics = metrics
+        self._listeners = listeners
         self._path, self._run, self._delta = path, run, delta
         self._written = _written(path)
         self._shown: list[tuple[str, ...]] = []
@@ -63,8 +74,8 @@ class Rounds:
 
     def waits(self, present: list[str], absent: list[str]) -> None:
         """Parties came or went before the run."""
-        if self._metrics is not None:
-            self._metrics.waits(present)
+        for listener in self._listeners:
+            listener.waits(present)
         self._write({"what": "waits" if absent else "connected", "present": present, "absent": absent})
         more = f"; waiting for {', '.join(absent)}" if absent else ""
         self._say(f"{len(present)} of {len(present) + len(absent)} parties are connected{more}")
@@ -82,8 +93,8 @@ class Rounds:
         run = self._run().run
         self._events.append(step.event)
         epsilon = self._epsilon()
-        if self._metrics is not None:
-            self._metrics.step(step, epsilon)
+        for listener in self._listeners:
+            listener.step(step, epsilon)
         again = (run, step.step) in self._written
         if not again:
             self._write({"what": "round", "run": run, **asdict(step), "epsilon": epsilon})
@@ -107,8 +118,8 @@ class Rounds:
 
     def ends(self, outcome: str, **detail: Any) -> None:
         """The run has ended."""
-        if self._metrics is not None:
-            self._metrics.ends()
+        for listener in self._listeners:
+            listener.ends(**detail)
         self._write({"what": outcome, "run": self._run().run, **detail})
 
     def __enter__(self) -> Self:

@@ -78,8 +78,9 @@ class RunMetrics:
         if epsilon is not None:
             self._epsilon.labels(str(step.event.get("unit"))).set(epsilon)
 
-    def ends(self) -> None:
+    def ends(self, **detail: Any) -> None:
         """The run is done."""
+        del detail
         self._done.set(1)
 
     def __enter__(self) -> Self:
