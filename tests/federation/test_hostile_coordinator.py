@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner
 
@@ -34,7 +35,8 @@ from blindsight.privacy import Budget, Ledger
 from blindsight.store import Store
 from sample_tables import NUMBER_SCHEMA, make_table
 
-from .hostile_coordinator import Desk, Kit, Party, Puppet, Step, Sum, Total, spec_digest
+from .hostile_coordinator import Desk, Kit, Party, Puppet, Relay, Step, Sum, Total, spec_digest
+from .hostile_coordinator.heads import countersigned, stated
 from .hostile_coordinator.messages import decode, enrolment_request, hello, proceed, sign_list
 from .hostile_coordinator.puppet import PuppetInSum
 from .hostile_coordinator.sums import ADVERTISE, CONFIRM, MASK, SHARE, UNMASK, encode
@@ -163,7 +165,9 @@ class Stage:
             (self.home / "records.csv").rename(self.hidden)
 
     def ask(self, body: bytes) -> dict[str, Any]:
-        return decode(self.desk.ask(VICTIM, body))
+        answer = decode(self.desk.ask(VICTIM, body))
+        self._refusals += answer["type"] == "refusal"
+        return answer
 
     def charges(self) -> list[str]:
         """Release ids in the party's ledgers, whose chains hold."""
@@ -178,10 +182,9 @@ class Stage:
     def refused(self, body: bytes, kind: str, words: str, *, audited: bool = True) -> dict[str, Any]:
         """The party says no, clearly, to the coordinator and in both logs; nothing is charged."""
         charges, lines = self.charges(), len(open_audit(self.home).lines())
-        self._refusals += 1
-        if self._refusals % 50 == 0:  # of more than 60 a minute, a process writes down the number alone
+        if self._refusals >= 50:  # of more than 60 a minute, a process writes down the number alone
             end(self.process)
-            self.process = serve(self.home)
+            self.process, self._refusals = serve(self.home), 0
         told, logged = self.told(), self.logged()
         answer = self.ask(body)
         assert answer["type"] == "refusal", answer
@@ -220,18 +223,24 @@ class Run:
         self.release = f"{step.fields['run']}/{step.fields['step']}"
         self.sum = Sum(stage.parties, threshold=3, spec=decode_spec(advertisement))
         self.sum.take(ADVERTISE, VICTIM, advertisement)
-        self.puppets = [puppet.join(self.sum) for puppet in stage.puppets]
+        self.relay = Relay()
+        self.puppets = [puppet.join(self.sum, self.release, self.relay) for puppet in stage.puppets]
 
-    def send(self, body: bytes) -> bytes:
+    def send(self, body: bytes, ledgers: object = None) -> bytes:
         """A request in the order of things."""
-        answer = self.stage.ask(proceed(self.release, body))
+        answer = self.stage.ask(proceed(self.release, body, ledgers))
         assert answer["type"] == "reply", answer
+        self.relay.take(VICTIM, answer.get("ledgers"))
         return bytes(answer["body"])
+
+    def beside(self, phase: int) -> dict[str, dict[str, bytes]]:
+        """What an honest coordinator says of ledgers with the request of a phase."""
+        return self.relay.beside(phase, VICTIM)
 
     def honest(self, phase: int) -> bytes:
         """The next request, as an honest coordinator sends it; its answer is taken."""
         request = self.sum.request(phase, VICTIM)
-        answer = self.send(request)
+        answer = self.send(request, self.beside(phase))
         self.sum.take(phase, VICTIM, answer)
         return request
 
@@ -256,8 +265,8 @@ class Run:
                     UNMASK: puppet.unmask,
                 }[phase]()
 
-    def refused(self, body: bytes, kind: str, words: str) -> None:
-        self.stage.refused(proceed(self.release, body), kind, words)
+    def refused(self, body: bytes, kind: str, words: str, ledgers: object = None) -> dict[str, Any]:
+        return self.stage.refused(proceed(self.release, body, ledgers), kind, words)
 
 
 def decode_spec(frame: bytes) -> bytes:
@@ -308,42 +317,51 @@ def test_three_real_parties_and_the_right_total(tmp_path: Path) -> None:
             assert {p["name"]: p["public_key"] for p in desk.kit.listing["parties"]} == {
                 party.name: party.key.hex() for party in parties
             }
-            step = Step(
-                fields={
-                    "federation": FEDERATION,
-                    "run": "honest",
-                    "step": "fit",
-                    "purpose": "fit",
-                    "part": "fit",
-                    "dataset": "training",
-                    "participants": [[party.name, party.key] for party in parties],
-                    "threshold": 3,
-                    "schema_digest": greetings["bank-a"]["schema_digest"],
-                    "detector": {"name": "ECOD", "parameters": {}},
-                    "model": None,
-                    "privacy": None,
-                    "sums": "masked",
-                }
-            )
-            spec = spec_digest(
-                FEDERATION,
-                "honest",
-                f"fit#{step.digest[:32]}",
-                parties,
-                length=NUMBERS * BINS,
-                bits=64,
-                threshold=3,
-                max_abs=(2**63 - 1) // 3,
-            )
-            this = Sum(parties, threshold=3, spec=spec)
-            for phase in range(5):
-                if phase == ADVERTISE:
-                    requests = dict.fromkeys(names, step.begin())
-                else:
-                    requests = {name: proceed("honest/fit", this.request(phase, name)) for name in names}
-                for name, answer in desk.ask_all(requests).items():
-                    this.take(phase, name, decode(answer)["body"])
-            total = this.open()
+            relays: list[Relay] = []
+            for run in ("honest", "again"):
+                step = Step(
+                    fields={
+                        "federation": FEDERATION,
+                        "run": run,
+                        "step": "fit",
+                        "purpose": "fit",
+                        "part": "fit",
+                        "dataset": "training",
+                        "participants": [[party.name, party.key] for party in parties],
+                        "threshold": 3,
+                        "schema_digest": greetings["bank-a"]["schema_digest"],
+                        "detector": {"name": "ECOD", "parameters": {}},
+                        "model": None,
+                        "privacy": None,
+                        "sums": "masked",
+                    }
+                )
+                spec = spec_digest(
+                    FEDERATION,
+                    run,
+                    f"fit#{step.digest[:32]}",
+                    parties,
+                    length=NUMBERS * BINS,
+                    bits=64,
+                    threshold=3,
+                    max_abs=(2**63 - 1) // 3,
+                )
+                this = Sum(parties, threshold=3, spec=spec)
+                relay = Relay()
+                for phase in range(5):
+                    if phase == ADVERTISE:
+                        requests = dict.fromkeys(names, step.begin(recall=True))
+                    else:
+                        requests = {
+                            name: proceed(f"{run}/fit", this.request(phase, name), relay.beside(phase, name))
+                            for name in names
+                        }
+                    for name, answer in desk.ask_all(requests).items():
+                        message = decode(answer)
+                        this.take(phase, name, message["body"])
+                        relay.take(name, message.get("ledgers"))
+                relays.append(relay)
+                total = this.open()
     finally:
         end(*processes)
     import polars as pl
@@ -351,6 +369,17 @@ def test_three_real_parties_and_the_right_total(tmp_path: Path) -> None:
     central = ECOD(schema=NUMBER_SCHEMA).fit(pl.concat([make_table(ROWS + i, 70 + i) for i in range(3)]))
     assert total.survivors == names
     assert np.array_equal(total.values, central.totals_)
+    keys = {party.name: party.key for party in parties}
+    first, second = relays
+    assert first.recalled == {}  # nobody had seen anything
+    assert second.recalled == {whose: dict.fromkeys(set(names) - {whose}, first.heads[whose]) for whose in names}
+    for relay in relays:
+        assert sorted(relay.heads) == sorted(relay.signatures) == sorted(names)
+        for whose, statement in relay.heads.items():
+            assert bytes.fromhex(stated(statement)["public_key"]) == keys[whose]
+            for witness, signature in relay.signatures[whose].items():
+                Ed25519PublicKey.from_public_bytes(keys[witness]).verify(signature, countersigned(statement, witness))
+            assert sorted(relay.signatures[whose]) == sorted(set(names) - {whose})
 
 
 def test_puppets_that_keep_the_rules_are_parties_like_any_other(stage: Stage) -> None:
@@ -559,7 +588,8 @@ def test_the_same_requests_again_in_any_order(stage: Stage) -> None:
         run = stage.begin(stage.new()).until(SHARE)
         bodies = [run.step.begin()]
         for phase in range(SHARE, UNMASK + 1):
-            bodies.append(proceed(run.release, run.honest(phase)))
+            beside = run.beside(phase)
+            bodies.append(proceed(run.release, run.honest(phase), beside))
             run.act(phase)
         charges = stage.charges()
         for phase in (4, 2, 2, 0, 3, 1, 4, 0):
@@ -607,8 +637,8 @@ def test_advertisements_and_shares_of_others_and_of_other_runs(stage: Stage) -> 
     elsewhere = {**items, "eve-b": decode_items(run.sum.frames[SHARE]["eve-b"])["eve-c"]}
     for inbox in (swapped, elsewhere, {**items, "eve-b": items["eve-b"][:-1]}):
         kind = "AuthenticationError" if len(inbox["eve-b"]) == 158 else "WireError"
-        run.refused(run.sum._request(MASK, inbox), kind, "eve-b")
-    run.refused(run.sum._request(MASK, {"eve-b": items["eve-b"]}), "SurvivorsError", "shared")
+        run.refused(run.sum._request(MASK, inbox), kind, "eve-b", run.beside(MASK))
+    run.refused(run.sum._request(MASK, {"eve-b": items["eve-b"]}), "SurvivorsError", "shared", run.beside(MASK))
     assert run.release not in stage.charges()
 
 
@@ -636,7 +666,7 @@ def test_a_budget_that_is_spent(stage: Stage) -> None:
     spent = open_party(stage.home).ledgers["record"].spent()
     with stage.policy(f"maximum_epsilon = {spent + 1e-3}\n"):
         stage.refused(stage.new().begin(), "BudgetError", "budget")
-        assert run.send(request) == run.sum.frames[MASK][VICTIM]
+        assert run.send(request, run.beside(MASK)) == run.sum.frames[MASK][VICTIM]
     assert stage.charges().count(run.release) == 1
 
 
