@@ -36,7 +36,7 @@ from blindsight.store import Store
 from sample_tables import NUMBER_SCHEMA, make_table
 
 from .hostile_coordinator import Desk, Kit, Party, Puppet, Relay, Step, Sum, Total, spec_digest
-from .hostile_coordinator.heads import countersigned, stated
+from .hostile_coordinator.heads import countersigned, position, stated
 from .hostile_coordinator.messages import decode, enrolment_request, hello, proceed, sign_list
 from .hostile_coordinator.puppet import PuppetInSum
 from .hostile_coordinator.sums import ADVERTISE, CONFIRM, MASK, SHARE, UNMASK, encode
@@ -696,6 +696,187 @@ def test_an_approval_is_for_one_run_and_one_sum(stage: Stage) -> None:
     assert [name for name in stage.charges() if name.startswith((step.fields["run"] + "/", later.fields["run"]))] == [
         run.release
     ]
+
+
+# -- heads of ledgers -------------------------------------------------------------------------------------------------
+
+
+def show(run: Run, kind: str, words: str, **heads: bytes | None) -> dict[str, Any]:
+    """The request for the vector as it should be, but for some of the statements beside it."""
+    shown = {name: data for name, data in {**run.relay.heads, **heads}.items() if data is not None}
+    return run.refused(run.sum.request(MASK, VICTIM), kind, words, {"heads": shown})
+
+
+def test_heads_that_are_withheld_replayed_or_forged(stage: Stage) -> None:
+    """Nothing is charged and nothing countersigned, nor is anybody said to have an old ledger."""
+    with stage.records():
+        old = stage.begin(stage.new()).until(MASK)
+        run = stage.begin(stage.new()).until(MASK)
+        mask = run.sum.request(MASK, VICTIM)
+        for nothing in (None, {"heads": {}}, {"signatures": {}}, {"recalled": run.relay.heads}):
+            run.refused(mask, "WireError", "no heads", nothing)
+        eve, other = run.puppets[0], run.puppets[1]
+        genuine = run.relay.heads["eve-b"]
+        more = {**eve.puppet.ledgers, "record": position(7, "7" * 64)}
+        refusals = [
+            show(run, "WireError", "another sum", **{"eve-b": old.relay.heads["eve-b"]}),  # another sum's
+            show(run, "WireError", "another sum", **{"eve-b": eve.state(release=old.release)}),
+            show(run, "WireError", "another sum", **{"eve-b": eve.state(request="0" * 64)}),
+            show(run, "AuthenticationError", "its key", **{"eve-b": run.relay.heads["eve-c"]}),  # under another's name
+            show(run, "AuthenticationError", "its key", **{"eve-b": other.state(party="eve-b")}),  # by another's key
+            show(run, "AuthenticationError", "its key", **{"eve-b": eve.state(party="eve-c")}),
+            show(run, "AuthenticationError", "its key", **{"eve-e": eve.state(party="eve-e")}),  # by nobody in the sum
+            show(  # by one key, naming another
+                run,
+                "AuthenticationError",
+                "does not hold",
+                **{"eve-b": eve.state(public_key=other.puppet.party.key.hex())},
+            ),
+            show(  # its count changed after it was signed
+                run, "AuthenticationError", "does not hold", **{"eve-b": genuine.replace(b'"count":0', b'"count":9', 1)}
+            ),
+            show(run, "WireError", "canonical", **{"eve-b": genuine.replace(b":", b": ", 1)}),
+            show(run, "WireError", "malformed", **{"eve-b": b""}),
+            show(
+                run, "WireError", "malformed", **{"eve-b": eve.state(ledgers={"record": position()})}
+            ),  # two units less
+            show(run, "WireError", "malformed", **{"eve-b": eve.state(ledgers={**more, "person": position(-1)})}),
+            show(run, "WireError", "malformed", **{"eve-b": eve.state(ledgers={**more, "person": position(1.5)})}),
+            show(run, "WireError", "malformed", **{"eve-b": eve.state(ledgers={**more, "person": position(2**53)})}),
+            show(run, "WireError", "malformed", **{"eve-b": eve.state(ledgers={**more, "person": position(1, "z")})}),
+        ]
+        assert not any("old copy" in str(answer) for answer in refusals)
+        run.honest(MASK)  # what was refused has left no trace: the sum goes on
+        run.act(MASK)
+        wrong = {**run.beside(CONFIRM)["signatures"], "eve-b": bytes(64)}
+        confirm = run.sum.request(CONFIRM, VICTIM)
+        run.refused(confirm, "AuthenticationError", "signature", {"signatures": wrong})
+        wrong = {"eve-e": run.beside(CONFIRM)["signatures"]["eve-b"]}
+        run.refused(confirm, "AuthenticationError", "nobody in this sum", {"signatures": wrong})
+        run.honest(CONFIRM)
+    assert stage.charges().count(run.release) == 1
+    assert stage.charges().count(old.release) == 0
+
+
+def test_an_old_copy_of_a_puppets_ledger(stage: Stage) -> None:
+    """What was seen of it in one sum is held against it in the next, before anything is charged."""
+    puppet = stage.puppets[0]
+    puppet.ledgers["record"] = position(6, "6" * 64)
+    with stage.records():
+        stage.begin(stage.new()).until(MASK).honest(MASK)
+        run = stage.begin(stage.new()).until(MASK)
+        eve = run.puppets[0]
+        olds = {
+            "record: 5 lines, 6 seen before": position(5, "5" * 64),
+            "record: 0 lines, 6 seen before": position(),
+            "record: other lines than the 6 seen before": position(6, "7" * 64),
+        }
+        for words, old in olds.items():
+            statement = eve.state(ledgers={**puppet.ledgers, "record": old})
+            answer = show(run, "ReleaseError", f"eve-b, per {words}", **{"eve-b": statement})
+            assert answer["what"] == "The ledger of another party is an old copy"
+        puppet.ledgers["record"] = position(3, "3" * 64, written_off=1)  # a loss that was written off is no old copy
+        run.relay.heads["eve-b"] = eve.state()
+        run.honest(MASK)
+        again = stage.begin(stage.new()).until(MASK)
+        taken_back = again.puppets[0].state(ledgers={**puppet.ledgers, "record": position(9, "9" * 64)})
+        show(again, "ReleaseError", "0 losses written off, 1 seen before", **{"eve-b": taken_back})
+    assert stage.charges().count(run.release) == 1
+    assert stage.charges().count(again.release) == 0
+
+
+def test_one_ledger_shows_one_head_in_a_sum(stage: Stage) -> None:
+    """Otherwise the party would countersign two stories of one ledger; not after the sum has ended, either."""
+    with stage.records():
+        run = stage.begin(stage.new()).until(MASK)
+        mask, honest = run.sum.request(MASK, VICTIM), run.beside(MASK)
+        run.honest(MASK)
+        count = run.puppets[0].puppet.ledgers["record"]["count"]
+        signed = run.relay.signatures["eve-b"][VICTIM]
+        two = [
+            run.puppets[0].state(ledgers={**run.puppets[0].puppet.ledgers, "record": position(n, "a" * 64, 1)})
+            for n in (count, count + 1)
+        ]
+        for statement in two:
+            show(run, "ReleaseError", "another head", **{"eve-b": statement})
+        for phase in (CONFIRM, UNMASK):
+            run.act(phase - 1)
+            run.honest(phase)
+        for statement in two:
+            show(run, "ReleaseError", "another head", **{"eve-b": statement})
+        assert run.send(mask, honest) == run.sum.frames[MASK][VICTIM]
+        confirm, beside = run.sum.request(CONFIRM, VICTIM), run.beside(CONFIRM)
+        later = stage.begin(stage.new()).until(UNMASK)
+        run.send(confirm, beside)  # the same again is answered, but replaces nothing newer
+    newest = open_party(stage.home).heads.countersigned()
+    assert newest is not None
+    assert newest[0].release == later.release
+    assert run.relay.signatures["eve-b"][VICTIM] == signed
+    assert stage.charges().count(run.release) == 1
+
+
+def test_a_survivor_whose_ledger_was_not_shown(stage: Stage) -> None:
+    """It is in no set that the party signs, whoever else signs it; the others' total still opens."""
+    with stage.records():
+        run = stage.begin(stage.new()).until(MASK)
+        hidden = run.relay.heads.pop("eve-d")
+        run.honest(MASK)
+        run.act(MASK)
+        for survivors in ([VICTIM, *PUPPETS], [VICTIM, "eve-b", "eve-d"]):
+            run.refused(run.sum.confirm(survivors), "ReleaseError", "eve-d", run.beside(CONFIRM))
+        with_late = {"heads": {**run.relay.heads, "eve-d": run.puppets[2].state(request="0" * 64)}}
+        run.refused(run.sum.request(MASK, VICTIM), "WireError", "another sum", with_late)
+        del run.sum.frames[MASK]["eve-d"]
+        run.honest(CONFIRM)
+        show(run, "ReleaseError", "after", **{"eve-d": hidden})
+        for puppet in run.puppets[:2]:
+            puppet.confirm()
+        run.honest(UNMASK)
+        for puppet in run.puppets[:2]:
+            puppet.unmask()
+    assert run.sum.open().survivors == (VICTIM, "eve-b", "eve-c")
+    signed = [line.detail["survivors"] for line in open_audit(stage.home).lines() if line.kind == "signed"]
+    assert signed[-1] == [VICTIM, "eve-b", "eve-c"]
+
+
+def test_ledgers_that_are_no_ledgers(stage: Stage) -> None:
+    """Refused by the parser; recollections that are no statements by the party's own key are passed over."""
+    with stage.records():
+        run = stage.begin(stage.new()).until(SHARE)
+        good, eve = run.puppets[0].state(), run.puppets[0]
+        crowd = {f"eve-{i}": good for i in range(257)}
+        deep = msgspec.Raw(b"\x91" * 5000 + b"\xc0")
+        malformed: list[object] = [
+            {"heads": crowd},
+            {"recalled": crowd},
+            {"signatures": {f"eve-{i}": bytes(64) for i in range(257)}},
+            {"heads": {"eve-b": bytes(5 * 1024)}},
+            {"recalled": {"eve-b": bytes(5 * 1024)}},
+            {"signatures": {"eve-b": bytes(63)}},
+            {"signatures": {"eve-b": bytes(65)}},
+            {"heads": {"eve-b": good.decode()}},
+            {"heads": {"eve-b": None}},
+            {"heads": {"eve-b": {"count": 1}}},
+            {"heads": {"": good}},
+            {"heads": {"e" * 65: good}},
+            {"heads": {7: good}},
+            {"heads": [good]},
+            {"heads": None},
+            {"heads": deep},
+            {"tails": {"eve-b": good}},
+            [{}, {}, {}],
+            b"ledgers",
+        ]
+        share = run.sum.request(SHARE, VICTIM)
+        for ledgers in malformed:
+            run.refused(share, "WireError", "malformed", ledgers)
+        run.refused(share, "WireError", "before this party's own", {"heads": {"eve-b": good}})  # too early
+        own = eve.state(party=VICTIM)
+        made_up = {"eve-b": own, "eve-c": good, "eve-d": b"", "eve-e": bytes(4096), "nobody": b"\x80\x04"}
+        run.sum.take(SHARE, VICTIM, run.send(share, {"recalled": made_up}))
+        run.act(SHARE)
+        run.honest(MASK)
+    assert stage.charges().count(run.release) == 1
 
 
 # -- what is no message -----------------------------------------------------------------------------------------------

@@ -22,19 +22,9 @@ def position(count: int = 0, head: str = NO_LINES, written_off: int = 0) -> dict
     return {"written_off": written_off, "count": count, "head": head}
 
 
-def state(
-    party: str, release: str, request: bytes, ledgers: Mapping[str, Any], signer: Ed25519PrivateKey, **changes: Any
-) -> bytes:
-    """A statement: where a party's ledgers stand in a sum, over the body of its request to share."""
-    content = {
-        "party": party,
-        "public_key": signer.public_key().public_bytes_raw().hex(),
-        "release": release,
-        "request": hashlib.sha256(request).hexdigest(),
-        "ledgers": dict(ledgers),
-        **changes,
-    }
-    return signed_file(content, signer, CONTEXT)
+def state(signer: Ed25519PrivateKey, **content: Any) -> bytes:
+    """A statement by a key: where a party's ledgers stand in a sum, over the body of its request to share."""
+    return signed_file({"public_key": signer.public_key().public_bytes_raw().hex(), **content}, signer, CONTEXT)
 
 
 def stated(statement: bytes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Sequence
 
@@ -77,8 +78,13 @@ class PuppetInSum:
 
     def state(self, **changes: object) -> bytes:
         """Its statement on its ledgers in this sum, or with some fields changed."""
-        request = self.sum.request(SHARE, self.name)
-        return state(self.name, self.release, request, self.puppet.ledgers, self.puppet.identity, **changes)
+        honest = {
+            "party": self.name,
+            "release": self.release,
+            "request": hashlib.sha256(self.sum.request(SHARE, self.name)).hexdigest(),
+            "ledgers": self.puppet.ledgers,
+        }
+        return state(self.puppet.identity, **{**honest, **changes})
 
     def share(self) -> bytes:
         """Round 1, and its statement."""
