@@ -844,12 +844,12 @@ def test_ledgers_that_are_no_ledgers(stage: Stage) -> None:
     with stage.records():
         run = stage.begin(stage.new()).until(SHARE)
         good, eve = run.puppets[0].state(), run.puppets[0]
-        crowd = {f"eve-{i}": good for i in range(257)}
+        crowd = {f"eve-{i}": good for i in range(1025)}
         deep = msgspec.Raw(b"\x91" * 5000 + b"\xc0")
         malformed: list[object] = [
             {"heads": crowd},
             {"recalled": crowd},
-            {"signatures": {f"eve-{i}": bytes(64) for i in range(257)}},
+            {"signatures": dict.fromkeys(crowd, bytes(64))},
             {"heads": {"eve-b": bytes(5 * 1024)}},
             {"recalled": {"eve-b": bytes(5 * 1024)}},
             {"signatures": {"eve-b": bytes(63)}},
