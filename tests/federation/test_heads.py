@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -24,16 +26,19 @@ from blindsight.errors import (
     ParameterError,
     RefusedError,
     ReleaseError,
+    WireError,
 )
 from blindsight.federation import Federation, Policy, provision
-from blindsight.federation._heads import HeadRelay, Heads, behind, read_statement
-from blindsight.federation._wire import Continue, Ledgers, decode_reply, encode
+from blindsight.federation._heads import HeadRelay, Heads, behind, read_statement, witness_message
+from blindsight.federation._wire import Continue, Ledgers, decode_reply, decode_request, encode
 from blindsight.keys import Identity
 from blindsight.privacy import Budget, Ledger, Position
+from blindsight.securesum._spec import MAX_PARTICIPANTS
 from blindsight.store import Store
 from sample_tables import NUMBER_SCHEMA
 
 from ._drive import charges, dp, embedded, faulty, tables
+from .hostile_coordinator import heads as hostile
 
 pytestmark = pytest.mark.filterwarnings("ignore::blindsight.errors.BlindsightWarning")
 DATA = tables(4, rows=10)
@@ -219,6 +224,35 @@ def test_no_bytes_pass_for_a_statement(noise: bytes, place: int, value: int) -> 
 
 
 IDENTITY = Identity.generate()
+
+
+def test_the_vector_of_the_document() -> None:
+    """By the package, and by the code that was written from the document alone."""
+    text = (Path(__file__).parents[2] / "docs" / "wire-formats.md").read_text(encoding="utf-8")
+    part = text.partition("Test vector: `bank-a`")[2]
+    statement, signature = (block.partition("```")[0].replace("\n", "") for block in part.split("```text\n")[1:3])
+    expected = statement.encode() + b"\n"
+    keys = [Ed25519PrivateKey.from_private_bytes(bytes(range(start, start + 32))) for start in (0, 32)]
+    assert Heads(Store(None), "bank-a", Identity(keys[0])).state("run/fit", b"request") == expected
+    assert keys[1].sign(witness_message(expected, "bank-b")).hex() == signature
+    apart = hostile.state(
+        keys[0],
+        party="bank-a",
+        release="run/fit",
+        request=hashlib.sha256(b"request").hexdigest(),
+        ledgers={unit: hostile.position() for unit in hostile.UNITS},
+    )
+    assert apart == expected
+    assert keys[1].sign(hostile.countersigned(expected, "bank-b")).hex() == signature
+
+
+def test_there_is_room_for_the_heads_of_the_largest_sum() -> None:
+    def told(n: int) -> bytes:
+        return encode(Continue("run/fit", b"", Ledgers(heads={f"party-{i}": bytes(4096) for i in range(n)})))
+
+    assert isinstance(decode_request(told(MAX_PARTICIPANTS)), Continue)
+    with pytest.raises(WireError, match="1024"):
+        decode_request(told(MAX_PARTICIPANTS + 1))
 
 
 def test_the_relay_passes_on_what_it_is_told_and_to_nobody_else() -> None:

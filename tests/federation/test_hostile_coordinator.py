@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner
 
@@ -34,7 +35,8 @@ from blindsight.privacy import Budget, Ledger
 from blindsight.store import Store
 from sample_tables import NUMBER_SCHEMA, make_table
 
-from .hostile_coordinator import Desk, Kit, Party, Puppet, Step, Sum, Total, spec_digest
+from .hostile_coordinator import Desk, Kit, Party, Puppet, Relay, Step, Sum, Total, spec_digest
+from .hostile_coordinator.heads import countersigned, position, stated
 from .hostile_coordinator.messages import decode, enrolment_request, hello, proceed, sign_list
 from .hostile_coordinator.puppet import PuppetInSum
 from .hostile_coordinator.sums import ADVERTISE, CONFIRM, MASK, SHARE, UNMASK, encode
@@ -163,7 +165,9 @@ class Stage:
             (self.home / "records.csv").rename(self.hidden)
 
     def ask(self, body: bytes) -> dict[str, Any]:
-        return decode(self.desk.ask(VICTIM, body))
+        answer = decode(self.desk.ask(VICTIM, body))
+        self._refusals += answer["type"] == "refusal"
+        return answer
 
     def charges(self) -> list[str]:
         """Release ids in the party's ledgers, whose chains hold."""
@@ -178,10 +182,9 @@ class Stage:
     def refused(self, body: bytes, kind: str, words: str, *, audited: bool = True) -> dict[str, Any]:
         """The party says no, clearly, to the coordinator and in both logs; nothing is charged."""
         charges, lines = self.charges(), len(open_audit(self.home).lines())
-        self._refusals += 1
-        if self._refusals % 50 == 0:  # of more than 60 a minute, a process writes down the number alone
+        if self._refusals >= 50:  # of more than 60 a minute, a process writes down the number alone
             end(self.process)
-            self.process = serve(self.home)
+            self.process, self._refusals = serve(self.home), 0
         told, logged = self.told(), self.logged()
         answer = self.ask(body)
         assert answer["type"] == "refusal", answer
@@ -220,18 +223,24 @@ class Run:
         self.release = f"{step.fields['run']}/{step.fields['step']}"
         self.sum = Sum(stage.parties, threshold=3, spec=decode_spec(advertisement))
         self.sum.take(ADVERTISE, VICTIM, advertisement)
-        self.puppets = [puppet.join(self.sum) for puppet in stage.puppets]
+        self.relay = Relay()
+        self.puppets = [puppet.join(self.sum, self.release, self.relay) for puppet in stage.puppets]
 
-    def send(self, body: bytes) -> bytes:
+    def send(self, body: bytes, ledgers: object = None) -> bytes:
         """A request in the order of things."""
-        answer = self.stage.ask(proceed(self.release, body))
+        answer = self.stage.ask(proceed(self.release, body, ledgers))
         assert answer["type"] == "reply", answer
+        self.relay.take(VICTIM, answer.get("ledgers"))
         return bytes(answer["body"])
+
+    def beside(self, phase: int) -> dict[str, dict[str, bytes]]:
+        """What an honest coordinator says of ledgers with the request of a phase."""
+        return self.relay.beside(phase, VICTIM)
 
     def honest(self, phase: int) -> bytes:
         """The next request, as an honest coordinator sends it; its answer is taken."""
         request = self.sum.request(phase, VICTIM)
-        answer = self.send(request)
+        answer = self.send(request, self.beside(phase))
         self.sum.take(phase, VICTIM, answer)
         return request
 
@@ -256,8 +265,8 @@ class Run:
                     UNMASK: puppet.unmask,
                 }[phase]()
 
-    def refused(self, body: bytes, kind: str, words: str) -> None:
-        self.stage.refused(proceed(self.release, body), kind, words)
+    def refused(self, body: bytes, kind: str, words: str, ledgers: object = None) -> dict[str, Any]:
+        return self.stage.refused(proceed(self.release, body, ledgers), kind, words)
 
 
 def decode_spec(frame: bytes) -> bytes:
@@ -308,42 +317,51 @@ def test_three_real_parties_and_the_right_total(tmp_path: Path) -> None:
             assert {p["name"]: p["public_key"] for p in desk.kit.listing["parties"]} == {
                 party.name: party.key.hex() for party in parties
             }
-            step = Step(
-                fields={
-                    "federation": FEDERATION,
-                    "run": "honest",
-                    "step": "fit",
-                    "purpose": "fit",
-                    "part": "fit",
-                    "dataset": "training",
-                    "participants": [[party.name, party.key] for party in parties],
-                    "threshold": 3,
-                    "schema_digest": greetings["bank-a"]["schema_digest"],
-                    "detector": {"name": "ECOD", "parameters": {}},
-                    "model": None,
-                    "privacy": None,
-                    "sums": "masked",
-                }
-            )
-            spec = spec_digest(
-                FEDERATION,
-                "honest",
-                f"fit#{step.digest[:32]}",
-                parties,
-                length=NUMBERS * BINS,
-                bits=64,
-                threshold=3,
-                max_abs=(2**63 - 1) // 3,
-            )
-            this = Sum(parties, threshold=3, spec=spec)
-            for phase in range(5):
-                if phase == ADVERTISE:
-                    requests = dict.fromkeys(names, step.begin())
-                else:
-                    requests = {name: proceed("honest/fit", this.request(phase, name)) for name in names}
-                for name, answer in desk.ask_all(requests).items():
-                    this.take(phase, name, decode(answer)["body"])
-            total = this.open()
+            relays: list[Relay] = []
+            for run in ("honest", "again"):
+                step = Step(
+                    fields={
+                        "federation": FEDERATION,
+                        "run": run,
+                        "step": "fit",
+                        "purpose": "fit",
+                        "part": "fit",
+                        "dataset": "training",
+                        "participants": [[party.name, party.key] for party in parties],
+                        "threshold": 3,
+                        "schema_digest": greetings["bank-a"]["schema_digest"],
+                        "detector": {"name": "ECOD", "parameters": {}},
+                        "model": None,
+                        "privacy": None,
+                        "sums": "masked",
+                    }
+                )
+                spec = spec_digest(
+                    FEDERATION,
+                    run,
+                    f"fit#{step.digest[:32]}",
+                    parties,
+                    length=NUMBERS * BINS,
+                    bits=64,
+                    threshold=3,
+                    max_abs=(2**63 - 1) // 3,
+                )
+                this = Sum(parties, threshold=3, spec=spec)
+                relay = Relay()
+                for phase in range(5):
+                    if phase == ADVERTISE:
+                        requests = dict.fromkeys(names, step.begin(recall=True))
+                    else:
+                        requests = {
+                            name: proceed(f"{run}/fit", this.request(phase, name), relay.beside(phase, name))
+                            for name in names
+                        }
+                    for name, answer in desk.ask_all(requests).items():
+                        message = decode(answer)
+                        this.take(phase, name, message["body"])
+                        relay.take(name, message.get("ledgers"))
+                relays.append(relay)
+                total = this.open()
     finally:
         end(*processes)
     import polars as pl
@@ -351,6 +369,17 @@ def test_three_real_parties_and_the_right_total(tmp_path: Path) -> None:
     central = ECOD(schema=NUMBER_SCHEMA).fit(pl.concat([make_table(ROWS + i, 70 + i) for i in range(3)]))
     assert total.survivors == names
     assert np.array_equal(total.values, central.totals_)
+    keys = {party.name: party.key for party in parties}
+    first, second = relays
+    assert first.recalled == {}  # nobody had seen anything
+    assert second.recalled == {whose: dict.fromkeys(set(names) - {whose}, first.heads[whose]) for whose in names}
+    for relay in relays:
+        assert sorted(relay.heads) == sorted(relay.signatures) == sorted(names)
+        for whose, statement in relay.heads.items():
+            assert bytes.fromhex(stated(statement)["public_key"]) == keys[whose]
+            for witness, signature in relay.signatures[whose].items():
+                Ed25519PublicKey.from_public_bytes(keys[witness]).verify(signature, countersigned(statement, witness))
+            assert sorted(relay.signatures[whose]) == sorted(set(names) - {whose})
 
 
 def test_puppets_that_keep_the_rules_are_parties_like_any_other(stage: Stage) -> None:
@@ -559,7 +588,8 @@ def test_the_same_requests_again_in_any_order(stage: Stage) -> None:
         run = stage.begin(stage.new()).until(SHARE)
         bodies = [run.step.begin()]
         for phase in range(SHARE, UNMASK + 1):
-            bodies.append(proceed(run.release, run.honest(phase)))
+            beside = run.beside(phase)
+            bodies.append(proceed(run.release, run.honest(phase), beside))
             run.act(phase)
         charges = stage.charges()
         for phase in (4, 2, 2, 0, 3, 1, 4, 0):
@@ -607,8 +637,8 @@ def test_advertisements_and_shares_of_others_and_of_other_runs(stage: Stage) -> 
     elsewhere = {**items, "eve-b": decode_items(run.sum.frames[SHARE]["eve-b"])["eve-c"]}
     for inbox in (swapped, elsewhere, {**items, "eve-b": items["eve-b"][:-1]}):
         kind = "AuthenticationError" if len(inbox["eve-b"]) == 158 else "WireError"
-        run.refused(run.sum._request(MASK, inbox), kind, "eve-b")
-    run.refused(run.sum._request(MASK, {"eve-b": items["eve-b"]}), "SurvivorsError", "shared")
+        run.refused(run.sum._request(MASK, inbox), kind, "eve-b", run.beside(MASK))
+    run.refused(run.sum._request(MASK, {"eve-b": items["eve-b"]}), "SurvivorsError", "shared", run.beside(MASK))
     assert run.release not in stage.charges()
 
 
@@ -636,7 +666,7 @@ def test_a_budget_that_is_spent(stage: Stage) -> None:
     spent = open_party(stage.home).ledgers["record"].spent()
     with stage.policy(f"maximum_epsilon = {spent + 1e-3}\n"):
         stage.refused(stage.new().begin(), "BudgetError", "budget")
-        assert run.send(request) == run.sum.frames[MASK][VICTIM]
+        assert run.send(request, run.beside(MASK)) == run.sum.frames[MASK][VICTIM]
     assert stage.charges().count(run.release) == 1
 
 
@@ -666,6 +696,187 @@ def test_an_approval_is_for_one_run_and_one_sum(stage: Stage) -> None:
     assert [name for name in stage.charges() if name.startswith((step.fields["run"] + "/", later.fields["run"]))] == [
         run.release
     ]
+
+
+# -- heads of ledgers -------------------------------------------------------------------------------------------------
+
+
+def show(run: Run, kind: str, words: str, **heads: bytes | None) -> dict[str, Any]:
+    """The request for the vector as it should be, but for some of the statements beside it."""
+    shown = {name: data for name, data in {**run.relay.heads, **heads}.items() if data is not None}
+    return run.refused(run.sum.request(MASK, VICTIM), kind, words, {"heads": shown})
+
+
+def test_heads_that_are_withheld_replayed_or_forged(stage: Stage) -> None:
+    """Nothing is charged and nothing countersigned, nor is anybody said to have an old ledger."""
+    with stage.records():
+        old = stage.begin(stage.new()).until(MASK)
+        run = stage.begin(stage.new()).until(MASK)
+        mask = run.sum.request(MASK, VICTIM)
+        for nothing in (None, {"heads": {}}, {"signatures": {}}, {"recalled": run.relay.heads}):
+            run.refused(mask, "WireError", "no heads", nothing)
+        eve, other = run.puppets[0], run.puppets[1]
+        genuine = run.relay.heads["eve-b"]
+        more = {**eve.puppet.ledgers, "record": position(7, "7" * 64)}
+        refusals = [
+            show(run, "WireError", "another sum", **{"eve-b": old.relay.heads["eve-b"]}),  # another sum's
+            show(run, "WireError", "another sum", **{"eve-b": eve.state(release=old.release)}),
+            show(run, "WireError", "another sum", **{"eve-b": eve.state(request="0" * 64)}),
+            show(run, "AuthenticationError", "its key", **{"eve-b": run.relay.heads["eve-c"]}),  # under another's name
+            show(run, "AuthenticationError", "its key", **{"eve-b": other.state(party="eve-b")}),  # by another's key
+            show(run, "AuthenticationError", "its key", **{"eve-b": eve.state(party="eve-c")}),
+            show(run, "AuthenticationError", "its key", **{"eve-e": eve.state(party="eve-e")}),  # by nobody in the sum
+            show(  # by one key, naming another
+                run,
+                "AuthenticationError",
+                "does not hold",
+                **{"eve-b": eve.state(public_key=other.puppet.party.key.hex())},
+            ),
+            show(  # its count changed after it was signed
+                run, "AuthenticationError", "does not hold", **{"eve-b": genuine.replace(b'"count":0', b'"count":9', 1)}
+            ),
+            show(run, "WireError", "canonical", **{"eve-b": genuine.replace(b":", b": ", 1)}),
+            show(run, "WireError", "malformed", **{"eve-b": b""}),
+            show(
+                run, "WireError", "malformed", **{"eve-b": eve.state(ledgers={"record": position()})}
+            ),  # two units less
+            show(run, "WireError", "malformed", **{"eve-b": eve.state(ledgers={**more, "person": position(-1)})}),
+            show(run, "WireError", "malformed", **{"eve-b": eve.state(ledgers={**more, "person": position(1.5)})}),
+            show(run, "WireError", "malformed", **{"eve-b": eve.state(ledgers={**more, "person": position(2**53)})}),
+            show(run, "WireError", "malformed", **{"eve-b": eve.state(ledgers={**more, "person": position(1, "z")})}),
+        ]
+        assert not any("old copy" in str(answer) for answer in refusals)
+        run.honest(MASK)  # what was refused has left no trace: the sum goes on
+        run.act(MASK)
+        wrong = {**run.beside(CONFIRM)["signatures"], "eve-b": bytes(64)}
+        confirm = run.sum.request(CONFIRM, VICTIM)
+        run.refused(confirm, "AuthenticationError", "signature", {"signatures": wrong})
+        wrong = {"eve-e": run.beside(CONFIRM)["signatures"]["eve-b"]}
+        run.refused(confirm, "AuthenticationError", "nobody in this sum", {"signatures": wrong})
+        run.honest(CONFIRM)
+    assert stage.charges().count(run.release) == 1
+    assert stage.charges().count(old.release) == 0
+
+
+def test_an_old_copy_of_a_puppets_ledger(stage: Stage) -> None:
+    """What was seen of it in one sum is held against it in the next, before anything is charged."""
+    puppet = stage.puppets[0]
+    puppet.ledgers["record"] = position(6, "6" * 64)
+    with stage.records():
+        stage.begin(stage.new()).until(MASK).honest(MASK)
+        run = stage.begin(stage.new()).until(MASK)
+        eve = run.puppets[0]
+        olds = {
+            "record: 5 lines, 6 seen before": position(5, "5" * 64),
+            "record: 0 lines, 6 seen before": position(),
+            "record: other lines than the 6 seen before": position(6, "7" * 64),
+        }
+        for words, old in olds.items():
+            statement = eve.state(ledgers={**puppet.ledgers, "record": old})
+            answer = show(run, "ReleaseError", f"eve-b, per {words}", **{"eve-b": statement})
+            assert answer["what"] == "The ledger of another party is an old copy"
+        puppet.ledgers["record"] = position(3, "3" * 64, written_off=1)  # a loss that was written off is no old copy
+        run.relay.heads["eve-b"] = eve.state()
+        run.honest(MASK)
+        again = stage.begin(stage.new()).until(MASK)
+        taken_back = again.puppets[0].state(ledgers={**puppet.ledgers, "record": position(9, "9" * 64)})
+        show(again, "ReleaseError", "0 losses written off, 1 seen before", **{"eve-b": taken_back})
+    assert stage.charges().count(run.release) == 1
+    assert stage.charges().count(again.release) == 0
+
+
+def test_one_ledger_shows_one_head_in_a_sum(stage: Stage) -> None:
+    """Otherwise the party would countersign two stories of one ledger; not after the sum has ended, either."""
+    with stage.records():
+        run = stage.begin(stage.new()).until(MASK)
+        mask, honest = run.sum.request(MASK, VICTIM), run.beside(MASK)
+        run.honest(MASK)
+        count = run.puppets[0].puppet.ledgers["record"]["count"]
+        signed = run.relay.signatures["eve-b"][VICTIM]
+        two = [
+            run.puppets[0].state(ledgers={**run.puppets[0].puppet.ledgers, "record": position(n, "a" * 64, 1)})
+            for n in (count, count + 1)
+        ]
+        for statement in two:
+            show(run, "ReleaseError", "another head", **{"eve-b": statement})
+        for phase in (CONFIRM, UNMASK):
+            run.act(phase - 1)
+            run.honest(phase)
+        for statement in two:
+            show(run, "ReleaseError", "another head", **{"eve-b": statement})
+        assert run.send(mask, honest) == run.sum.frames[MASK][VICTIM]
+        confirm, beside = run.sum.request(CONFIRM, VICTIM), run.beside(CONFIRM)
+        later = stage.begin(stage.new()).until(UNMASK)
+        run.send(confirm, beside)  # the same again is answered, but replaces nothing newer
+    newest = open_party(stage.home).heads.countersigned()
+    assert newest is not None
+    assert newest[0].release == later.release
+    assert run.relay.signatures["eve-b"][VICTIM] == signed
+    assert stage.charges().count(run.release) == 1
+
+
+def test_a_survivor_whose_ledger_was_not_shown(stage: Stage) -> None:
+    """It is in no set that the party signs, whoever else signs it; the others' total still opens."""
+    with stage.records():
+        run = stage.begin(stage.new()).until(MASK)
+        hidden = run.relay.heads.pop("eve-d")
+        run.honest(MASK)
+        run.act(MASK)
+        for survivors in ([VICTIM, *PUPPETS], [VICTIM, "eve-b", "eve-d"]):
+            run.refused(run.sum.confirm(survivors), "ReleaseError", "eve-d", run.beside(CONFIRM))
+        with_late = {"heads": {**run.relay.heads, "eve-d": run.puppets[2].state(request="0" * 64)}}
+        run.refused(run.sum.request(MASK, VICTIM), "WireError", "another sum", with_late)
+        del run.sum.frames[MASK]["eve-d"]
+        run.honest(CONFIRM)
+        show(run, "ReleaseError", "after", **{"eve-d": hidden})
+        for puppet in run.puppets[:2]:
+            puppet.confirm()
+        run.honest(UNMASK)
+        for puppet in run.puppets[:2]:
+            puppet.unmask()
+    assert run.sum.open().survivors == (VICTIM, "eve-b", "eve-c")
+    signed = [line.detail["survivors"] for line in open_audit(stage.home).lines() if line.kind == "signed"]
+    assert signed[-1] == [VICTIM, "eve-b", "eve-c"]
+
+
+def test_ledgers_that_are_no_ledgers(stage: Stage) -> None:
+    """Refused by the parser; recollections that are no statements by the party's own key are passed over."""
+    with stage.records():
+        run = stage.begin(stage.new()).until(SHARE)
+        good, eve = run.puppets[0].state(), run.puppets[0]
+        crowd = {f"eve-{i}": good for i in range(1025)}
+        deep = msgspec.Raw(b"\x91" * 5000 + b"\xc0")
+        malformed: list[object] = [
+            {"heads": crowd},
+            {"recalled": crowd},
+            {"signatures": dict.fromkeys(crowd, bytes(64))},
+            {"heads": {"eve-b": bytes(5 * 1024)}},
+            {"recalled": {"eve-b": bytes(5 * 1024)}},
+            {"signatures": {"eve-b": bytes(63)}},
+            {"signatures": {"eve-b": bytes(65)}},
+            {"heads": {"eve-b": good.decode()}},
+            {"heads": {"eve-b": None}},
+            {"heads": {"eve-b": {"count": 1}}},
+            {"heads": {"": good}},
+            {"heads": {"e" * 65: good}},
+            {"heads": {7: good}},
+            {"heads": [good]},
+            {"heads": None},
+            {"heads": deep},
+            {"tails": {"eve-b": good}},
+            [{}, {}, {}],
+            b"ledgers",
+        ]
+        share = run.sum.request(SHARE, VICTIM)
+        for ledgers in malformed:
+            run.refused(share, "WireError", "malformed", ledgers)
+        run.refused(share, "WireError", "before this party's own", {"heads": {"eve-b": good}})  # too early
+        own = eve.state(party=VICTIM)
+        made_up = {"eve-b": own, "eve-c": good, "eve-d": b"", "eve-e": bytes(4096), "nobody": b"\x80\x04"}
+        run.sum.take(SHARE, VICTIM, run.send(share, {"recalled": made_up}))
+        run.act(SHARE)
+        run.honest(MASK)
+    assert stage.charges().count(run.release) == 1
 
 
 # -- what is no message -----------------------------------------------------------------------------------------------

@@ -164,7 +164,8 @@ class Heads:
 
     * :meth:`witness` holds a statement against what was seen before this party began the sum. The statement is over
       that sum's fresh keys, hence made after this party began: a lower count is the party's own, and no coordinator
-      that plays back an old message can make an honest party look rolled back.
+      that plays back an old message can make an honest party look rolled back. One statement a party a sum, and none
+      that comes after the survivors were signed for: nobody gets two stories of one ledger countersigned.
     * :meth:`check_survivors`: no survivor set is signed with a party in it whose statement was not seen in this sum.
       So a coordinator that keeps statements back opens no total.
     * :meth:`check_own` finds an old copy of one's own ledger as soon as one newer statement by one's own key comes
@@ -290,33 +291,60 @@ class Heads:
         Raises
         ------
         ReleaseError
-            A party's ledger is an old copy. Nothing is kept.
-        WireError, FormatError, AuthenticationError
+            A party's ledger is an old copy; or it shows a second head in one sum, or its first after this party has
+            signed for the survivors. Nothing is kept.
+        WireError, AuthenticationError
             A statement is malformed, by another key, or of another sum.
         """
         own = self._table.get(f"statement/{release}")
         if own is None:
             raise WireError("Heads of ledgers came before this party's own", rule="with the request for the vector")
-        request, floor = read_statement(own).request, self._floor(release)
+        request, floor, seen = read_statement(own).request, self._floor(release), self._seen(release)
         keys = dict(participants)
         signatures, rolled_back = {}, []
         for name, data in heads.items():
             if name == self._name:
                 continue
-            statement = read_statement(data)
+            try:
+                statement = read_statement(data)
+            except FormatError as error:
+                raise WireError(
+                    f"The head of {name[:64]}'s ledger is malformed",
+                    got=str(error)[:200],
+                    rule="docs/wire-formats.md, 'Federation'",
+                    fix="check versions",
+                ) from error
             if keys.get(name) != bytes.fromhex(statement.public_key) or statement.party != name:
-                raise AuthenticationError(f"The head of {name[:64]}'s ledger is not by its key")
+                raise AuthenticationError(
+                    f"The head of {name[:64]}'s ledger is not by its key",
+                    rule="a statement names its party and is signed by that party's key on the participant list",
+                    fix="start a new run; if it happens again, the coordinator changes what parties say",
+                )
             if (statement.release, statement.request) != (release, request):
                 raise WireError(
                     f"The head of {name}'s ledger is of another sum",
                     got=statement.release[:120],
                     rule="signed over this sum's fresh keys: an older statement proves nothing now",
                 )
-            before = read_statement(floor[name]) if name in floor else None
+            digest = hashlib.sha256(data).digest()
+            if seen.get(name, digest) != digest:
+                raise ReleaseError(
+                    f"{name} shows another head of its ledgers than before in this sum",
+                    rule="one statement a sum; two of them are two stories of one ledger",
+                    fix="start a new run; if it happens again, the party is not honest",
+                )
+            if floor is None and name not in seen:
+                raise ReleaseError(
+                    f"The head of {name}'s ledger comes after the survivors were signed for",
+                    rule="heads are shown with the request for the vector",
+                    fix="start a new run",
+                )
+            before = read_statement(floor[name]) if floor and name in floor else None
             if before is not None and before.public_key == statement.public_key:
                 why = behind(before.ledgers, statement.ledgers)
                 if why is not None:
                     rolled_back.append(f"{name}, {why}")
+            seen[name] = digest
             signatures[name] = self._identity.sign(witness_message(data, self._name))
         if rolled_back:
             raise ReleaseError(
@@ -329,7 +357,7 @@ class Heads:
             for name in signatures:
                 if self._newer(name, heads[name]):
                     self._table.put(f"peer/{name}", heads[name])
-            self._table.put(f"seen/{release}", msgspec.msgpack.encode(sorted(signatures)))
+            self._table.put(f"seen/{release}", msgspec.msgpack.encode(seen))
         return signatures
 
     def cosigned(
@@ -348,9 +376,16 @@ class Heads:
         keys = dict(participants)
         for name, signature in signatures.items():
             if name not in keys:
-                raise AuthenticationError("A countersignature is by nobody in this sum", got=name[:64])
+                raise AuthenticationError(
+                    "A countersignature is by nobody in this sum",
+                    got=name[:64],
+                    rule="the other participants countersign",
+                    fix="start a new run; if it happens again, the coordinator changes what parties say",
+                )
             PublicIdentity(keys[name]).verify(signature, witness_message(own, name))
-        self._table.put("cosigned", msgspec.msgpack.encode(_Cosigned(own, dict(signatures))))
+        kept = self.countersigned()
+        if kept is None or behind(kept[0].ledgers, read_statement(own).ledgers) is None:  # not an earlier sum's, again
+            self._table.put("cosigned", msgspec.msgpack.encode(_Cosigned(own, dict(signatures))))
 
     def check_survivors(self, release: str, survivors: Sequence[str]) -> None:
         """Refuse a survivor set with somebody in it whose ledger's head was not seen in this sum.
@@ -359,9 +394,7 @@ class Heads:
         ------
         ReleaseError
         """
-        data = self._table.get(f"seen/{release}")
-        seen = set() if data is None else set(msgspec.msgpack.decode(data, type=list[str]))
-        missing = sorted(set(survivors) - seen - {self._name})
+        missing = sorted(set(survivors) - set(self._seen(release)) - {self._name})
         if missing:
             raise ReleaseError(
                 "A survivor's ledger has shown no head in this sum",
@@ -371,9 +404,8 @@ class Heads:
             )
 
     def done(self, release: str) -> None:
-        """Forget what only this sum needed."""
+        """Take no more heads in this sum; what was seen is kept by its hash, so that the same again is answered."""
         self._table.delete(f"floor/{release}")
-        self._table.delete(f"seen/{release}")
 
     def countersigned(self) -> tuple[HeadStatement, list[str]] | None:
         """One's own newest countersigned statement, and by whom."""
@@ -397,8 +429,14 @@ class Heads:
     def _ledger(self, unit: Unit) -> Ledger:
         return Ledger(self._store, name=f"ledger.{unit}")
 
-    def _floor(self, release: str) -> dict[str, bytes]:
+    def _floor(self, release: str) -> dict[str, bytes] | None:
+        """What was seen before this sum; None after its survivors were signed for."""
         data = self._table.get(f"floor/{release}")
+        return None if data is None else msgspec.msgpack.decode(data, type=dict[str, bytes])
+
+    def _seen(self, release: str) -> dict[str, bytes]:
+        """SHA-256 of each statement that was countersigned in this sum, by party."""
+        data = self._table.get(f"seen/{release}")
         return {} if data is None else msgspec.msgpack.decode(data, type=dict[str, bytes])
 
     def _newer(self, name: str, data: bytes) -> bool:

@@ -32,6 +32,7 @@ __all__ = [
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Text = Annotated[str, msgspec.Meta(max_length=2000)]
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9._/:-]+$")]
+MAX_PARTICIPANTS = 1024
 MAX_BODY_BYTES = 1 << 28
 Body = Annotated[bytes, msgspec.Meta(max_length=MAX_BODY_BYTES)]
 MAX_MODEL_BYTES = 1 << 25
@@ -64,8 +65,8 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     part: Annotated[str, msgspec.Meta(max_length=40)]
     dataset: Literal["training", "evaluation"]
     participants: Annotated[list[tuple[Name, Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]]],
-                            msgspec.Meta(max_length=1024)]  # fmt: skip
-    threshold: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+                            msgspec.Meta(max_length=MAX_PARTICIPANTS)]  # fmt: skip
+    threshold: Annotated[int, msgspec.Meta(ge=1, le=MAX_PARTICIPANTS)]
     schema_digest: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
     detector: dict[str, Any] | None
     model: Model | None
@@ -85,9 +86,9 @@ class Ledgers(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     ``signatures``: countersignatures.
     """
 
-    recalled: Annotated[dict[Name, Statement], msgspec.Meta(max_length=256)] = {}
-    heads: Annotated[dict[Name, Statement], msgspec.Meta(max_length=256)] = {}
-    signatures: Annotated[dict[Name, Signature], msgspec.Meta(max_length=256)] = {}
+    recalled: Annotated[dict[Name, Statement], msgspec.Meta(max_length=MAX_PARTICIPANTS)] = {}
+    heads: Annotated[dict[Name, Statement], msgspec.Meta(max_length=MAX_PARTICIPANTS)] = {}
+    signatures: Annotated[dict[Name, Signature], msgspec.Meta(max_length=MAX_PARTICIPANTS)] = {}
 
 
 class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hello"):

@@ -5,6 +5,7 @@ or breaks them, as a test asks. Its *puppets* are parties of its own making: enr
 """
 
 from .desk import Desk, Kit
+from .heads import Relay
 from .messages import Party, Step, enrolment_request
 from .puppet import Puppet
 from .sums import Sum, Total, commitment_digest, spec_digest, survivors_digest
@@ -14,6 +15,7 @@ __all__ = [
     "Kit",
     "Party",
     "Puppet",
+    "Relay",
     "Step",
     "Sum",
     "Total",

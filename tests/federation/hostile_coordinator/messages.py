@@ -42,9 +42,10 @@ class Step:
         """SHA-256 of its bytes, hexadecimal."""
         return hashlib.sha256(self.encode()).hexdigest()
 
-    def begin(self) -> bytes:
-        """The message that begins it."""
-        return msgspec.msgpack.encode({"type": "begin", "step": self.fields})
+    def begin(self, *, recall: bool = False) -> bytes:
+        """The message that begins it; ``recall`` asks for what the party keeps of the others' ledgers."""
+        asked = {"recall": True} if recall else {}
+        return msgspec.msgpack.encode({"type": "begin", "step": self.fields, **asked})
 
 
 def hello() -> bytes:
@@ -52,9 +53,10 @@ def hello() -> bytes:
     return msgspec.msgpack.encode({"type": "hello"})
 
 
-def proceed(release_id: str, body: bytes) -> bytes:
-    """The next request of a sum that was begun."""
-    return msgspec.msgpack.encode({"type": "continue", "release_id": release_id, "body": body})
+def proceed(release_id: str, body: bytes, ledgers: object = None) -> bytes:
+    """The next request of a sum that was begun, and what is said of ledgers beside it."""
+    beside = {"ledgers": ledgers} if ledgers else {}
+    return msgspec.msgpack.encode({"type": "continue", "release_id": release_id, "body": body, **beside})
 
 
 def decode(answer: bytes) -> dict[str, Any]:
@@ -63,17 +65,19 @@ def decode(answer: bytes) -> dict[str, Any]:
     return message
 
 
-def _canonical(value: Any) -> bytes:
+def canonical(value: Any) -> bytes:
+    """JSON in its one form."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def sign_list(content: dict[str, Any], signer: Ed25519PrivateKey) -> bytes:
     """A participant list as a file, by whatever key."""
-    return _signed_file(content, signer, b"blindsight participant list v1")
+    return signed_file(content, signer, b"blindsight participant list v1")
 
 
-def _signed_file(content: dict[str, Any], signer: Ed25519PrivateKey, context: bytes) -> bytes:
-    signed = _canonical(content)
+def signed_file(content: dict[str, Any], signer: Ed25519PrivateKey, context: bytes) -> bytes:
+    """One line: a value and the signature over it."""
+    signed = canonical(content)
     return b'{"signature":"' + signer.sign(context + b"|" + signed).hex().encode() + b'","signed":' + signed + b"}\n"
 
 
@@ -95,4 +99,4 @@ def enrolment_request(
         "certificate_request": request.public_bytes(serialization.Encoding.PEM).decode(),
         "date_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-    return _signed_file(content, identity, b"blindsight enrolment request v1")
+    return signed_file(content, identity, b"blindsight enrolment request v1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
+from .heads import UNITS, Relay, countersigned, position, state
 from .messages import Party
 from .sums import (
     ADVERTISE,
@@ -34,12 +36,13 @@ from .sums import (
 
 
 class Puppet:
-    """Its long-term identity; :meth:`join` begins a sum."""
+    """Its long-term identity, and where it says that its ledgers stand; :meth:`join` begins a sum."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.identity = Ed25519PrivateKey.generate()
         self.tls_key = ec.generate_private_key(ec.SECP256R1())
+        self.ledgers = {unit: position() for unit in UNITS}
 
     @property
     def party(self) -> Party:
@@ -52,16 +55,17 @@ class Puppet:
         signature = self.identity.sign(digest("message", spec, bytes([phase]), self.name, raw))
         return encode([VERSION, phase, spec, raw, signature])
 
-    def join(self, this: Sum) -> PuppetInSum:
+    def join(self, this: Sum, release: str, relay: Relay) -> PuppetInSum:
         """Its part in one sum."""
-        return PuppetInSum(self, this)
+        return PuppetInSum(self, this, release, relay)
 
 
 class PuppetInSum:
     """One puppet's keys in one sum; its messages go into the sum's own frames."""
 
-    def __init__(self, puppet: Puppet, this: Sum) -> None:
+    def __init__(self, puppet: Puppet, this: Sum, release: str, relay: Relay) -> None:
         self.puppet, self.sum, self.name = puppet, this, puppet.name
+        self.release, self.relay = release, relay
         self._c, self._s = X25519PrivateKey.generate(), X25519PrivateKey.generate()
         self._seed = secrets.token_bytes(32)
         self._held: dict[str, tuple[bytes, bytes]] = {}
@@ -72,8 +76,19 @@ class PuppetInSum:
         c, s = self._c.public_key().public_bytes_raw(), self._s.public_key().public_bytes_raw()
         return self._say(ADVERTISE, c + s + digest("self-mask seed", self.sum.spec, self.name, self._seed))
 
+    def state(self, **changes: object) -> bytes:
+        """Its statement on its ledgers in this sum, or with some fields changed."""
+        honest = {
+            "party": self.name,
+            "release": self.release,
+            "request": hashlib.sha256(self.sum.request(SHARE, self.name)).hexdigest(),
+            "ledgers": self.puppet.ledgers,
+        }
+        return state(self.puppet.identity, **{**honest, **changes})
+
     def share(self) -> bytes:
-        """Round 1."""
+        """Round 1, and its statement."""
+        self.relay.take(self.name, {"heads": {self.name: self.state()}})
         spec, transcript = self.sum.spec, self.sum.transcript
         key_shares = self._split(self._s.private_bytes_raw())
         seed_shares = self._split(self._seed)
@@ -93,7 +108,13 @@ class PuppetInSum:
         return self._say(SHARE, [transcript, own, items])
 
     def mask(self, values: Sequence[int] | np.ndarray) -> bytes:
-        """Round 2: open what the others sealed, and send ``values`` under the masks."""
+        """Round 2: open what the others sealed, send ``values`` under the masks, and countersign."""
+        signatures = {
+            name: self.puppet.identity.sign(countersigned(statement, self.name))
+            for name, statement in self.relay.heads.items()
+            if name != self.name
+        }
+        self.relay.take(self.name, {"signatures": signatures})
         transcript = self.sum.transcript
         sharers = list(self.sum._sorted(self.sum.frames[SHARE]))
         vector = np.asarray(values, dtype=self.sum.dtype.replace("u", "i")).view(self.sum.dtype)
