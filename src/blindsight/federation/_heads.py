@@ -20,7 +20,7 @@ from blindsight.privacy import Ledger, Position, Unit
 from blindsight.store import Store
 
 from ._wire import Ledgers
-from .kits._signed import signed_bytes, verified
+from .kits._signed import signed_bytes, verified, verified_before
 
 __all__ = ["HeadRelay", "HeadStatement", "Heads", "behind", "read_statement", "witness_message"]
 
@@ -64,6 +64,11 @@ def read_statement(data: bytes) -> HeadStatement:
     return verified(
         data, HeadStatement, CONTEXT, what="A ledger's head", limit=MAX_STATEMENT_BYTES, signer="public_key"
     )
+
+
+def _kept_statement(data: bytes) -> HeadStatement:
+    """One of this party's own store, which was verified before it was put there: a sum has many."""
+    return verified_before(data, HeadStatement, what="A ledger's head")
 
 
 def behind(seen: Mapping[Unit, Position], shown: Mapping[Unit, Position]) -> str | None:
@@ -206,7 +211,7 @@ class Heads:
     def own_seen(self) -> HeadStatement | None:
         """The newest statement by one's own key that has come back from others."""
         data = self._table.get("own")
-        return None if data is None else read_statement(data)
+        return None if data is None else _kept_statement(data)
 
     def lost(self) -> dict[Unit, str]:
         """Which of the party's own ledgers lack what they held when a newer statement was signed, and how."""
@@ -262,7 +267,7 @@ class Heads:
     def answers(self, release: str, request: bytes) -> bytes | None:
         """The statement that was made for this request, or None."""
         data = self._table.get(f"statement/{release}")
-        made = data is not None and read_statement(data).request == hashlib.sha256(request).hexdigest()
+        made = data is not None and _kept_statement(data).request == hashlib.sha256(request).hexdigest()
         return data if made else None
 
     def state(self, release: str, request: bytes) -> bytes:
@@ -299,7 +304,7 @@ class Heads:
         own = self._table.get(f"statement/{release}")
         if own is None:
             raise WireError("Heads of ledgers came before this party's own", rule="with the request for the vector")
-        request, floor, seen = read_statement(own).request, self._floor(release), self._seen(release)
+        request, floor, seen = _kept_statement(own).request, self._floor(release), self._seen(release)
         keys = dict(participants)
         signatures, rolled_back = {}, []
         for name, data in heads.items():
@@ -339,7 +344,7 @@ class Heads:
                     rule="heads are shown with the request for the vector",
                     fix="start a new run",
                 )
-            before = read_statement(floor[name]) if floor and name in floor else None
+            before = _kept_statement(floor[name]) if floor and name in floor else None
             if before is not None and before.public_key == statement.public_key:
                 why = behind(before.ledgers, statement.ledgers)
                 if why is not None:
@@ -384,7 +389,7 @@ class Heads:
                 )
             PublicIdentity(keys[name]).verify(signature, witness_message(own, name))
         kept = self.countersigned()
-        if kept is None or behind(kept[0].ledgers, read_statement(own).ledgers) is None:  # not an earlier sum's, again
+        if kept is None or behind(kept[0].ledgers, _kept_statement(own).ledgers) is None:  # not an earlier sum's, again
             self._table.put("cosigned", msgspec.msgpack.encode(_Cosigned(own, dict(signatures))))
 
     def check_survivors(self, release: str, survivors: Sequence[str]) -> None:
@@ -410,7 +415,7 @@ class Heads:
     def countersigned(self) -> tuple[HeadStatement, list[str]] | None:
         """One's own newest countersigned statement, and by whom."""
         kept = self.countersigned_bytes()
-        return None if kept is None else (read_statement(kept[0]), sorted(kept[1]))
+        return None if kept is None else (_kept_statement(kept[0]), sorted(kept[1]))
 
     def countersigned_bytes(self) -> tuple[bytes, dict[str, bytes]] | None:
         """The same as it was signed, with the signatures."""
@@ -445,7 +450,7 @@ class Heads:
         if kept is None:
             return True
         try:
-            old, new = read_statement(kept), read_statement(data)
-        except (FormatError, AuthenticationError):  # of another version: what comes now is good
+            old, new = _kept_statement(kept), _kept_statement(data)
+        except FormatError:  # of another version: what comes now is good
             return True
         return old.public_key != new.public_key or behind(old.ledgers, new.ledgers) is None

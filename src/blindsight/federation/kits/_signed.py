@@ -34,6 +34,20 @@ def signed_bytes(value: msgspec.Struct, identity: Identity, context: bytes) -> b
     return msgspec.json.encode(_Envelope(signature.hex(), msgspec.Raw(canonical)), order="sorted") + b"\n"
 
 
+def verified_before(data: bytes, kind: type[T], *, what: str) -> T:
+    """Read a value whose signature was found good before it was kept: of one's own store, from nobody else.
+
+    Raises
+    ------
+    FormatError
+        Malformed, or of another version.
+    """
+    try:
+        return msgspec.json.decode(msgspec.json.decode(data, type=_Envelope).signed, type=kind)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{what} is malformed", got=str(error)[:200], fix="ask for it again") from error
+
+
 def verified(data: bytes, kind: type[T], context: bytes, *, what: str, limit: int, signer: str) -> T:
     """Read a value that :func:`signed_bytes` wrote.
 
