@@ -11,7 +11,7 @@ import msgspec
 from blindsight.errors import AuthenticationError, FormatError, StoreError
 from blindsight.keys import Identity, PublicIdentity
 
-__all__ = ["read_limited", "signed_bytes", "verified"]
+__all__ = ["read_limited", "signed_bytes", "verified", "verified_before"]
 
 T = TypeVar("T", bound=msgspec.Struct)
 
