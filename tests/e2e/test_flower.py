@@ -48,7 +48,8 @@ def carried(site: Site) -> Iterator[None]:
         fleet.close()
 
 
-def test_a_coordinator_and_a_party_killed_in_the_middle(tmp_path: Path) -> None:
+def test_killed(tmp_path: Path) -> None:
+    """A coordinator and a party, in the middle. The name is short: the path of a socket may have 100 bytes."""
     site = Site(tmp_path, "flower", NAMES)
     with carried(site), site.serving(**{"bank-c": ["-c", DIES_WHEN_CHARGED]}) as running:
         coordinator = site.coordinator(["-c", DIES_AFTER_THE_VECTORS])

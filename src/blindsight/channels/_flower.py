@@ -145,6 +145,7 @@ class FlowerChannel(DialledChannel):
             task = asyncio.ensure_future(self._connection(reader, writer))
             running.add(task)
             task.add_done_callback(running.discard)
+            task.add_done_callback(lambda _: writer.close())  # one that is cancelled before it begins closes nothing
 
         server = await asyncio.start_unix_server(connected, sock=self._listener, limit=READ_BYTES)
         self._loop = asyncio.get_running_loop()

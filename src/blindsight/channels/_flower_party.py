@@ -151,6 +151,7 @@ def serve_flower(
             task = asyncio.ensure_future(_courier(agent, reader, writer, longest))
             couriers.add(task)
             task.add_done_callback(couriers.discard)
+            task.add_done_callback(lambda _: writer.close())  # one that is cancelled before it begins closes nothing
 
         async with leaving(stop or threading.Event()) as left:
             server = await asyncio.start_unix_server(connected, sock=listener, limit=READ_BYTES)

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,7 +28,7 @@ from ._https_party import FAREWELL_SECONDS, MAX_BACKOFF_SECONDS
 from ._leaving import leaving
 from ._outbox import Outbox
 from ._pin import Expected, expected_now, fetch_pinned, still_expected
-from ._tls import Pathlike, mutual_context
+from ._tls import Pathlike, mutual_context, read_pem
 
 __all__ = ["serve_grpc"]
 
@@ -121,13 +120,11 @@ def serve_grpc(
     def connect() -> tuple[Any, str | None]:
         pinned = expected_now(coordinator)
         trusted = (
-            Path(authority).read_bytes()
+            read_pem(authority)
             if pinned is None
             else fetch_pinned(context, host, port, pinned, timeout_s=CONNECT_MS / 1000)
         )
-        credentials = grpc.ssl_channel_credentials(
-            trusted, Path(private_key).read_bytes(), Path(certificate).read_bytes()
-        )
+        credentials = grpc.ssl_channel_credentials(trusted, read_pem(private_key), read_pem(certificate))
         return grpc.secure_channel(parts.netloc, credentials, options), pinned
 
     courier = _Courier(handler, connect, coordinator, Outbox(name), name, max_message_bytes)

@@ -144,8 +144,7 @@ class HttpsChannel(DialledChannel):
             async def endpoint(request: Request) -> Response:
                 who, why = self._roll.who(request.scope["state"].get("peer_certificate"))
                 if who is None:
-                    log.warning("a stranger was refused: %s", why)
-                    return _problem(403, "This certificate is on no list here", why)
+                    return _stranger(why)
                 claimed = request.headers.get(PARTY_HEADER, who)
                 if claimed != who:
                     log.warning("%s was refused: it calls itself %r", who, claimed[:64])
@@ -169,6 +168,9 @@ class HttpsChannel(DialledChannel):
         from starlette.responses import Response
 
         letter = await self._alone(who, "poll", self._wait(who, _asked_wait(request, self._hold_s)))
+        still, why = self._roll.who(request.scope["state"].get("peer_certificate"))
+        if still != who:  # its certificate has ended while it waited
+            return _stranger(why)
         if letter is not None:
             return self._delivery(who, letter)
         return _problem(503, "The coordinator is leaving", "") if self._desk.closed else Response(status_code=204)
@@ -281,6 +283,11 @@ class HttpsChannel(DialledChannel):
 
         headers = {"content-length": str(len(letter.body)), ID_HEADER: letter.id}
         return Delivery(headers=headers, media_type="application/octet-stream")
+
+
+def _stranger(why: str) -> Response:
+    log.warning("a stranger was refused: %s", why)
+    return _problem(403, "This certificate is on no list here", why)
 
 
 def _problem(status: int, title: str, rule: str) -> Response:

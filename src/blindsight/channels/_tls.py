@@ -14,7 +14,7 @@ from typing import Any
 
 from blindsight.errors import StoreError
 
-__all__ = ["certificate_expired", "certificate_fingerprint", "mutual_context", "peer_fingerprint"]
+__all__ = ["certificate_expired", "certificate_fingerprint", "mutual_context", "peer_fingerprint", "read_pem"]
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,20 @@ def mutual_context(
     for path in trusted:
         _load(context.load_verify_locations, path, "The trusted certificates in {} could not be used")
     return context
+
+
+def read_pem(path: Pathlike) -> bytes:
+    """A PEM file's bytes, for a library that takes these.
+
+    Raises
+    ------
+    StoreError
+        It cannot be read just now.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise StoreError(f"{Path(path).name!r} cannot be read", got=error.strerror or "an error") from error
 
 
 def _load(load: Any, path: Pathlike, what: str, *more: Pathlike) -> None:

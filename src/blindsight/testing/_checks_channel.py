@@ -245,8 +245,8 @@ def _check_strangers(rig: DialledRig) -> None:
 
     with (
         _told() as lines,
-        rig.running(["a", "b", "old"], absent=["a", "old"], expired=["old"]) as running,
         tempfile.TemporaryDirectory() as folder,
+        rig.running(["a", "b", "old"], absent=["a", "old"], expired=["old"]) as running,
     ):
         forged = InsecureAuthority(Path(folder)).issue("a")
         trusting = dataclasses.replace(forged, authority=running.authority.certificate)
