@@ -132,11 +132,13 @@ def main() -> None:
         issued = {name: authority.issue(name) for name in NAMES}
         prints = {name: one.fingerprint for name, one in issued.items()}
         agents = {name: folder / f"{name}.sock" for name in NAMES}
-        channel = stack.enter_context(FlowerChannel(prints, **authority.issue("coordinator", server=True).files))
+        own = authority.issue("coordinator", server=True)
+        channel = stack.enter_context(FlowerChannel(prints, **own.files))
         for name, one in issued.items():
             command = [sys.executable, "-m", "blindsight.federation.worker", str(folder / "home" / name)]
             command += ["--url", "flower://here", "--socket", str(agents[name]), "--certificate", str(one.certificate)]
             command += ["--private-key", str(one.private_key), "--authority", str(one.authority)]
+            command += ["--coordinator", own.fingerprint]
             process = stack.enter_context(subprocess.Popen(command))
             stack.callback(process.terminate)
         begin = time.perf_counter()
