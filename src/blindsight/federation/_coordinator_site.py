@@ -164,6 +164,13 @@ def open_coordinator(
         The address cannot be listened on, or the broker is not there; the extra ``net`` is not installed.
     """
     folder = Path(folder)
+    if not (folder / LIST_FILE).is_file():
+        raise FormatError(
+            "This is no coordinator's kit",
+            got=str(folder)[:200],
+            rule=f"{LIST_FILE} in it",
+            fix="blindsight init FEDERATION.toml --output kits; then kits/coordinator",
+        )
     listing = ParticipantList.read(folder)
     _check_kit(folder, listing)
     if len(listing.parties) < 3:
