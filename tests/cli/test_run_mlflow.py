@@ -79,7 +79,8 @@ def test_a_server_that_goes_does_not_end_the_run(
     assert len([one for one in caplog.records if "told no more" in one.message]) == 1
 
 
-def test_one_that_is_not_there_is_said_before_anybody_is_asked(federation: Federation) -> None:
-    del federation
+@pytest.mark.timeout(60)  # MLflow's own patience is minutes
+@pytest.mark.parametrize("uri", ["nonsense://x", "http://127.0.0.1:1"])
+def test_one_that_is_not_there_is_said_before_anybody_is_asked(uri: str) -> None:
     with pytest.raises(UnavailableError, match="tracking server cannot be used"):
-        RunMlflow("nonsense://x", experiment="x", run=lambda: None, parameters={})  # type: ignore[arg-type,return-value]
+        RunMlflow(uri, experiment="x", run=lambda: None, parameters={})  # type: ignore[arg-type,return-value]

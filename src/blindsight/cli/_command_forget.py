@@ -70,9 +70,15 @@ def _lines(file: Path) -> list[str]:
                 data = opened.read(MAX_FILE_BYTES + 1)
         text = data.decode("utf-8")
     except OSError as error:
-        raise DataError("The file of persons cannot be read", got=error.strerror or "an error") from error
+        raise DataError(
+            "The file of persons cannot be read",
+            got=error.strerror or "an error",
+            fix="name a file with one person a line, or - for standard input",
+        ) from error
     except UnicodeDecodeError as error:
-        raise DataError("The file of persons is not text", rule="UTF-8, one person a line") from error
+        raise DataError(
+            "The file of persons is not text", rule="UTF-8, one person a line", fix="save it as UTF-8"
+        ) from error
     persons = [line.strip() for line in text.splitlines() if line.strip()]
     if not persons or len(data) > MAX_FILE_BYTES:
         raise DataError("The file of persons cannot be used", got=f"{len(persons):,} lines", rule="1 line to 64 MiB")

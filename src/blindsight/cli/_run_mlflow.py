@@ -18,6 +18,7 @@ __all__ = ["RunMlflow"]
 log = logging.getLogger(__name__)
 
 RUN_TAG = "blindsight.run"
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 class RunMlflow:
@@ -46,6 +47,8 @@ class RunMlflow:
     """
 
     def __init__(self, uri: str, *, experiment: str, run: Callable[[], RunRecord], parameters: dict[str, str]) -> None:
+        for name, value in PATIENCE.items():  # MLflow tries for minutes otherwise, while all parties wait
+            os.environ.setdefault(name, value)
         try:
             from mlflow import MlflowClient
         except ImportError as error:
