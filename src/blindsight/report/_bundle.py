@@ -192,6 +192,8 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     try:
         if len(data) > MAX_BUNDLE_BYTES:
             raise ValueError("longer than 256 MiB")
+        if data.count(b"PK\x01\x02") > MAX_FILES:  # before the directory is read: each entry there begins so
+            raise ValueError("too many files")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             names = [entry.filename for entry in entries]
@@ -199,6 +201,8 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
                 raise ValueError("too many files, one twice, or a name that no bundle has")
             if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
                 raise ValueError("compressed or encrypted files")
+            if sum(entry.file_size for entry in entries) > len(data):
+                raise ValueError("files that overlap")
             return {entry.filename: archive.read(entry) for entry in entries}
     except (ValueError, zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
         raise FormatError(
