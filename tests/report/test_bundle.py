@@ -178,6 +178,15 @@ def test_an_archive_cannot_be_larger_inside_than_outside(tmp_path: Path) -> None
         read_bundle(tmp_path / "e.zip")
 
 
+def test_what_a_bundle_says_cannot_paint_over_what_was_found(federation: Federation) -> None:
+    bundle = make_bundle(full_run(runs=(federation.history[0].run,)), signer=("alice\x1b[2J\nbob", ALICE[1]))
+    bundle["x\x1b[1A\ny"] = b""
+    found = check_bundle(bundle)
+    assert found.signer.isprintable()
+    assert found.problems
+    assert all(problem.isprintable() for problem in found.problems)
+
+
 def test_a_long_directory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(tmp_path / "f.zip", "w") as archive:
         for number in range(1001):

@@ -257,13 +257,18 @@ def check_bundle(bundle: Bundle, *, signer_key: str | None = None) -> BundleChec
             problems.append(f"{name}: {error}")
     parties = () if run is None else run.parties
     return BundleCheck(
-        problems=tuple(problems),
-        signer=manifest.signer,
-        signer_key=manifest.signer_key,
+        problems=tuple(map(_printable, problems)),
+        signer=_printable(manifest.signer),
+        signer_key=_printable(manifest.signer_key),
         files=len(bundle),
-        ledgers=tuple(found),
-        without=tuple(sorted(set(parties) - set(found))),
+        ledgers=tuple(map(_printable, found)),
+        without=tuple(map(_printable, sorted(set(parties) - set(found)))),
     )
+
+
+def _printable(text: str) -> str:
+    """Text of a bundle that cannot move the cursor of who reads it, nor begin a line of its own."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _signature_problems(bundle: Bundle, manifest: _Manifest, signer_key: str | None) -> list[str]:
