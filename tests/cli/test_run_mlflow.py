@@ -84,3 +84,16 @@ def test_a_server_that_goes_does_not_end_the_run(
 def test_one_that_is_not_there_is_said_before_anybody_is_asked(uri: str) -> None:
     with pytest.raises(UnavailableError, match="tracking server cannot be used"):
         RunMlflow(uri, experiment="x", run=lambda: None, parameters={})  # type: ignore[arg-type,return-value]
+
+
+def test_a_password_in_the_address_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = "http://alice:s3cret@tracking.example:5000"
+
+    def refuse(*_: object) -> None:
+        raise OSError(f"API request to {uri}/api failed")
+
+    monkeypatch.setattr(mlflow, "MlflowClient", refuse)
+    with pytest.raises(UnavailableError) as told:
+        RunMlflow(uri, experiment="card-fraud", run=lambda: None, parameters={})  # type: ignore[arg-type, return-value]
+    assert "s3cret" not in str(told.value)
+    assert "tracking.example" in str(told.value)

@@ -163,6 +163,43 @@ def test_only_plain_archives_are_read(name: str, tmp_path: Path) -> None:
         read_bundle(tmp_path / "d.zip")
 
 
+def test_an_archive_cannot_be_larger_inside_than_outside(tmp_path: Path) -> None:
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        archive.writestr("a", b"0" * 100_000)
+        (entry,) = archive.infolist()
+        for name in ("b", "c"):  # the same bytes once more
+            other = zipfile.ZipInfo(name)
+            other.header_offset, other.CRC = entry.header_offset, entry.CRC
+            other.file_size = other.compress_size = entry.file_size
+            archive.filelist.append(other)
+    (tmp_path / "e.zip").write_bytes(raw.getvalue())
+    with pytest.raises(FormatError, match="overlap"):
+        read_bundle(tmp_path / "e.zip")
+
+
+def test_what_a_bundle_says_cannot_paint_over_what_was_found(federation: Federation) -> None:
+    bundle = make_bundle(full_run(runs=(federation.history[0].run,)), signer=("alice\x1b[2J\nbob", ALICE[1]))
+    bundle["x\x1b[1A\ny"] = b""
+    found = check_bundle(bundle)
+    assert found.signer.isprintable()
+    assert found.problems
+    assert all(problem.isprintable() for problem in found.problems)
+
+
+def test_a_long_directory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "f.zip", "w") as archive:
+        for number in range(1001):
+            archive.writestr(f"f{number}", b"")
+
+    def never(*_: object) -> None:
+        raise AssertionError("the directory was read")
+
+    monkeypatch.setattr(zipfile, "ZipFile", never)
+    with pytest.raises(FormatError, match="too many files"):
+        read_bundle(tmp_path / "f.zip")
+
+
 def test_from_the_command_line(federation: Federation, exports: dict[str, bytes], tmp_path: Path) -> None:
     write_run(full_run(runs=(federation.history[0].run,)), tmp_path / "run.json")
     (tmp_path / "a.json").write_bytes(exports["bank-a"])

@@ -24,6 +24,8 @@ ANSWER_SECONDS = 10.0
 FLUSH_SECONDS = 2.0
 IN_FLIGHT = 16
 """Messages that the broker has not confirmed, at most; fewer where it says so."""
+MAX_QUEUED = 1 << 15
+"""Messages that wait for the broker to confirm others: a broker that sends, and confirms nothing, fills no memory."""
 AROUND_BYTES = 512
 """More than a packet has around its payload: header, topic, properties."""
 READS = 32
@@ -193,7 +195,16 @@ class BrokerLink:
     def publish(
         self, topic: str, payload: bytes, *, retain: bool = False, done: Callable[[], None] | None = None
     ) -> None:
-        """Have a message published; ``done`` is called later, once the broker has it. Nothing where it is over."""
+        """Have a message published; ``done`` is called later, once the broker has it. Nothing where it is over.
+
+        With too many that the broker has not taken, the connection is over.
+        """
+        if self.over.done():
+            return
+        if len(self._queued) >= MAX_QUEUED:
+            self._queued.clear()
+            self._end(UnavailableError("The broker does not take what we publish", got=f"{MAX_QUEUED} messages wait"))
+            return
         self._queued.append((topic, payload, retain, done))
         self._send()
 

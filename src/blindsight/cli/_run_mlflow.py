@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -64,7 +65,7 @@ class RunMlflow:
         except Exception as error:  # MLflow's own, requests', urllib3's
             raise UnavailableError(
                 "MLflow's tracking server cannot be used",
-                got=f"{uri[:100]}: {str(error)[:200]}",
+                got=f"{_unsigned(uri)[:100]}: {_unsigned(str(error))[:200]}",
                 fix="leave --mlflow out",
             ) from error
 
@@ -139,4 +140,9 @@ class RunMlflow:
             action()
         except Exception as error:  # a run is not ended by who watches it
             self._failed = True
-            log.warning("MLflow is told no more of this run: %s", str(error)[:300])
+            log.warning("MLflow is told no more of this run: %s", _unsigned(str(error))[:300])
+
+
+def _unsigned(text: str) -> str:
+    """Text whose URLs name neither user nor password."""
+    return re.sub(r"://[^/\s]*@", "://", text)

@@ -192,6 +192,8 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     try:
         if len(data) > MAX_BUNDLE_BYTES:
             raise ValueError("longer than 256 MiB")
+        if data.count(b"PK\x01\x02") > MAX_FILES:  # before the directory is read: each entry there begins so
+            raise ValueError("too many files")
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()
             names = [entry.filename for entry in entries]
@@ -199,6 +201,8 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
                 raise ValueError("too many files, one twice, or a name that no bundle has")
             if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
                 raise ValueError("compressed or encrypted files")
+            if sum(entry.file_size for entry in entries) > len(data):
+                raise ValueError("files that overlap")
             return {entry.filename: archive.read(entry) for entry in entries}
     except (ValueError, zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
         raise FormatError(
@@ -253,13 +257,18 @@ def check_bundle(bundle: Bundle, *, signer_key: str | None = None) -> BundleChec
             problems.append(f"{name}: {error}")
     parties = () if run is None else run.parties
     return BundleCheck(
-        problems=tuple(problems),
-        signer=manifest.signer,
-        signer_key=manifest.signer_key,
+        problems=tuple(map(_printable, problems)),
+        signer=_printable(manifest.signer),
+        signer_key=_printable(manifest.signer_key),
         files=len(bundle),
-        ledgers=tuple(found),
-        without=tuple(sorted(set(parties) - set(found))),
+        ledgers=tuple(map(_printable, found)),
+        without=tuple(map(_printable, sorted(set(parties) - set(found)))),
     )
+
+
+def _printable(text: str) -> str:
+    """Text of a bundle that cannot move the cursor of who reads it, nor begin a line of its own."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _signature_problems(bundle: Bundle, manifest: _Manifest, signer_key: str | None) -> list[str]:
