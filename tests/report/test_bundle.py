@@ -126,6 +126,14 @@ def test_every_change_is_found(federation: Federation, exports: dict[str, bytes]
         check_bundle({})
 
 
+def test_a_bundle_without_its_run_cannot_hide_whose_ledgers_are_missing() -> None:
+    bundle = {name: data for name, data in make_bundle(bare_run()).items() if name != "run.json"}
+    manifest = json.loads(bundle["manifest.json"])
+    del manifest["files"]["run.json"]
+    bundle["manifest.json"] = json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()
+    assert any("whose ledgers are missing" in problem for problem in check_bundle(bundle).problems)
+
+
 def test_what_does_not_belong_to_the_run_is_refused(exports: dict[str, bytes]) -> None:
     with pytest.raises(ParameterError, match="does not belong to this run"):
         make_bundle(full_run(), ledgers=[exports["bank-a"], exports["bank-a"]])

@@ -241,6 +241,8 @@ def check_bundle(bundle: Bundle, *, signer_key: str | None = None) -> BundleChec
     try:
         if "run.json" in bundle:
             run = parse_run(bundle["run.json"])
+        else:
+            problems.append("run.json: not in the bundle, so that nobody can tell whose ledgers are missing")
         if LIST_FILE in bundle:
             listing = ParticipantList.from_bytes(bundle[LIST_FILE])
     except (FormatError, AuthenticationError) as error:
