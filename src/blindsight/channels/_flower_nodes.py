@@ -17,9 +17,10 @@ from blindsight.errors import AuthenticationError, BlindsightError, WireError
 from ._backoff import Backoff
 from ._desk import Desk
 from ._flower_party import GREETING_ID
-from ._frames import Assembler, Frame, FrameReader, Kind, parts_of
+from ._frames import Frame, FrameReader, parts_of
 from ._https import HOLD_SECONDS
 from ._parcels import KNOCK, Parcel, ParcelSession
+from ._reception import Reception
 from ._roll import Roll
 
 __all__ = ["Errand", "Nodes"]
@@ -68,7 +69,7 @@ class _Node:
     letter: str = ""  # the last one that was put into the session
     last_words: Parcel | None = None
     reader: FrameReader = field(default_factory=FrameReader)
-    assembler: Assembler = field(default_factory=Assembler)
+    reception: Reception | None = None  # as soon as there is a party
 
 
 class Nodes:
@@ -204,10 +205,10 @@ class Nodes:
             return
         try:
             for frame in node.reader.feed(plain):
-                if node.party is None:
+                if node.reception is None:
                     self._greet(node, who, frame)
                 else:
-                    self._read(node, node.party, frame)
+                    node.reception.take(frame)
         except BlindsightError as error:
             self._failed(node, str(error), now)
 
@@ -219,27 +220,11 @@ class Nodes:
             raise AuthenticationError("A certificate is another party's", got=claimed[:64], rule=who)
         log.info("%s is there, over node %d", who, node.id)
         node.backoff.worked()
-        node.party = who
+        node.party, node.reception = who, Reception(self._desk, who, self._max_bytes)
         before = self._of_party.get(who)
         if before is not None and before is not node:
             self._end(before)
         self._of_party[who] = node
-
-    def _read(self, node: _Node, party: str, frame: Frame) -> None:
-        if frame.kind is Kind.FAILED:
-            if self._desk.answer(party, frame.id, None):
-                log.warning("%s did not answer: its handler failed", party)
-            return
-        if frame.kind is not Kind.PART:
-            raise WireError("A party sends answers alone", got=frame.kind.name)
-        short = frame.total <= self._max_bytes
-        complete, body = node.assembler.add(frame, keep=short and self._desk.is_open(party, frame.id))
-        if not complete:
-            return
-        if not short:
-            log.warning("an answer of %s of %d bytes is too long, and not kept", party, frame.total)
-        if not self._desk.answer(party, frame.id, body):
-            log.info("an answer of %s came late, or twice, and is dropped", party)
 
     def _failed(self, node: _Node, reason: str, now: float) -> None:
         """Begin anew with a node, some time later."""
@@ -252,7 +237,7 @@ class Nodes:
     def _end(self, node: _Node) -> None:
         self._disown(node)
         node.carried, node.party, node.letter, node.last_words = None, None, "", None
-        node.reader, node.assembler = FrameReader(), Assembler()
+        node.reader, node.reception = FrameReader(), None
 
     def _disown(self, node: _Node) -> None:
         if node.party is not None and self._of_party.get(node.party) is node:

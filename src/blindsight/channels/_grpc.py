@@ -248,7 +248,7 @@ class GrpcChannel(DialledChannel):
         reception = Reception(self._desk, who, self._max_bytes)
         try:
             for data in frames:
-                letter_id = reception.take(data)
+                letter_id = reception.take(Frame.decode(data))
                 if letter_id is not None:
                     with line.changed:
                         line.done.append(letter_id)

@@ -261,7 +261,7 @@ class MqttChannel(DialledChannel):
             self._admit(session)
         for frame in frames:
             assert session.reception is not None  # there are no frames before the handshake is complete
-            letter_id = session.reception.take(frame)
+            letter_id = session.reception.take(Frame.decode(frame))
             if letter_id is not None:
                 session.done.append(letter_id)
         session.line.pump()

@@ -148,12 +148,6 @@ class ParcelSession:
         self._collect()
         return Parcel(self.session, self._acknowledged, self._received, bytes(self._unreceived))
 
-    @property
-    def unreceived_bytes(self) -> int:
-        """How much the other side has not been heard to have received."""
-        self._collect()
-        return len(self._unreceived)
-
     def _collect(self) -> None:
         self._unreceived += self._tls.outgoing()
 

@@ -1,4 +1,4 @@
-"""What a party sends in frames, taken to the desk; what coordinators over gRPC and MQTT have in common."""
+"""What a party sends in frames, taken to the desk; what coordinators over gRPC, MQTT and Flower have in common."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Reception:
         self._desk, self._who, self._max_bytes = desk, who, max_bytes
         self._assembler = Assembler()
 
-    def take(self, data: bytes) -> str | None:
+    def take(self, frame: Frame) -> str | None:
         """Take a frame; return the id of the letter that the party is done with now, if there is one.
 
         Raises
@@ -38,7 +38,6 @@ class Reception:
         WireError
             It is none that a party sends at this place.
         """
-        frame = Frame.decode(data)
         if frame.kind is Kind.PART:
             return frame.id if self._take_part(frame) else None
         if frame.kind is Kind.FAILED:

@@ -34,13 +34,11 @@ def forget(
     """
     from dataclasses import asdict
 
-    from blindsight.errors import ParameterError
     from blindsight.federation import open_party
 
-    if not (home / "party.toml").is_file():
-        raise ParameterError(
-            "This is no party's folder", got=str(home)[:200], rule="party.toml in it", fix="--home FOLDER"
-        )
+    from ._parties import check_party_folder
+
+    check_party_folder(home)
     persons = _lines(file)
     party = open_party(home, key_file=key_file)
     done = party.forget(persons, dry_run=dry_run)

@@ -222,12 +222,12 @@ def ledger_write_off(
     json_output: JsonOption = False,
 ) -> None:
     """Go on with an old copy of ledger.db where the newest one is lost: all that is left of the budget is charged."""
-    from blindsight.errors import ParameterError
     from blindsight.federation import open_party
 
+    from ._parties import check_party_folder
+
     screen = Screen(as_json=json_output)
-    if not (home / "party.toml").is_file():
-        raise ParameterError("Name one party's own folder", got=str(home)[:200], rule="party.toml in it")
+    check_party_folder(home)
     party = open_party(home, key_file=key_file)
     charged = party.write_off(anyway=anyway)
     for unit, epsilon in charged.items():
@@ -245,13 +245,13 @@ def ledger_export(
     json_output: JsonOption = False,
 ) -> None:
     """Write every line of a party's ledgers into one file that the party signs: what was asked, and what it cost."""
-    from blindsight.errors import ParameterError
     from blindsight.federation import open_party, read_ledger_export
     from blindsight.keys import write_atomic
 
+    from ._parties import check_party_folder
+
     screen = Screen(as_json=json_output)
-    if not (home / "party.toml").is_file():
-        raise ParameterError("Name one party's own folder", got=str(home)[:200], rule="party.toml in it")
+    check_party_folder(home)
     writable_target(output, "--output", sources=home.iterdir())
     data = open_party(home, key_file=key_file).export_ledgers()
     export = read_ledger_export(data)  # what we write, we read

@@ -263,15 +263,12 @@ def models_rollback(
 
 
 def _shelf(home: Path, key_file: Path | None) -> ModelShelf:
-    from blindsight.errors import ParameterError
     from blindsight.federation import MODELS_FOLDER, ModelShelf
 
     from ._options import sealer_of
+    from ._parties import check_party_folder
 
-    if not (home / "party.toml").is_file():
-        raise ParameterError(
-            "This is no party's folder", got=str(home)[:200], rule="party.toml in it", fix="--home FOLDER"
-        )
+    check_party_folder(home)
     return ModelShelf(home / MODELS_FOLDER, sealer_of(key_file))
 
 

@@ -38,11 +38,9 @@ def party_serve(
     from blindsight.federation import alone_in, log_to, open_site
 
     from ._events import events_to_stderr
+    from ._parties import check_party_folder
 
-    if not (folder / "party.toml").is_file():
-        raise ParameterError(
-            "This is no party's folder", got=str(folder)[:200], rule="party.toml in it", fix="blindsight party join KIT"
-        )
+    check_party_folder(folder, fix="blindsight party join KIT")
     with alone_in(folder):
         log_to(folder / "party.log")
         log = events_to_stderr(folder.resolve().name, as_json=json_output)

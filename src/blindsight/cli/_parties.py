@@ -8,7 +8,7 @@ from pathlib import Path
 from blindsight.errors import ParameterError
 from blindsight.privacy import Ledger, LedgerEntry
 
-__all__ = ["Account", "accounts", "party_folders"]
+__all__ = ["Account", "accounts", "check_party_folder", "party_folders"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,17 @@ class Account:
     def charged(self) -> list[LedgerEntry]:
         """Every charge, in order."""
         return self.ledger.entries()
+
+
+def check_party_folder(folder: Path, *, fix: str = "--home FOLDER") -> None:
+    """Refuse what is not one party's own folder.
+
+    Raises
+    ------
+    ParameterError
+    """
+    if not (folder / "party.toml").is_file():
+        raise ParameterError("This is no party's folder", got=str(folder)[:200], rule="party.toml in it", fix=fix)
 
 
 def party_folders(home: Path) -> list[Path]:

@@ -151,8 +151,8 @@ class PaillierKey:
     """A party's copy of the shared key."""
 
     def __init__(self, scheme: PaillierScheme, p: int, q: int, random_key: bytes, transcript: bytes) -> None:
-        paillier, gmpy2 = _load()
-        self._scheme, self._gmpy2 = scheme, gmpy2
+        paillier, _ = _load()
+        self._scheme = scheme
         self._public = paillier.PaillierPublicKey(p * q)
         self._private = paillier.PaillierPrivateKey(self._public, p, q)
         self._random_key, self._transcript = random_key, transcript

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ._authority import InsecureAuthority
+from ._mosquitto import free_port
 
 __all__ = ["FlowerFleet", "flower_bin"]
 
@@ -62,7 +63,7 @@ class FlowerFleet:
 
     def _start(self) -> None:
         issued = InsecureAuthority(self._folder).issue("superlink", server=True)
-        port = _free_port()
+        port = free_port()
         self._address = f"127.0.0.1:{port}"
         self._process(
             "superlink",
@@ -82,7 +83,7 @@ class FlowerFleet:
             self._process(
                 name,
                 "flower-supernode", "--root-certificates", issued.authority, "--superlink", self._address,
-                "--auth-supernode-private-key", key, "--host", "127.0.0.1", "--port", str(_free_port()),
+                "--auth-supernode-private-key", key, "--host", "127.0.0.1", "--port", str(free_port()),
                 "--isolation", "subprocess", "--node-config", f'agent="{agent}"',
             )  # fmt: skip
 
@@ -194,8 +195,3 @@ class FlowerFleet:
                 time.sleep(0.1)
             else:
                 return
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])

@@ -174,13 +174,7 @@ class FlowerRig(DialledRig):
     relayed = False
 
     def __init__(self) -> None:
-        refusals = (
-            "handshake was refused: certificate has expired",
-            "handshake was refused: certificate signature failure",
-            "on no list",
-            "calls itself",
-        )
-        super().__init__("flower", FlowerChannel, serve_flower, refusals)
+        super().__init__("flower", FlowerChannel, serve_flower)
 
     @contextlib.contextmanager
     def running(

@@ -46,6 +46,12 @@ __all__ = [
 
 HOUR = datetime.timedelta(hours=1)
 MINUTE = datetime.timedelta(minutes=1)
+REFUSALS = (
+    "handshake was refused: certificate has expired",
+    "handshake was refused: certificate signature failure",
+    "on no list",
+    "calls itself",
+)
 # by its path: as a module it would import the whole package around it, seconds for each process
 PARTY = [sys.executable, "-P", party.__file__]
 
@@ -224,7 +230,7 @@ class DialledRig(Rig):
         The channel's class.
     serve : callable
         The party's end.
-    refusals : sequence of str
+    refusals : sequence of str, optional
         What the log says of strangers.
     """
 
@@ -233,7 +239,7 @@ class DialledRig(Rig):
     relayed = True
 
     def __init__(
-        self, name: str, make: Callable[..., Any], serve: Callable[..., None], refusals: Sequence[str]
+        self, name: str, make: Callable[..., Any], serve: Callable[..., None], refusals: Sequence[str] = REFUSALS
     ) -> None:
         self.name, self.make, self.serve, self.refusals = name, make, serve, refusals
 
@@ -275,13 +281,7 @@ class MqttRig(DialledRig):
     """MQTT, through a real broker that lets everybody do everything: the two ends refuse by themselves."""
 
     def __init__(self) -> None:
-        refusals = (
-            "handshake was refused: certificate has expired",
-            "handshake was refused: certificate signature failure",
-            "on no list",
-            "calls itself",
-        )
-        super().__init__("mqtt", MqttChannel, serve_mqtt, refusals)
+        super().__init__("mqtt", MqttChannel, serve_mqtt)
 
     def _broker(self, folder: Path, authority: InsecureAuthority, stack: contextlib.ExitStack) -> Mosquitto | None:
         return stack.enter_context(Mosquitto.open_to_all(folder, authority))
@@ -289,13 +289,7 @@ class MqttRig(DialledRig):
 
 def https_rig() -> DialledRig:
     """HTTPS."""
-    refusals = (
-        "handshake was refused: certificate has expired",
-        "handshake was refused: certificate signature failure",
-        "on no list",
-        "calls itself",
-    )
-    return DialledRig("https", HttpsChannel, serve_https, refusals)
+    return DialledRig("https", HttpsChannel, serve_https)
 
 
 def grpc_rig() -> DialledRig:
