@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -185,6 +186,15 @@ class Running:
             with contextlib.suppress(json.JSONDecodeError):
                 lines.append(json.loads(line))
         return lines
+
+    def logged(self, wanted: Callable[[dict], bool], count: int = 1, *, seconds: float = 30.0) -> list[dict]:
+        """The log lines that are wanted, once there are so many: the service writes them when it has answered."""
+        deadline = time.monotonic() + seconds
+        while True:
+            lines = [line for line in self.log_lines() if wanted(line)]
+            if len(lines) >= count or time.monotonic() > deadline:
+                return lines
+            time.sleep(0.05)
 
 
 def make_client_certificate(folder: Path, name: str):

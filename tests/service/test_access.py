@@ -183,10 +183,12 @@ def test_keys_are_limited_and_can_be_given_back(running):
         client.register("model", owners[-1])
 
 
-def test_logs_name_accounts_and_sizes_and_no_values(running, token, owner, fitted):
+def test_logs_name_accounts_and_sizes_and_no_values(running, owner, fitted):
+    token = running.token("bank-a")
+    credential = token.split("_")[1]
     with running.client(token) as client:
         client.score_records("model", owner, fitted[1][:1])
-    line = [line for line in running.log_lines() if line.get("route", "").endswith("/score") and "rows" in line][-1]
+    (line,) = running.logged(lambda line: line.get("credential") == credential and "rows" in line)
     assert line["account"] == "bank-a"
     assert line["status"] == 200
     assert line["rows"] == 1

@@ -243,12 +243,7 @@ def test_versions_roll_back_and_a_second_model_is_computed_in_silence(tmp_path, 
             except PolicyError:
                 shadow = models.set_shadow("model", modelfile.dumps(model))  # sizes differ: the same one again
         assert np.array_equal(client.score_records("model", owner, X[:3]), model.decision_function(X[:3]))
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            lines = [line for line in service.log_lines() if line["event"] == "shadow"]
-            if lines:
-                break
-            time.sleep(0.1)
+        lines = service.logged(lambda line: line["event"] == "shadow")
         assert lines
         assert lines[-1]["version"] == shadow.id
         assert lines[-1]["answer"] == "dropped"

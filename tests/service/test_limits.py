@@ -81,7 +81,7 @@ def test_chunks_without_end_are_cut_at_the_limit(running, token):
         answer = read_all(sock)
     assert sent < 16 << 20  # the limit is 4 MiB, and what lies in buffers on the way
     assert answer == b"" or b" 413 " in answer
-    lines = [line for line in running.log_lines() if line.get("refused") == "too-long"]
+    lines = running.logged(lambda line: line.get("refused") == "too-long")
     assert max(line["in"] for line in lines) < running.settings.body_bytes + (4 << 20)
 
 

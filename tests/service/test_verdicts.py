@@ -106,14 +106,10 @@ def gone(pid: int) -> bool:
 
 
 def comparisons(service, count: int, *, account: str = "bank-a") -> list[dict]:
-    """The last log lines about comparisons, once there are so many: the service writes them when it has answered."""
-    deadline = time.monotonic() + SOON_S
-    while True:
-        lines = [line for line in service.log_lines() if line.get("event") == "comparison"]
-        lines = [line for line in lines if line["account"] == account]
-        if len(lines) >= count or time.monotonic() > deadline:
-            return lines[-count:]
-        time.sleep(0.05)
+    """The last log lines about comparisons of the account, once there are so many."""
+    return service.logged(
+        lambda line: line.get("event") == "comparison" and line["account"] == account, count, seconds=SOON_S
+    )[-count:]
 
 
 def bits_of(client) -> dict[str, int]:
