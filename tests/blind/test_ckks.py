@@ -15,6 +15,7 @@ from blindsight.blind import (
     Scorer,
     plan_network,
 )
+from blindsight.blind._ckks_circuit import MAX_OUTPUTS, _centre, _sum_of_squares
 from blindsight.blind._protect import Protections
 from blindsight.circuits import Activation, Network
 from blindsight.errors import (
@@ -25,7 +26,7 @@ from blindsight.errors import (
     FormatError,
     ParameterError,
 )
-from blindsight.he import CkksContext
+from blindsight.he import CkksContext, CkksHeParameters
 
 from ._networks import NetworkModel, dense, network_model, rows_of
 
@@ -327,3 +328,34 @@ def test_a_model_of_one_partys_own_is_offered_with_a_warning():
     object.__setattr__(model, "is_personal_", True)
     with pytest.warns(BlindsightWarning, match="one party's own"):
         Scorer(model, packing="columns")
+
+
+# -- arithmetic at its bounds
+
+PRIMES = CkksHeParameters(degree=8192, count=5, kept=1).primes
+
+
+@pytest.mark.parametrize("p", [PRIMES[0], PRIMES[-1]])
+def test_integers_are_centred_exactly(p):
+    rng = np.random.default_rng(7)
+    largest = (1 << 53) - p - 1
+    middles = [(k * p + p // 2 + step) for k in (0, 1, -1, (1 << 25) - 2, 1 - (1 << 25)) for step in (-1, 0, 1)]
+    values = np.concatenate([[largest, -largest, 0, p, -p], middles, rng.integers(-largest, largest, 100_000)])
+    found = _centre(values.astype(np.float64), p).astype(np.int64)
+    assert np.abs(found).max() <= p // 2 + 1
+    assert not ((found - values) % p).any()
+
+
+@pytest.mark.parametrize("p", [PRIMES[0], PRIMES[-1]])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_sums_of_as_many_squares_as_are_allowed(p, parts):
+    signs = np.random.default_rng(8).choice([-1, 1], (1, parts, 5))
+    signs[:, :, 0], signs[:, :, 1] = 1, -1
+    r = np.repeat(signs * (p // 2 + 1), MAX_OUTPUTS, axis=0).astype(np.float64)
+    constant = p - 1
+    found = _sum_of_squares(r, p, constant)
+    for column in range(r.shape[2]):
+        one = [int(value) for value in r[0, :, column]]
+        for k in range(2 * parts - 1):
+            pairs = sum(one[i] * one[k - i] for i in range(parts) if 0 <= k - i < parts)
+            assert found[k, column] == (MAX_OUTPUTS * pairs + (constant if k == 0 else 0)) % p

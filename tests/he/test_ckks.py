@@ -57,7 +57,7 @@ def test_seals_own_decoding_agrees(context, key):
     key._encoder.encode(x.tolist(), SCALE, plain)
     key._encryptor.encrypt_symmetric(plain, cipher)
     for _ in range(3):
-        context._evaluator.mod_switch_to_next_inplace(cipher)
+        context.evaluator.mod_switch_to_next_inplace(cipher)
     decryptor.decrypt(cipher, opened)
     theirs = np.array(key._encoder.decode_double(opened))
     cipher.save(context.scratch.path)

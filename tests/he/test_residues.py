@@ -76,9 +76,9 @@ def test_uniform_integers_lie_in_their_range(primes, bits, low):
     assert max(values) < bound - bound // 2
 
 
-def test_uniform_integers_are_uniform():
+@pytest.mark.parametrize("bound", [3 * 2**70 + 17, 3 * 2**50 + 17])
+def test_uniform_integers_are_uniform(bound):
     # chi-square with 99 degrees of freedom; 179 is exceeded once in a million runs
-    bound = 3 * 2**70 + 17
     values = np.array(compose(uniform_below(bound, 100_000, LARGE), LARGE), dtype=object)
     values = np.where(values < 0, values + math.prod(LARGE), values)
     counts = np.bincount((values * 100 // bound).astype(np.int64), minlength=100)
@@ -120,6 +120,13 @@ def test_inner_products_at_their_largest(sign):
         rows, weights = np.full((1, 1 << 16), p - 1, dtype=np.uint64), np.full(1 << 16, sign << 40)
         assert dot_mod(rows, weights, p).tolist() == [(-sign << 56) % p]
         assert dot_mod(rows, weights - 1, p).tolist() == [(1 - (sign << 40) << 16) % p]
+
+
+@pytest.mark.parametrize("heaviest", [2**37 - 1, 2**37])
+def test_inner_products_where_weights_begin_to_be_cut(heaviest):
+    for p in LARGE:
+        rows, weights = np.full((2, 3), p - 1, dtype=np.uint64), np.array([heaviest - 3, -2, 1])
+        assert dot_mod(rows, weights, p).tolist() == [(4 - heaviest) % p] * 2
 
 
 @given(primes=PRIMES, near=st.lists(st.integers(-3, 3), min_size=1, max_size=5), turns=st.integers(-2, 2))

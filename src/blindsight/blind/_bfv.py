@@ -13,7 +13,6 @@ from blindsight.he import (
     SEED_BYTES,
     HeContext,
     SecretKey,
-    add_mod,
     check_residues,
     scale_up,
     unpack_residues,
@@ -88,13 +87,12 @@ class BfvScorer:
 
     def answer(self, body: memoryview, rows: int, masks: Rerandomiser) -> tuple[Residues, Residues]:
         """Evaluate one group and protect the result; see ``_protect``."""
-        terms: Mask = ([], [])
-        ready = masks.take() if self.protections.rerandomise else None
-        if self.protections.rerandomise and ready is None:
-            terms = masks.terms()
+        masked = self.protections.rerandomise
+        ready = masks.take() if masked else None
+        terms: Mask = masks.terms() if masked and ready is None else ([], [])
         product = self._evaluate(body, terms, self.protections.owed_only)
-        if ready is not None:
-            product = add_mod(product, ready, self.context.primes)
+        if masked:
+            product = masks.complete(product, ready)
         return finish(
             self.context,
             self.parameters,

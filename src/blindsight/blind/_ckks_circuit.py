@@ -10,13 +10,13 @@ itself, at the inputs that it encrypted with their noise: nothing of the weights
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg.blas import dgemm
 
 from blindsight.circuits import Activation, Dense, Inputs, Network
 from blindsight.errors import CapacityError, WireError
@@ -30,17 +30,14 @@ Floats = npt.NDArray[np.float64]
 Residues = npt.NDArray[np.uint64]
 
 MAX_OUTPUTS = 1024
-"""Squares of residues below ``2**27`` that a uint64 sums."""
+"""Products of two centred residues, below ``2**52`` and some of them doubled, that an int64 sums."""
 
 DIGIT_BITS = 16
-EXACT_WEIGHT_SUM = (1 << 24) - (1 << 18)
-"""Largest sum of absolute weights times residues below ``2**27`` that :func:`_residues` takes."""
-
-UNIT_EXPONENT = 1 << 52
-"""Between this and twice it, a float64's lower 52 bits are the integer by which it exceeds it."""
+EXACT_WEIGHT_SUM = 1 << 25
+"""Largest sum of absolute weights: times residues below ``2**27`` it is exact, and :func:`_centre` takes it."""
 
 MAX_WEIGHT_BITS = 40
-CHUNK = 4096
+CHUNK = 2048
 """Coefficients evaluated at a time: what belongs to them stays in cache."""
 
 MPC = "score it under MPC, or teach its scores to a table, TableStudent, and offer that"
@@ -281,51 +278,47 @@ class IntegerNetwork:
         ndarray of shape (parts, primes, N), uint64
             In NTT form, reduced.
         """
-        degree = inputs.shape[-1]
+        degree, chunk = inputs.shape[-1], min(CHUNK, inputs.shape[-1])
         out = np.empty((3 if self.second is None else 5, len(primes), degree), dtype=np.uint64)
+        pieces = [(i, start) for i in range(len(primes)) for start in range(0, degree, chunk)]
 
-        def work(piece: tuple[int, int]) -> None:
-            i, start = piece
-            p, stop = primes[i], start + CHUNK
-            part = inputs[i, :, :, start:stop]
-            if int(part.max()) >= p:
-                raise WireError("A residue is not reduced", rule=f"below {p}")
-            # below p: the same as signed words, which convert faster
-            x = part.view(f"i{part.itemsize}").astype(np.float64).reshape(len(part), -1)
-            out[:, i, start:stop] = self._scores(x, p)
-            if self.offset:  # a constant is itself at every point of the transform
-                out[0, i, start:stop] = _mod(out[0, i, start:stop] + np.uint64(self.offset % p), p)
+        def work(share: list[tuple[int, int]]) -> None:
+            x = np.empty((inputs.shape[1], 2, chunk))
+            for i, start in share:
+                p, stop = primes[i], start + chunk
+                part = inputs[i, :, :, start:stop]
+                if int(part.max()) >= p:
+                    raise WireError("A residue is not reduced", rule=f"below {p}")
+                np.copyto(x, part.view(f"i{part.itemsize}"))  # below p: the same as signed words, which convert faster
+                out[:, i, start:stop] = self._scores(x.reshape(len(x), -1), p)
 
-        pieces: Iterator[tuple[int, int]] = ((i, s) for i in range(len(primes)) for s in range(0, degree, CHUNK))
         if threads == 1:
-            for piece in pieces:
-                work(piece)
+            work(pieces)
         else:
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(work, pieces))
+                list(pool.map(work, [pieces[k::threads] for k in range(threads)]))
         return out
 
     def _scores(self, x: Floats, p: int) -> Residues:
         """Parts of the score, (parts, n), from inputs of shape (entries, 2 n), both parts side by side."""
-        n = x.shape[1] // 2
+        n, offset = x.shape[1] // 2, self.offset % p
         if self.second is None:
             outputs = _product(self.linear, x, p)
             outputs[:, :n] += _column(self.bias, p)
-            return _sum_of_squares(_residues(outputs, p).reshape(-1, 2, n), p)
+            return _sum_of_squares(_centre(outputs, p).reshape(-1, 2, n), p, offset)
         hidden = _product(self.first, x, p)
         hidden[:, :n] += _column(self.first_bias, p)
-        z = _residues(hidden, p).reshape(-1, 2, n)
-        square = np.empty((len(z), 3, n), dtype=np.uint64)
+        z = _centre(hidden, p).reshape(-1, 2, n)
+        square = np.empty((len(z), 3, n))
         np.multiply(z, z, out=square[:, ::2])
-        np.multiply(z[:, 0], z[:, 1] << np.uint64(1), out=square[:, 1])
-        outer = _product(self.second, _floats(_mod(square, p)).reshape(len(z), -1), p)
+        np.multiply(z[:, 0], 2 * z[:, 1], out=square[:, 1])
+        outer = _product(self.second, _centre(square, p).reshape(len(z), -1), p)
         outer[:, :n] += _column(self.bias, p)
-        r = _residues(outer, p)
-        inner = _residues(_product(self.linear, x, p), p)
-        inner *= np.uint64(self.lift % p)
-        inner += r[:, : 2 * n]
-        r[:, : 2 * n] = _mod(inner, p)
-        return _sum_of_squares(r.reshape(len(r), 3, n), p)
+        r = _centre(outer, p)
+        inner = _centre(_product(self.linear, x, p), p)
+        inner *= _centred(self.lift, p)
+        r[:, : 2 * n] += inner
+        return _sum_of_squares(_centre(r, p).reshape(len(r), 3, n), p, offset)
 
     def __repr__(self) -> str:
         return f"IntegerNetwork(<{len(self.linear[0])} outputs of secret weights>)"
@@ -338,6 +331,10 @@ def _scaled(values: Floats, bits: int) -> list[int]:
 
 def _column(values: list[int], p: int) -> Floats:
     return np.array([[value % p] for value in values], dtype=np.float64)
+
+
+def _centred(value: int, p: int) -> int:
+    return (value + p // 2) % p - p // 2
 
 
 def _digits(weights: Floats, bits: int) -> list[Floats]:
@@ -353,45 +350,44 @@ def _digits(weights: Floats, bits: int) -> list[Floats]:
 
 
 def _product(digits: list[Floats], x: Floats, p: int) -> Floats:
-    """Weights times residues: exact, below ``2**24 p`` in absolute value; not reduced."""
-    total: Floats = digits[0] @ x
+    """Weights times residues: exact, below ``2**52 + 2**43`` in absolute value; not reduced."""
+    total = _times(digits[0], x)
     if len(digits) == 2:
-        upper = _floats(_residues(digits[1] @ x, p))
-        upper *= 1 << DIGIT_BITS
-        total += upper
+        total += _centre(_times(digits[1], x), p) * (1 << DIGIT_BITS)
     return total
 
 
-def _residues(values: Floats, p: int) -> Residues:
-    """Integers below ``2**24 p`` in absolute value to [0, p), exactly; their memory is used."""
-    values += UNIT_EXPONENT + (p << 24)  # a multiple of p that makes them positive, and below 2**52
-    bits = values.view(np.uint64)
-    bits &= np.uint64(UNIT_EXPONENT - 1)
-    return _mod(bits, p)
+def _times(weights: Floats, x: Floats) -> Floats:
+    """``weights @ x`` for C-contiguous arrays, by SciPy's BLAS.
+
+    NumPy 1.26, which SPU asks for, brings an OpenBLAS that takes newer processors for one without AVX, and is then
+    three times slower.
+    """
+    found: Floats = dgemm(1.0, x.T, weights.T).T
+    return found
 
 
-def _floats(residues: Residues) -> Floats:
-    """Integers below ``2**52`` to float64; their memory is used."""
-    residues |= np.uint64(0x433 << 52)
-    values = residues.view(np.float64)
-    values -= UNIT_EXPONENT
-    return values
+def _centre(values: Floats, p: int) -> Floats:
+    """Reduce integers below ``2**53 - p`` in absolute value to within ``p / 2 + 1`` of zero, exactly and in place.
 
-
-def _mod(values: Residues, p: int) -> Residues:
-    """Reduce in place; NumPy divides by a constant several times faster than it takes remainders."""
-    quotient = values // np.uint64(p)
-    quotient *= np.uint64(p)
+    The quotient is below ``2**27`` and rounded twice before it is made whole: by less than ``2**-24``. Its product with
+    p is below ``2**53``, and so is every integer here.
+    """
+    quotient = values * (1 / p)
+    np.rint(quotient, out=quotient)
+    quotient *= p
     values -= quotient
     return values
 
 
-def _sum_of_squares(r: Residues, p: int) -> Residues:
-    """Parts of the sum of the squares of ciphertexts, shape (outputs, parts, n) to (2 parts - 1, n)."""
-    parts, n = r.shape[1], r.shape[2]
-    out = np.zeros((2 * parts - 1, n), dtype=np.uint64)
-    for i in range(parts):
-        for j in range(i, parts):
-            total = _mod(np.einsum("on,on->n", r[:, i], r[:, j]), p)
-            out[i + j] += total if i == j else total << np.uint64(1)
-    return _mod(out, p)
+def _sum_of_squares(r: Floats, p: int, constant: int) -> Residues:
+    """Parts of a constant and the squares of ciphertexts, shape (outputs, parts, n) centred, to (2 parts - 1, n)."""
+    whole, parts = r.astype(np.int64), r.shape[1]
+    out = np.empty((2 * parts - 1, r.shape[2]), dtype=np.int64)
+    for k in range(len(out)):
+        total: Any = constant if k == 0 else 0  # a constant is itself at every point of the transform
+        for i in range(max(0, k - parts + 1), k // 2 + 1):
+            product = np.einsum("on,on->n", whole[:, i], whole[:, k - i])
+            total = total % p + (product if 2 * i == k else product << 1)
+        out[k] = total - total // np.int64(p) * np.int64(p)  # NumPy divides faster than it takes remainders
+    return out.view(np.uint64)

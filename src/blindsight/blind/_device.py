@@ -296,7 +296,7 @@ class _Network:
         return self._sum_of_squares((r % p).reshape(len(r), 3, n), p)
 
     def _product(self, digits: list[torch.Tensor], x: torch.Tensor, p: int) -> torch.Tensor:
-        """Weights times residues, int64: not reduced, below ``2**52`` in absolute value."""
+        """Weights times residues, int64: not reduced, below ``2**53`` in absolute value."""
         from ._ckks_circuit import DIGIT_BITS
 
         total = (digits[0] @ x).long()

@@ -28,7 +28,7 @@ import numpy as np
 
 from blindsight.circuits import Encoder, InnerProduct, Inputs, OneHot
 from blindsight.errors import CapacityError
-from blindsight.he import NttPlain, add_mod, pack_residues
+from blindsight.he import NttPlain, pack_residues
 
 from ._bfv import BfvScorer
 from ._ckks import CkksScorer
@@ -132,13 +132,12 @@ class Explainer:
         ciphers = self._rows.ciphers(body)
         pieces: list[bytes] = []
         for plains in self._plains:
-            terms: Mask = ([], [])
-            ready = masks.take() if engine.protections.rerandomise else None
-            if engine.protections.rerandomise and ready is None:
-                terms = masks.terms()
+            masked = engine.protections.rerandomise
+            ready = masks.take() if masked else None
+            terms: Mask = masks.terms() if masked and ready is None else ([], [])
             product = context.inner_product([*ciphers, *terms[0]], [*plains, *terms[1]])
-            if ready is not None:
-                product = add_mod(product, ready, context.primes)
+            if masked:
+                product = masks.complete(product, ready)
             first, second = finish(
                 context,
                 self.price.parameters,

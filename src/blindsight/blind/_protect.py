@@ -111,7 +111,7 @@ class Rerandomiser:
         """Make masks ahead of time, until there are this many (at most 1,024; 200 kB each, or 500)."""
         self._forget_after_fork()
         while len(self._ready) < min(answers, MAX_READY):
-            self._ready.append(self._context.inner_product(*self.terms()))
+            self._ready.append(self._with_error(self._context.inner_product(*self.terms())))
 
     def take(self) -> Residues | None:
         """Return a mask made ahead, shape (2, primes, N), which nobody gets again; None if there is none."""
@@ -128,8 +128,18 @@ class Rerandomiser:
             self._process = os.getpid()
 
     def terms(self) -> Mask:
-        """Encryptions of zero and fresh multipliers, for one answer only."""
+        """Encryptions of zero and fresh multipliers, for one answer only; :meth:`complete` adds the error."""
         return self._ciphers, [self._context.prepare_plain(u) for u in self._multipliers()]
+
+    def complete(self, product: Residues, ready: Residues | None) -> Residues:
+        """Add a mask made ahead; to a product that has the :meth:`terms` of one already, its error."""
+        return self._with_error(product) if ready is None else add_mod(product, ready, self._context.primes)
+
+    def _with_error(self, product: Residues) -> Residues:
+        primes = self._context.primes
+        draws = np.frombuffer(os.urandom(self._context.degree), dtype=np.uint8)
+        error = (draws % (2 * SECOND_PART_NOISE)).astype(np.int64) - SECOND_PART_NOISE
+        return np.stack([product[0], add_mod(product[1], lift(error, primes), primes)])
 
     def _multipliers(self) -> list[Ints]:
         """Fresh uniform 16-bit signed coefficients from the operating system's generator; (L, N)."""
@@ -170,8 +180,4 @@ def finish(
     if protections.flood:
         width = parameters.flood_half_width
         first = add_mod(first, uniform_below(2 * width, first.shape[1], primes, -width), primes)
-    if protections.rerandomise:
-        draws = np.frombuffer(os.urandom(context.degree), dtype=np.uint8)
-        error = (draws % (2 * SECOND_PART_NOISE)).astype(np.int64) - SECOND_PART_NOISE
-        second = add_mod(second, lift(error, primes), primes)
     return first, second

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,10 +51,7 @@ class CkksContext(SealSession):
         if self.primes != parameters.primes:
             raise WireError("SEAL chose other primes than planned", rule="the largest of 27 bits")
         self.kept_primes = self.primes[: parameters.kept]
-        level = self.seal_context.first_context_data()
-        for _ in range(parameters.count - parameters.kept):
-            level = level.next_context_data()
-        self.last_id: Any = level.parms_id()
+        self.last_id = self.level_id(parameters.count - parameters.kept)
         self.last_parms_id = id_bytes(self.last_id)
         self.negacyclic = Negacyclic(self.degree, self.kept_primes)
 
@@ -85,7 +83,7 @@ class CkksContext(SealSession):
         cipher = self.load("Ciphertext", file)
         with self.lock:
             if not ntt:
-                self._evaluator.transform_from_ntt_inplace(cipher)
+                self.evaluator.transform_from_ntt_inplace(cipher)
             cipher.save(self.scratch.path)
             return self.format.read_ciphertext(self.scratch.read(), ntt=ntt)
 
@@ -94,28 +92,36 @@ class CkksContext(SealSession):
 
         Each part is off by at most half a unit, and a little: the phase by the sum of that times powers of the key.
         """
-        return self._from_ntt(self.parms_id, parts, self.parameters.count - self.parameters.kept)
+        return self._from_ntt(parts, 0)
 
     def coefficients(self, parts: Residues) -> Residues:
         """Coefficient form of residues in NTT form, both of shape (2 or more, kept, N)."""
-        return self._from_ntt(self.last_parms_id, parts, 0)
+        return self._from_ntt(parts, self.parameters.count - self.parameters.kept)
 
-    def _from_ntt(self, level: bytes, parts: Residues, drops: int) -> Residues:
+    @cached_property
+    def _ring(self) -> SealSession:
+        """The same residues in a BFV context, where SEAL divides them in coefficient form.
+
+        In a CKKS context it divides in NTT form only, with more than twice as many transforms.
+        """
+        return SealSession("BFV", self.degree, self.parameters.bits, 2)
+
+    def _from_ntt(self, parts: Residues, dropped: int) -> Residues:
         # SEAL refuses ciphertexts whose later parts are all zero, which an owner could bring about for some weights and
         # not for others. A random multiple of the primes to be divided by keeps that from being seen: what it becomes,
         # a constant polynomial, is known exactly and taken away again.
-        primes = self.primes[: parts.shape[1]]
-        kept = primes[: len(primes) - drops]
+        ring, kept, last = self._ring, self.kept_primes, self.parameters.count - self.parameters.kept
+        primes = self.primes[: len(self.primes) - dropped]
         constant, divisor = secrets.randbelow(math.prod(kept)), math.prod(primes[len(kept) :])
         parts = parts.copy()
         parts[1] = add_mod(parts[1], np.array([[constant * divisor % p] for p in primes], dtype=np.uint64), primes)
-        cipher = self.load("Ciphertext", self.format.ciphertext(level, parts, ntt=True))
-        with self.lock:
-            for _ in range(drops):
-                self._evaluator.rescale_to_next_inplace(cipher)
-            self._evaluator.transform_from_ntt_inplace(cipher)
-            cipher.save(self.scratch.path)
-            found = self.format.read_ciphertext(self.scratch.read(), parts=len(parts)).copy()
+        level = id_bytes(ring.level_id(dropped))
+        cipher = ring.load("Ciphertext", ring.format.ciphertext(level, parts, ntt=True))
+        with ring.lock:
+            ring.evaluator.transform_from_ntt_inplace(cipher)
+            ring.evaluator.mod_switch_to_inplace(cipher, ring.level_id(last))
+            cipher.save(ring.scratch.path)
+            found = ring.format.read_ciphertext(ring.scratch.read(), parts=len(parts)).copy()
         minus = np.array([[-constant % p] for p in kept], dtype=np.uint64)
         found[1, :, :1] = add_mod(found[1, :, :1], minus, kept)
         return found

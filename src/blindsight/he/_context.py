@@ -80,7 +80,14 @@ class SealSession:
         seal.Plaintext("1").save(self.scratch.path)
         self.format = SealFormat.of(self.scratch.read())
         self._seal = seal
-        self._evaluator = seal.Evaluator(self.seal_context)
+        self.evaluator = seal.Evaluator(self.seal_context)
+
+    def level_id(self, dropped: int) -> Any:
+        """SEAL's name of the level at which so many of the last data primes are gone."""
+        level = self.seal_context.first_context_data()
+        for _ in range(dropped):
+            level = level.next_context_data()
+        return level.parms_id()
 
     def load(self, kind: str, file: bytes) -> Any:
         """Let SEAL load a canonical file of ours; it validates against the context once more."""
@@ -164,7 +171,7 @@ class HeContext(SealSession):
     def prepare_cipher(self, cipher: Any) -> NttCipher:
         """Transform a SEAL ciphertext for :meth:`inner_product`."""
         with self.lock:
-            self._evaluator.transform_to_ntt_inplace(cipher)
+            self.evaluator.transform_to_ntt_inplace(cipher)
         return NttCipher(cipher)
 
     def prepare_plain(self, coefficients: Ints) -> NttPlain | None:
@@ -182,7 +189,7 @@ class HeContext(SealSession):
         residues = (coefficients & (modulus - 1)).astype(np.uint64)  # the modulus is a power of two
         plain = self.load("Plaintext", self.format.plaintext(residues))
         with self.lock:
-            self._evaluator.transform_to_ntt_inplace(plain, self._first)
+            self.evaluator.transform_to_ntt_inplace(plain, self._first)
         return NttPlain(plain)
 
     def at_key_level(self, coefficients: Residues) -> Residues:
@@ -199,7 +206,7 @@ class HeContext(SealSession):
         """
         plain = self.load("Plaintext", self.format.plaintext(coefficients))
         with self.lock:
-            self._evaluator.transform_to_ntt_inplace(plain, self.seal_context.key_parms_id())
+            self.evaluator.transform_to_ntt_inplace(plain, self.seal_context.key_parms_id())
             plain.save(self.scratch.path)
             values = self.format.read_plaintext(self.scratch.read())
         return values.reshape(len(self.key_primes), self.degree)
@@ -213,14 +220,14 @@ class HeContext(SealSession):
                     if plain is None:
                         continue
                     product = self._seal.Ciphertext()
-                    self._evaluator.multiply_plain(cipher, plain, product)
+                    self.evaluator.multiply_plain(cipher, plain, product)
                     if total is None:
                         total = product
                     else:
-                        self._evaluator.add_inplace(total, product)
+                        self.evaluator.add_inplace(total, product)
                 if total is None:
                     return np.zeros((2, len(self.primes), self.degree), dtype=np.uint64)
-                self._evaluator.transform_from_ntt_inplace(total)
+                self.evaluator.transform_from_ntt_inplace(total)
             except RuntimeError as error:
                 # a transparent result, which ciphertexts with second parts expanded from seeds do not give
                 raise ProtocolError("SEAL refuses a product", got=str(error)) from error

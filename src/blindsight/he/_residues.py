@@ -29,6 +29,8 @@ Residues = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 
 DIGIT_BITS = 16
+EXACT_BITS = 53
+"""Of integers that float64 holds."""
 LIMB_BITS = 32
 LIMB = 1 << LIMB_BITS
 WEIGHT_DIGIT_BITS = 20
@@ -76,7 +78,8 @@ def multiply_constant(values: Residues, factor: int, prime: int) -> Residues:
 def dot_mod(rows: Residues, weights: Ints, prime: int) -> Residues:
     """Inner products of rows of residues with integers, modulo one prime of at most 46 bits.
 
-    Exact in float64: sums of products of digits stay below ``2**(16 + 20 + 16)``, or ``2**(16 + 24 + 12)``.
+    Exact in float64: residues are cut into limbs so short that no sum of products with them reaches ``2**53``, large
+    weights into two digits first, so that limbs have 16 bits at least.
 
     Parameters
     ----------
@@ -89,13 +92,24 @@ def dot_mod(rows: Residues, weights: Ints, prime: int) -> Residues:
     -------
     ndarray of shape (n,), uint64
     """
-    digits = np.stack([weights & (1 << WEIGHT_DIGIT_BITS) - 1, weights >> WEIGHT_DIGIT_BITS]).astype(np.float64)
-    total = np.zeros(len(rows), dtype=object)  # Python's integers: there are few
-    for shift in range(0, prime.bit_length(), DIGIT_BITS):
-        limb = (rows >> np.uint64(shift) & np.uint64((1 << DIGIT_BITS) - 1)).astype(np.float64)
-        low, high = (limb @ digits.T).astype(np.int64).T.astype(object)
-        total += (low + (high << WEIGHT_DIGIT_BITS)) << shift
-    return np.asarray(total % prime, dtype=np.uint64)
+    digits = weights[:, None]
+    if _reach(digits) > EXACT_BITS - DIGIT_BITS:
+        digits = np.stack([weights & (1 << WEIGHT_DIGIT_BITS) - 1, weights >> WEIGHT_DIGIT_BITS], axis=1)
+    width = EXACT_BITS - _reach(digits)
+    shifts = np.arange(0, prime.bit_length(), width, dtype=np.uint64)
+    limbs = (rows >> shifts[:, None, None] & np.uint64((1 << width) - 1)).astype(np.float64)
+    found = limbs.reshape(-1, rows.shape[1]) @ digits.astype(np.float64)
+    sums = found.astype(np.int64).reshape(len(shifts), len(rows), -1).tolist()  # Python's integers: there are few
+    totals = [0] * len(rows)
+    for shift, limb in zip(shifts.tolist(), sums, strict=True):
+        for i, parts in enumerate(limb):
+            totals[i] += sum(part << shift + k * WEIGHT_DIGIT_BITS for k, part in enumerate(parts))
+    return np.array([total % prime for total in totals], dtype=np.uint64)
+
+
+def _reach(digits: Ints) -> int:
+    """Bits of the largest sum of absolute values of a column."""
+    return int(np.abs(digits).sum(axis=0).max()).bit_length()
 
 
 def scale_up(message: Ints, primes: Sequence[int], plain_bits: int) -> Residues:
@@ -138,22 +152,29 @@ def uniform_below(bound: int, size: int, primes: Sequence[int], offset: int = 0)
     if size <= FEW:  # one record: what NumPy's calls cost would be more than the numbers
         few = [secrets.randbelow(bound) + offset for _ in range(size)]
         return np.array([[value % p for value in few] for p in primes], dtype=np.uint64)
+    if bound < 1 << 63:
+        values = np.empty(0, dtype="<u8")
+        while len(values) < size:
+            draws = np.frombuffer(os.urandom(8 * (size - len(values))), dtype="<u8")
+            draws = draws & np.uint64((1 << bound.bit_length()) - 1)
+            values = np.concatenate([values, draws[draws < bound]])
+        return np.stack([_mod(values + np.uint64(offset % p), p) for p in primes])
     limbs = [bound >> shift & LIMB - 1 for shift in range(0, bound.bit_length(), LIMB_BITS)]
     masks = np.full(len(limbs), LIMB - 1, dtype="<u4")
     masks[-1] = (1 << limbs[-1].bit_length()) - 1
-    values = np.empty((0, len(limbs)), dtype="<u4")
-    while len(values) < size:
-        missing = size - len(values)
+    rows = np.empty((0, len(limbs)), dtype="<u4")
+    while len(rows) < size:
+        missing = size - len(rows)
         draws = np.frombuffer(os.urandom(4 * len(limbs) * missing), dtype="<u4").reshape(missing, -1) & masks
         below, equal = np.zeros(missing, dtype=bool), np.ones(missing, dtype=bool)
         for i in range(len(limbs) - 1, -1, -1):
             below |= equal & (draws[:, i] < limbs[i])
             equal &= draws[:, i] == limbs[i]
-        values = np.concatenate([values, draws[below]])
+        rows = np.concatenate([rows, draws[below]])
     result = np.zeros((len(primes), size), dtype=np.uint64)
     for row, p in zip(result, primes, strict=True):
         for i in range(len(limbs) - 1, -1, -1):
-            row[:] = _mod(multiply_constant(row, LIMB, p) + values[:, i], p)
+            row[:] = _mod(multiply_constant(row, LIMB, p) + rows[:, i], p)
         row[:] = _mod(row + np.uint64(offset % p), p)
     return result
 

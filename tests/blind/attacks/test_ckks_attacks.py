@@ -160,7 +160,7 @@ def unmasked_parts(protections, part):
     cipher = context.load("Ciphertext", context.format.ciphertext(context.parms_id, coefficients[:16]))
     other = context.load("Ciphertext", context.format.ciphertext(context.parms_id, coefficients[16:]))
     for at, half in ((slice(0, 16), cipher), (slice(16, None), other)):
-        context._evaluator.transform_to_ntt_inplace(half)
+        context.evaluator.transform_to_ntt_inplace(half)
         half.save(context.scratch.path)
         size = len(coefficients[at])
         transformed = context.format.read_ciphertext(context.scratch.read(), parts=size, ntt=True)

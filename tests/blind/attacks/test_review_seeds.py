@@ -40,7 +40,7 @@ class Searcher(Adversary):
         """Residues in NTT form."""
         context = self.context
         cipher = context.load("Ciphertext", context.format.ciphertext(context.last_parms_id, parts))
-        context._evaluator.transform_to_ntt_inplace(cipher)
+        context.evaluator.transform_to_ntt_inplace(cipher)
         cipher.save(context.scratch.path)
         return context.format.read_ciphertext(context.scratch.read(), parts=len(parts), ntt=True)
 
