@@ -15,7 +15,7 @@ CKKS_MODULUS_BITS = {8192: 218, 16384: 438}
 """Largest total bit length of the modulus at 128 bits of security: Homomorphic Encryption Standard, Table 1."""
 
 CKKS_PRIME_BITS = 27
-"""A residue times a weight below ``2**26`` is exact in float64; 1,024 products of centred ones, doubled, fit an int64."""
+"""A residue times a weight below ``2**26`` is exact in float64; 1,024 products of centred ones, twice, fit an int64."""
 
 CKKS_SPECIAL_BITS = 17
 """SEAL's key-switching prime, which it always takes away; nothing here switches keys."""
