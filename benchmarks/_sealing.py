@@ -49,6 +49,10 @@ def two_processes(offer: bytes, X: np.ndarray) -> tuple[float, float]:
 
 
 def load_note() -> str:
-    """What other load there is, for a figure by the clock."""
+    """What other load there is, for a figure by the clock; and for which processor NumPy's BLAS takes this one."""
+    from threadpoolctl import threadpool_info
+
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    return f"load average {load:.1f} on {cores} cores" + (", a LOADED machine" if load > cores else "")
+    blas = [str(info.get("architecture")) for info in threadpool_info() if "numpy" in str(info.get("filepath"))]
+    loaded = ", a LOADED machine" if load > cores else ""
+    return f"load average {load:.1f} on {cores} cores{loaded}; NumPy's BLAS: {', '.join(blas) or 'not OpenBLAS'}"
