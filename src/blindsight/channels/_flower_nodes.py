@@ -36,6 +36,10 @@ BYTES_PER_SECOND = 250_000
 GRACE_SECONDS = 10.0
 
 
+class _Stranger(AuthenticationError):
+    """A certificate of our authority's that is on no list, or has expired."""
+
+
 @dataclass(frozen=True)
 class Errand:
     """A parcel to be carried.
@@ -131,6 +135,19 @@ class Nodes:
             return
         self._take(node, node.carried, parcel, now)
 
+    def know(self, node_id: int, header: bytes) -> bool:
+        """Whether a parcel that begins so is of a session with a party, whose certificate was compared."""
+        node = self._nodes.get(node_id)
+        try:
+            return (
+                node is not None
+                and node.party is not None
+                and node.carried is not None
+                and Parcel.decode(header).session == node.carried.session
+            )
+        except WireError:
+            return False
+
     def drop(self, party: str) -> None:
         """End a party's session: its certificate is not accepted any more."""
         node = self._of_party.get(party)
@@ -185,12 +202,17 @@ class Nodes:
         if parcel.session == KNOCK.session or parcel.offset:
             self._failed(node, "this is no beginning of a session", now)
             return
-        node.carried = ParcelSession(self._context, server=True, session=parcel.session)
+        node.carried = ParcelSession(self._context, server=True, session=parcel.session, accept=self._who)
         self._take(node, node.carried, parcel, now)
 
     def _take(self, node: _Node, carried: ParcelSession, parcel: Parcel, now: float) -> None:
         try:
+            if carried.established:
+                self._who(carried.certificate)  # it may have expired since, or was revoked
             plain = carried.take(parcel)
+        except _Stranger as error:  # it is told nothing, and nothing behind its certificate is decrypted
+            self._failed(node, error.got or "", now)
+            return
         except BlindsightError as error:
             told = carried.parcel()
             self._failed(node, str(error), now)
@@ -198,19 +220,28 @@ class Nodes:
             return
         if not carried.established:
             return
-        who, why = self._roll.who(carried.certificate)
-        if who is None:
-            log.warning("a stranger was refused: %s", why)
-            self._failed(node, why, now)
-            return
         try:
             for frame in node.reader.feed(plain):
                 if node.reception is None:
-                    self._greet(node, who, frame)
+                    self._greet(node, self._who(carried.certificate), frame)
                 else:
                     node.reception.take(frame)
         except BlindsightError as error:
             self._failed(node, str(error), now)
+
+    def _who(self, certificate: bytes) -> str:
+        """Whose certificate it is.
+
+        Raises
+        ------
+        _Stranger
+            Nobody's.
+        """
+        who, why = self._roll.who(certificate)
+        if who is None:
+            log.warning("a stranger was refused: %s", why)
+            raise _Stranger("A stranger was refused", got=why)
+        return who
 
     def _greet(self, node: _Node, who: str, frame: Frame) -> None:
         """A session's first words: the name, which finds swapped files."""

@@ -22,9 +22,10 @@ from ._desk import ID_BYTES, Letter
 from ._flower_app.blindsight_courier.courier import LENGTH
 from ._frames import Assembler, Frame, FrameReader, Kind, parts_of
 from ._https import HOLD_SECONDS
+from ._intake import read_parcel
 from ._leaving import leaving
 from ._outbox import Outbox
-from ._parcels import Parcel, ParcelSession, new_session
+from ._parcels import STRANGER_BYTES, Parcel, ParcelSession, new_session
 from ._pin import Expected, expected_now, pin_context, still_expected
 from ._tls import Pathlike, mutual_context
 from ._unix import listen_unix
@@ -184,15 +185,10 @@ async def _courier(agent: _Agent, reader: asyncio.StreamReader, writer: asyncio.
         if length > max_bytes:
             log.warning("a parcel of %d bytes is too long, and not read", length)
             return
-        parts = []
-        while length:
-            async with asyncio.timeout(PIECE_SECONDS):
-                part = await reader.read(min(length, 1 << 20))
-            if not part:
-                return
-            parts.append(part)
-            length -= len(part)
-        answer = await agent.answer(b"".join(parts))
+        header, rest = await read_parcel(
+            reader, length, lambda header: max_bytes if agent.knows(header) else STRANGER_BYTES, piece_s=PIECE_SECONDS
+        )
+        answer = await agent.answer(header + (rest or b""))
         writer.write(LENGTH.pack(len(answer)) + answer)
         async with asyncio.timeout(PIECE_SECONDS):
             await writer.drain()
@@ -267,6 +263,13 @@ class _Agent:
                     self._changed.clear()
                     await self._changed.wait()
         return session.carried.parcel().encode()
+
+    def knows(self, header: bytes) -> bool:
+        """Whether a parcel that begins so is of the session with the coordinator, whose certificate was seen."""
+        try:
+            return self._current is not None and Parcel.decode(header).session == self._current.carried.session
+        except WireError:
+            return False
 
     def fetched(self) -> None:
         """A courier has left with whatever there was."""
