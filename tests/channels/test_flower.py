@@ -201,6 +201,10 @@ class HostileNode:
         for _ in range(more):
             self._app.sendall(MEGABYTE)
 
+    def lose(self, number: int, reason: str) -> None:
+        """Say that an errand was lost."""
+        courier.write(self._app, courier.HEAD.pack(courier.LOST, 7, number, 0.0), reason.encode())
+
     def shake(self) -> int:
         """Come so far that our certificate lies ready; the number under which to send it."""
         number, knock = self.asked()
@@ -246,6 +250,18 @@ def test_a_stranger_of_the_same_authority_costs_no_memory(when: str, caplog: pyt
         running.fleet = FakeFleet(running.channel.socket)
         running.start("a")
         assert running.channel.exchange({"a": b"xy"}, SECONDS) == {"a": b"yx"}
+
+
+def test_why_a_message_was_lost_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with FlowerRig().running(["a"], absent=["a"]) as running:
+        running.fleet.close()
+        node = HostileNode(running, "b")
+        number, _ = node.asked()
+        node.lose(number, "gone\n2026-01-01 INFO all is well\x1b[2J")
+        node.asked()
+        node.close()
+    (told,) = [line for line in caplog.messages if "all is well" in line]
+    assert told.isprintable()
 
 
 def test_a_long_parcel_of_no_session_is_not_kept_at_a_party_and_begins_one() -> None:

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from blindsight._text import printable
 from blindsight.errors import AuthenticationError, BlindsightError, WireError
 
 from ._backoff import Backoff
@@ -260,7 +261,7 @@ class Nodes:
     def _failed(self, node: _Node, reason: str, now: float) -> None:
         """Begin anew with a node, some time later."""
         level = logging.WARNING if node.backoff.failures % 100 == 0 else logging.DEBUG
-        log.log(level, "node %d%s: %s", node.id, f" of {node.party}" if node.party else "", reason[:400])
+        log.log(level, "node %d%s: %s", node.id, f" of {node.party}" if node.party else "", printable(reason[:400]))
         self._end(node)
         node.number = None
         node.not_before = now + node.backoff.failed()

@@ -14,6 +14,7 @@ from typing import Annotated, Any, BinaryIO
 
 import msgspec
 
+from blindsight._text import printable
 from blindsight.errors import BlindsightError, FormatError, StoreError
 from blindsight.privacy import HashChain
 from blindsight.store import Store
@@ -252,9 +253,9 @@ def _walk(data: bytes) -> tuple[list[AuditLine], list[str]]:
 def _plain(value: object) -> Any:
     """Short and printable, however long what the coordinator sent is."""
     if isinstance(value, str):
-        return "".join(c if c.isprintable() else " " for c in value[:MAX_TEXT_CHARS])
+        return printable(value[:MAX_TEXT_CHARS])
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value[:300]]
     if isinstance(value, dict):
-        return {str(key)[:64]: _plain(item) for key, item in list(value.items())[:64]}
-    return value if isinstance(value, bool | int | float) or value is None else str(value)[:MAX_TEXT_CHARS]
+        return {printable(str(key)[:64]): _plain(item) for key, item in list(value.items())[:64]}
+    return value if isinstance(value, bool | int | float) or value is None else printable(str(value)[:MAX_TEXT_CHARS])
