@@ -139,6 +139,12 @@ class AuditLog:
         except BlindsightError as error:
             log.error("a refusal could not be written to the audit log: %s", error)
 
+    @property
+    def count(self) -> int:
+        """Lines written so far, as the store remembers the newest."""
+        stored = self._table.get("head")
+        return 0 if stored is None else msgspec.json.decode(stored, type=_Head).sequence + 1
+
     def head(self) -> str:
         """Hash of the newest line; worth noting elsewhere."""
         stored = self._table.get("head")
