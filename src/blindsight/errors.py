@@ -30,6 +30,8 @@ Every message answers four questions: what is wrong, what was got, which rule sa
 
 from __future__ import annotations
 
+from ._text import printable
+
 __all__ = [
     "AuthenticationError",
     "BlindsightError",
@@ -67,9 +69,15 @@ class BlindsightError(Exception):
     got, rule, fix : str, optional
         The value found, the rule it breaks, and what to do about it. Never a secret: no key, no mask,
         and a record's value only where the record's owner reads the message.
+
+    Notes
+    -----
+    Any part may hold words of another party, and ends in logs and on terminals. So none of them holds a character that
+    a terminal obeys, and what stands on lines of its own is indented: it passes for no line of a log.
     """
 
     def __init__(self, what: str, *, got: str | None = None, rule: str | None = None, fix: str | None = None) -> None:
+        what, (got, rule, fix) = _shown(what), (None if part is None else _shown(part) for part in (got, rule, fix))
         self.what, self.got, self.rule, self.fix = what, got, rule, fix
         parts = [what.rstrip(".")]
         if got is not None:
@@ -79,6 +87,10 @@ class BlindsightError(Exception):
         if fix is not None:
             parts.append(f"Fix: {fix.rstrip('.')}")
         super().__init__(". ".join(parts) + ".")
+
+
+def _shown(text: str) -> str:
+    return "\n    ".join(map(printable, text.splitlines()))
 
 
 class InputError(BlindsightError, ValueError):

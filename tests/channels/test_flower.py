@@ -9,6 +9,7 @@ import stat
 import threading
 import time
 import tomllib
+import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,9 +17,13 @@ import pytest
 
 from blindsight.channels import FlowerChannel, serve, serve_flower, write_flower_app
 from blindsight.channels._flower_app.blindsight_courier import courier
+from blindsight.channels._parcels import Parcel, ParcelSession, new_session
+from blindsight.channels._pin import pin_context
+from blindsight.channels._tls import mutual_context
 from blindsight.channels._unix import listen_unix
 from blindsight.errors import ParameterError, StoreError, UnavailableError
 from blindsight.testing import FlowerRig, InsecureAuthority
+from blindsight.testing._flower_rig import FakeFleet, RunningFlower
 
 SECONDS = 60.0
 PART = 0.15  # of the parcels is tampered with: a session begins with six, so that some live
@@ -160,6 +165,124 @@ def test_who_talks_nonsense_at_a_partys_socket_reaches_nothing() -> None:
             stranger.settimeout(20)
             assert stranger.recv(1) == b""
         assert running.channel.exchange({"a": b"!handled"}, SECONDS) == {"a": b"2"}
+
+
+class HostileNode:
+    """A node with a certificate of the authority's and no place on the list, seen from the coordinator's socket."""
+
+    def __init__(self, running: RunningFlower, name: str) -> None:
+        issued = running.authority.issue(name)
+        context = mutual_context(
+            certificate=issued.certificate,
+            private_key=issued.private_key,
+            trusted=[issued.authority],
+            server=False,
+            check_name=False,
+        )
+        self.carried = ParcelSession(
+            pin_context(context, running.coordinator.fingerprint), server=False, session=new_session()
+        )
+        self._app = socket.socket(socket.AF_UNIX)
+        self._app.settimeout(20)
+        self._app.connect(str(running.channel.socket))
+        courier.write(self._app, courier.HEAD.pack(courier.NODES, 0, 0, 0.0), courier.LENGTH.pack(7))
+
+    def asked(self) -> tuple[int, Parcel]:
+        """Number and parcel of the next errand."""
+        frame = courier.read(self._app)
+        kind, node, number, _ = courier.HEAD.unpack_from(frame)
+        assert (kind, node) == (courier.CARRY, 7)
+        return number, Parcel.decode(frame[courier.HEAD.size :])
+
+    def answer(self, number: int, parcel: bytes, more: int = 0) -> None:
+        """Answer an errand, with so many megabytes behind what there is to say."""
+        head = courier.HEAD.pack(courier.ANSWER, 7, number, 0.0)
+        self._app.sendall(courier.LENGTH.pack(len(head) + len(parcel) + more * len(MEGABYTE)) + head + parcel)
+        for _ in range(more):
+            self._app.sendall(MEGABYTE)
+
+    def lose(self, number: int, reason: str) -> None:
+        """Say that an errand was lost."""
+        courier.write(self._app, courier.HEAD.pack(courier.LOST, 7, number, 0.0), reason.encode())
+
+    def shake(self) -> int:
+        """Come so far that our certificate lies ready; the number under which to send it."""
+        number, knock = self.asked()
+        assert knock.session == bytes(16)
+        self.answer(number, self.carried.parcel().encode())
+        number, hello = self.asked()
+        self.carried.take(hello)
+        return number
+
+    def close(self) -> None:
+        self._app.close()
+
+
+MEGABYTE = bytes(1 << 20)
+
+
+@pytest.mark.parametrize("when", ["before a session", "in a handshake", "with a certificate"])
+def test_a_stranger_of_the_same_authority_costs_no_memory(when: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "blindsight.channels")
+    with FlowerRig().running(["a"], absent=["a"]) as running:
+        running.fleet.close()  # the stranger's node is all of the fleet
+        node = HostileNode(running, "stranger")
+        tracemalloc.start()
+        try:
+            if when == "before a session":
+                number, _ = node.asked()
+                node.answer(number, node.carried.parcel().encode(), more=64)
+            elif when == "in a handshake":
+                node.answer(node.shake(), node.carried.parcel().encode(), more=64)
+            else:
+                number = node.shake()
+                node.carried.send(bytes(50_000))
+                node.answer(number, node.carried.parcel().encode())
+            _, again = node.asked()  # it begins anew
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+            node.close()
+        assert again.session == bytes(16)
+        assert peak < 16 << 20, "read ahead, and no more"
+        told = "a stranger was refused" if when == "with a certificate" else "longer than a stranger's may be"
+        assert told in caplog.text
+        running.fleet = FakeFleet(running.channel.socket)
+        running.start("a")
+        assert running.channel.exchange({"a": b"xy"}, SECONDS) == {"a": b"yx"}
+
+
+def test_why_a_message_was_lost_is_one_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with FlowerRig().running(["a"], absent=["a"]) as running:
+        running.fleet.close()
+        node = HostileNode(running, "b")
+        number, _ = node.asked()
+        node.lose(number, "gone\n2026-01-01 INFO all is well\x1b[2J")
+        node.asked()
+        node.close()
+    (told,) = [line for line in caplog.messages if "all is well" in line]
+    assert told.isprintable()
+
+
+def test_a_long_parcel_of_no_session_is_not_kept_at_a_party_and_begins_one() -> None:
+    with FlowerRig().running(["a"]) as running:
+        assert running.channel.exchange({"a": b"xy"}, SECONDS) == {"a": b"yx"}
+        tracemalloc.start()
+        try:
+            with socket.socket(socket.AF_UNIX) as stranger:
+                stranger.settimeout(20)
+                stranger.connect(str(running.fleet.agents[0]))
+                head = Parcel(new_session(), 0, 0, b"").encode()
+                stranger.sendall(courier.LENGTH.pack(len(head) + 64 * len(MEGABYTE)) + head)
+                for _ in range(64):
+                    stranger.sendall(MEGABYTE)
+                hello = Parcel.decode(courier.read(stranger))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert hello.records, "the beginning of another session"
+        assert peak < 16 << 20
+        assert running.channel.exchange({"a": b"!handled"}, SECONDS) == {"a": b"2"}, "the one that was goes on"
 
 
 def test_an_answer_that_is_too_long_is_a_dropout(tmp_path: Path) -> None:

@@ -151,6 +151,20 @@ def test_what_was_recorded_is_played_again_and_nobody_is_disturbed(caplog: pytes
         assert "reach" not in caplog.text, "the session that ran goes on"
 
 
+def test_a_broker_that_keeps_to_the_standard_delivers_no_packet_that_is_too_long(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with MqttRig().running(["a"]) as running, tapped(running) as tap:
+        assert running.channel.exchange({"a": b"!handled"}, LONG_SECONDS) == {"a": b"1"}
+        topic = running.channel._topics.up("a")
+        tap.publish(topic, bytes(1 << 20))
+        tap.publish(topic, bytes(1 << 18))  # of 256 KiB, which is delivered, and no message of ours
+        until(lambda: "is dropped" in caplog.text, "the second one has come")
+        assert caplog.text.count("is dropped") == 1, "and the first has not"
+        assert running.channel.exchange({"a": b"!handled"}, LONG_SECONDS) == {"a": b"2"}
+        assert "reach" not in caplog.text, "no connection has ended"
+
+
 def damaged(payload: bytes) -> bytes:
     envelope = Envelope.decode(payload)
     records = bytearray(envelope.records)

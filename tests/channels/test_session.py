@@ -181,6 +181,32 @@ def test_a_stranger_is_refused_at_its_first_record_however_much_it_sends(tmp_pat
     assert pair.coordinator._incoming.pending <= PIECE_BYTES
 
 
+def test_nothing_behind_a_certificate_that_is_not_accepted_is_decrypted(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    pair, asked = Pair(tmp_path), []
+
+    def accept(certificate: bytes) -> None:
+        asked.append(certificate_fingerprint(certificate))
+        raise AuthenticationError("not on the list")
+
+    pair.coordinator = TlsSession(pair.coordinator._tls.context, server=True, accept=accept)
+    pair.coordinator.receive(pair.party.outgoing())
+    pair.party.receive(pair.coordinator.outgoing())
+    pair.party.send(bytes(20_000_000))
+    carried = pair.party.outgoing()
+    tracemalloc.start()
+    try:
+        with pytest.raises(AuthenticationError, match="not on the list"):
+            pair.coordinator.receive(carried)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert asked == [pair.issued[1].fingerprint]
+    assert not pair.coordinator.established
+    with pytest.raises(AuthenticationError, match="has ended"):
+        pair.coordinator.receive(b"")
+
+
 def test_threads_may_send_and_receive_at_the_same_time(pair: Pair) -> None:
     # without a lock OpenSSL corrupts memory here, and the process dies
     for _ in range(40):

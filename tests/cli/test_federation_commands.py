@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 
-from blindsight.channels import MemoryChannel
+from blindsight.channels import Contact, MemoryChannel
+from blindsight.cli._party_metrics import PartyMetrics
 from blindsight.detectors import ECOD
 from blindsight.errors import PendingError
-from blindsight.federation import Federation, open_party
+from blindsight.federation import Federation, open_party, open_site
 from blindsight.federation.kits import ParticipantList
 from sample_tables import NUMBER_SCHEMA, make_table
 
@@ -132,6 +134,28 @@ def test_mock_records(site: Path, tmp_path: Path) -> None:
     assert "no control" in done.out
     assert len((tmp_path / "mock.csv").read_text().splitlines()) == 21
     assert invoke("schema", "check", site / "schema.toml", tmp_path / "mock.csv").code == 0
+
+
+def test_metrics_of_a_party_whose_store_cannot_be_read(site: Path) -> None:
+    party = open_site(site / "bank-c")
+    with PartyMetrics(party, Contact(), 0) as metrics:
+
+        def scrape() -> str:
+            return httpx.get(f"http://127.0.0.1:{metrics.port}/metrics", trust_env=False, timeout=20).text
+
+        metrics.handler(b"junk")
+        found = scrape()
+        for line in (
+            'answers_total{answer="refusal"} 1.0', 'refusals_total{reason="WireError"} 1.0', "state_readable 1.0",
+            "connected 0.0", "audit_lines 1.0", 'epsilon_spent{unit="person"} 0.0',
+            'bytes_total{direction="received"} 4.0',
+        ):  # fmt: skip
+            assert f"\nblindsight_party_{line}\n" in found, found
+        party.party._store.close()
+        found = scrape()
+        assert "blindsight_party_state_readable 0.0\n" in found
+        assert 'blindsight_party_answers_total{answer="refusal"} 1.0\n' in found
+        assert "blindsight_party_audit_lines" not in found
 
 
 def test_a_job_from_inbox_to_done(site: Path, tmp_path: Path) -> None:

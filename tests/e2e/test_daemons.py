@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import polars as pl
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -101,8 +103,8 @@ class Site:
     def kit(self, name: str) -> Path:
         return self.folder / "kits" / name
 
-    def party(self, name: str, how: list[str] = PLAIN) -> subprocess.Popen[str]:
-        return self._start(name, how, "party", "serve", self.kit(name))
+    def party(self, name: str, how: list[str] = PLAIN, *more: str) -> subprocess.Popen[str]:
+        return self._start(name, how, "party", "serve", self.kit(name), *more)
 
     def coordinator(self, how: list[str] = PLAIN, *more: str) -> subprocess.Popen[str]:
         command = ("coordinator", "fit", self.kit("coordinator"), "--exact", "--contamination", "0.05", *more)
@@ -284,3 +286,78 @@ def test_exit_codes_before_anything_runs(tmp_path: Path) -> None:
     assert (code, "names another certificate for the coordinator" in told) == (2, True)
     with pytest.raises(FileNotFoundError):
         (tmp_path / "m.blindsight").stat()
+
+
+def scraped(port: int) -> dict[str, float]:
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=30).text
+    lines = [line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")]
+    assert all(name.startswith("blindsight_party_") for name, _ in lines)
+    return {name.removeprefix("blindsight_party_"): float(value) for name, value in lines}
+
+
+def test_a_party_tells_its_own_operator_its_state(tmp_path: Path) -> None:
+    site = Site(tmp_path, "https", ("bank-a", "bank-b", "bank-c"))
+    home = site.kit("bank-a")
+    with (home / "policy.toml").open("a") as policy:
+        policy.write('[approval]\nECOD = "by-hand"\n')
+    processes = [site.party("bank-a", PLAIN, "--metrics-port", "0"), site.party("bank-b"), site.party("bank-c")]
+
+    def until(true: Callable[[dict[str, float]], object]) -> dict[str, float]:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not true(found := scraped(port)):
+            assert time.monotonic() < deadline, (found, site.told("bank-a"), site.told("coordinator"))
+            time.sleep(0.05)
+        return found
+
+    try:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not (told := re.search(r"Metrics: http://127\.0\.0\.1:(\d+)/metrics", site.told("bank-a"))):
+            assert time.monotonic() < deadline, site.told("bank-a")
+            time.sleep(0.05)
+        port = int(told[1])
+        found = until(lambda found: 'connection_failures_total{error="UnavailableError"}' in found)
+        assert found["connected"] == 0
+        assert "seconds_since_contact" not in found
+        states = ("waits", "running", "done", "refused", "expired")
+        assert [found[f'jobs{{state="{state}"}}'] for state in states] == [0] * 5
+        assert found['epsilon_left{unit="record"}'] == pytest.approx(10, abs=1e-6)
+        assert found["list_serial"] == 1
+
+        fit = ("coordinator", "fit", site.kit("coordinator"), "--detector", "ecod", "--epsilon", "2")
+        more = ("--approval-s", "100", "--output", tmp_path / "m.blindsight")
+        coordinator = site._start("coordinator", PLAIN, *fit, *more)
+        processes.append(coordinator)
+        found = until(lambda found: found.get('refusals_total{reason="PendingError"}'))
+        assert found['jobs{state="waits"}'] == 1
+        assert found["connected"] == 1
+        assert found["sums_released"] == 0
+        job = json.loads(run("jobs", "list", "--home", home, "--json"))["jobs"][0]["id"]
+        run("jobs", "approve", job, "--home", home)
+        assert coordinator.wait(TIMEOUT_S) == 0, site.told("coordinator")
+
+        found = until(lambda found: found["connected"] == 0)  # the coordinator has ended
+        assert found['jobs{state="done"}'] == 1
+        assert found["sums_released"] == 2
+        assert found['answers_total{answer="reply"}'] == 10, "five messages a sum"
+        assert min(found['bytes_total{direction="sent"}'], found['bytes_total{direction="received"}']) > 1000
+        party = open_party(home)
+        assert found['epsilon_spent{unit="record"}'] == pytest.approx(party.ledgers["record"].spent())
+        assert found['epsilon_left{unit="record"}'] == pytest.approx(party.ledgers["record"].remaining())
+        assert 0 < found['epsilon_spent{unit="record"}'] <= 2
+        assert found['epsilon_budget{unit="record"}'] == 10
+        assert found["audit_lines"] == len((home / "audit.jsonl").read_text().splitlines())
+        assert 0 <= found["seconds_since_contact"] < TIMEOUT_S
+        assert found["state_readable"] == 1
+    finally:
+        for process in processes:
+            process.terminate()
+        statuses = [process.wait(30) for process in processes]
+    assert statuses == [0, 0, 0, 0]
+    with pytest.raises(httpx.ConnectError):
+        scraped(port)
+    done = CliRunner().invoke(app, ["party", "serve", str(home), "--metrics-port", "99999"])
+    assert done.exit_code == 2
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = str(taken.getsockname()[1])
+        done = CliRunner().invoke(app, ["party", "serve", str(home), "--metrics-port", number])
+    assert (done.exit_code, "cannot be served" in done.stderr) == (75, True)

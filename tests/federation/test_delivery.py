@@ -15,8 +15,8 @@ import blindsight as bs
 from blindsight import modelfile
 from blindsight.data import Schema
 from blindsight.detectors import ECOD, Detector
-from blindsight.errors import FormatError, ParameterError, ReleaseError
-from blindsight.federation import Federation, ModelShelf, Policy, open_audit
+from blindsight.errors import FormatError, ParameterError, ReleaseError, StoreError
+from blindsight.federation import Federation, ModelShelf, Policy, _shelf, open_audit
 from blindsight.federation._received import content_digest
 
 from ._drive import EXACT, dp, embedded, faulty, tables
@@ -128,6 +128,25 @@ def test_versions_give_way_and_can_be_gone_back_to(number_schema: Schema, tmp_pa
     (own.folder / "index.json").write_text('{"format":"blindsight-models","current":7,"models":[{"file":"../x"}]}')
     with pytest.raises(FormatError, match="cannot be used"):
         own.use(3)
+
+
+def test_a_shelf_writes_no_index_that_it_would_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, options = ModelShelf(tmp_path), {"detector": "ECOD", "received_utc": "", "asker": "", "took": "known"}
+    kept = own.keep(b"one", run="r1", sha256="1" * 64, content="1" * 64, most=2, **options)  # type: ignore[arg-type]
+    marks = [f"{number:064x}" for number in range(1001)]
+    before = (tmp_path / "index.json").read_bytes()
+    monkeypatch.setattr(_shelf, "MAX_INDEX_BYTES", 66_000)
+    with pytest.raises(StoreError, match=r"would become one that is not read.*at most 66000.*keep_models"):
+        own.replace(kept, b"two", sha256="2" * 64, content="2" * 64, without=marks)
+    assert own.models == (kept,)
+    assert own.path(kept).read_bytes() == b"one"
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["current.blindsight", "index.json", kept.file]
+    assert (tmp_path / "index.json").read_bytes() == before
+    made = own.replace(kept, b"two", sha256="2" * 64, content="2" * 64, without=marks[:900])
+    assert own.current == made, "what fits is written, and read"
+    with pytest.raises(StoreError, match="would become"):
+        own.keep(b"three", run="r" * 9000, sha256="3" * 64, content="3" * 64, most=2, **options)  # type: ignore[arg-type]
+    assert own.models == (made,)
 
 
 DIES = """

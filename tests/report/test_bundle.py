@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import stat
 import zipfile
 from pathlib import Path
 
@@ -99,6 +101,19 @@ def test_what_is_in_a_bundle(federation: Federation, exports: dict[str, bytes], 
         assert heading in draft
     assert draft.count("TO BE COMPLETED") > 20
     assert "Undefined" not in draft
+
+
+def test_a_bundle_is_its_owners_alone_and_so_is_what_is_unpacked(tmp_path: Path) -> None:
+    umask = os.umask(0o022)
+    try:
+        path = write_bundle(make_bundle(bare_run()), tmp_path / "bundle.zip")
+        (tmp_path / "bundle.zip").chmod(0o644)
+        write_bundle(make_bundle(bare_run()), path)  # over an older one, which was open
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with zipfile.ZipFile(path) as archive:
+        assert {entry.external_attr >> 16 for entry in archive.infolist()} == {0o600}
 
 
 def test_every_change_is_found(federation: Federation, exports: dict[str, bytes]) -> None:

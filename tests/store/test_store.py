@@ -339,6 +339,39 @@ def test_fork_is_refused(path):
     subprocess.run([sys.executable, "-c", FORK, str(path)], timeout=60, check=True)
 
 
+def test_a_second_store_of_the_process_loses_no_write_of_the_first(path):
+    """Its opening and closing of the file dropped the first one's locks: the next process took the log away."""
+    first = Store(path)
+    first.table("t").put("k", b"here")
+    second = Store(path)
+    other = (
+        "import sys; from pathlib import Path; from blindsight.store import Store\n"
+        "with Store(Path(sys.argv[1])) as store:\n"
+        "    print(store.table('t').get('after'))\n"
+        "    store.table('t').put('k', b'there')\n"
+    )
+
+    def elsewhere() -> str:
+        command = [sys.executable, "-c", other, str(path)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert elsewhere() == "None\n"
+    assert first.table("t").get("k") == second.table("t").get("k") == b"there"
+    first.table("t").put("after", b"written")
+    assert elsewhere() == "b'written'\n"
+    second.close()
+    first.table("t").put("after", b"again")
+    assert elsewhere() == "b'again'\n"
+    first.close()
+
+
+def test_a_link_to_a_file_that_is_not_there_makes_a_private_one(tmp_path):
+    (tmp_path / "link.db").symlink_to(tmp_path / "kept.db")
+    with Store(tmp_path / "link.db") as store:
+        store.table("t").put("k", b"v")
+    assert stat.S_IMODE((tmp_path / "kept.db").stat().st_mode) == 0o600
+
+
 def test_repr_shows_place_not_values(path):
     with Store(path, XorSealer(1)) as store:
         store.table("t").put("k", b"hidden")

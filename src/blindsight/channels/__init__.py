@@ -6,6 +6,7 @@ did not is absent from the result; silence is a dropout, never an exception.
 
 from ._ask import CONNECT_SECONDS, HttpAnswer, ask_http
 from ._channel import MAX_MESSAGE_BYTES, Channel, Traffic
+from ._contact import Contact
 from ._dialled import DialledChannel
 from ._flower import FlowerChannel
 from ._flower_app_folder import write_flower_app
@@ -29,6 +30,7 @@ __all__ = [
     "CONNECT_SECONDS",
     "MAX_MESSAGE_BYTES",
     "Channel",
+    "Contact",
     "DialledChannel",
     "FlowerChannel",
     "GrpcChannel",

@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
 
-from blindsight.errors import AuthenticationError, BlindsightError, MissingExtraError, UnavailableError
+from blindsight.errors import AuthenticationError, BlindsightError, MissingExtraError, UnavailableError, WireError
 
 from ._mqtt_wire import MAX_PAYLOAD_BYTES
+from ._packets import PacketGuard
 
 __all__ = ["BrokerLink", "check_paho", "first_of"]
 
@@ -28,6 +29,8 @@ MAX_QUEUED = 1 << 15
 """Messages that wait for the broker to confirm others: a broker that sends, and confirms nothing, fills no memory."""
 AROUND_BYTES = 512
 """More than a packet has around its payload: header, topic, properties."""
+MAX_PACKET_BYTES = MAX_PAYLOAD_BYTES + AROUND_BYTES
+"""Longest packet, either way."""
 READS = 32
 
 
@@ -49,8 +52,13 @@ async def first_of(*awaited: asyncio.Future[Any], timeout_s: float | None = None
     await asyncio.wait(awaited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 
 
-class _ClosingSocket(ssl.SSLSocket):
-    """Closed if its handshake fails: paho drops it as it is."""
+class _BrokerSocket(ssl.SSLSocket):
+    """What paho reads from: it would take a packet of 256 MiB into memory before it asked anybody.
+
+    Closed if its handshake fails: paho drops it as it is.
+    """
+
+    guard: PacketGuard | None = None
 
     def do_handshake(self, block: bool = False) -> None:
         """As ssl's."""
@@ -59,6 +67,30 @@ class _ClosingSocket(ssl.SSLSocket):
         except BaseException:
             self.close()
             raise
+        self.guard = PacketGuard(MAX_PACKET_BYTES)
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """As ssl's, as long as what comes is what a broker may send; then the end.
+
+        Raises
+        ------
+        WireError
+            It is not; once.
+        """
+        if self.guard is None:
+            return b""
+        data = super().recv(buflen, flags)
+        try:
+            self.guard.feed(data)
+        except WireError:
+            self.guard = None
+            raise
+        return data
+
+    def shutdown(self, how: int) -> None:
+        """As ssl's; what is still in the system's buffer is not read any more: it would be ciphertext."""
+        self.guard = None
+        super().shutdown(how)
 
 
 class BrokerLink:
@@ -82,6 +114,11 @@ class BrokerLink:
     ----------
     over : asyncio.Future
         Its result, once the connection has ended, is the error that says why.
+
+    Security
+    --------
+    The broker is told how long a packet may be. One that sends a longer one all the same, or steps of QoS 2, or more
+    than it hears the receipt of, is left before the packet's body is read: see :class:`PacketGuard`.
     """
 
     def __init__(
@@ -96,6 +133,8 @@ class BrokerLink:
     ) -> None:
         from paho.mqtt.client import Client, MQTTMessage
         from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+        from paho.mqtt.packettypes import PacketTypes
+        from paho.mqtt.properties import Properties
 
         self._where, self._take, self._keepalive_s = (host, port), take, max(1, int(keepalive_s))
         self._loop = asyncio.get_running_loop()
@@ -106,7 +145,7 @@ class BrokerLink:
         self._unconfirmed: dict[int, Callable[[], None] | None] = {}
         self._in_flight = IN_FLIGHT
         self._timer: asyncio.TimerHandle | None = None
-        context.sslsocket_class = _ClosingSocket
+        context.sslsocket_class = _BrokerSocket
         client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, reconnect_on_failure=False)
         client.tls_set_context(context)
         client.connect_timeout = CONNECT_SECONDS
@@ -122,6 +161,8 @@ class BrokerLink:
                 log.exception("a message of the broker could not be dealt with")
                 self._end(UnavailableError("A message of the broker could not be dealt with", got=str(error)[:200]))
 
+        self._told = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        self._told.MaximumPacketSize = MAX_PACKET_BYTES
         client.on_message = on_message
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
@@ -140,7 +181,13 @@ class BrokerLink:
             It does not let us in.
         """
         connecting = asyncio.ensure_future(
-            asyncio.to_thread(self._client.connect, *self._where, keepalive=self._keepalive_s, clean_start=True)
+            asyncio.to_thread(
+                self._client.connect,
+                *self._where,
+                keepalive=self._keepalive_s,
+                clean_start=True,
+                properties=self._told,
+            )
         )
         try:
             await asyncio.shield(connecting)
@@ -255,12 +302,12 @@ class BrokerLink:
                     fix="see that its kit is the newest one, and look into its log",
                 )
             )
-        elif longest is not None and longest < MAX_PAYLOAD_BYTES + AROUND_BYTES:
+        elif longest is not None and longest < MAX_PACKET_BYTES:
             self._connected.set_exception(
                 UnavailableError(
                     "The broker takes only shorter messages",
                     got=f"packets of at most {longest} bytes",
-                    rule=f"{MAX_PAYLOAD_BYTES + AROUND_BYTES} bytes",
+                    rule=f"{MAX_PACKET_BYTES} bytes",
                     fix="raise its limit; in mosquitto.conf: max_packet_size",
                 )
             )
@@ -317,14 +364,20 @@ class BrokerLink:
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
-    def _socket(self) -> ssl.SSLSocket | None:
-        return cast("ssl.SSLSocket | None", self._client.socket())
+    def _socket(self) -> _BrokerSocket | None:
+        return cast("_BrokerSocket | None", self._client.socket())
 
     def _read(self) -> None:
         """Read until TLS holds nothing back: the selector does not see what is decrypted already."""
+        sock = self._socket()
+        if sock is not None and sock.guard is not None and not self._client.want_write():
+            sock.guard.heard()
         for _ in range(READS):
             try:
                 self._client.loop_read()
+            except BlindsightError as error:
+                self._end(error)
+                self._shut()
             except Exception as error:  # paho says nothing of what a packet that is none does to it
                 self._end(UnavailableError("What the broker sends is no MQTT", got=repr(error)[:200]))
                 self._shut()

@@ -21,6 +21,8 @@ from ._dialled import DialledChannel
 from ._flower_app.blindsight_courier.courier import ANSWER, CARRY, END, HEAD, LENGTH, LOST, NODES
 from ._flower_nodes import Nodes
 from ._flower_party import longest_parcel, socket_of
+from ._intake import read_parcel
+from ._parcels import STRANGER_BYTES
 from ._tls import Pathlike, mutual_context
 from ._unix import listen_unix
 
@@ -69,7 +71,8 @@ class FlowerChannel(DialledChannel):
     SuperLink, SuperNodes and the app between are carriers: what they carry is TLS 1.3 between this process and the
     party's, both by certificate, without resumption. A certificate of another authority, or one that has expired, ends
     the handshake; one that is on no list ends the session before anything is said. They see which node talks when, and
-    lengths; they can delay and drop, which is a dropout. Of each party at most one request is held, and two answers.
+    lengths; they can delay and drop, which is a dropout. Of each party at most one request is held, and two answers;
+    of a node that has not shown a party's certificate, 64 KiB.
     """
 
     patience_s = PATIENCE_SECONDS
@@ -166,7 +169,7 @@ class FlowerChannel(DialledChannel):
                 (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
                 if not HEAD.size <= length <= HEAD.size + self._longest:
                     raise WireError("A frame of Flower's app has a length that none has", got=f"{length} bytes")
-                self._heard(await reader.readexactly(length))
+                await self._hear(reader, length - HEAD.size)
         except (asyncio.IncompleteReadError, OSError):
             log.warning("Flower's app has gone; waiting for it to come back")
         except WireError as error:
@@ -185,15 +188,24 @@ class FlowerChannel(DialledChannel):
                 writer.transport.abort()
             await asyncio.gather(pump, return_exceptions=True)
 
-    def _heard(self, frame: bytes) -> None:
-        kind, node, number, _ = HEAD.unpack_from(frame)
-        body, now = frame[HEAD.size :], time.monotonic()
-        if kind == NODES and len(body) % LENGTH.size == 0:
-            self._nodes.seen(one for (one,) in LENGTH.iter_unpack(body))
-        elif kind == ANSWER:
-            self._nodes.answered(node, number, body, now)
-        elif kind == LOST:
-            self._nodes.lost(node, number, body[:400].decode(errors="replace"), now)
+    async def _hear(self, reader: asyncio.StreamReader, length: int) -> None:
+        """Read one frame, of which ``length`` bytes follow the head, and take it."""
+        kind, node, number, _ = HEAD.unpack(await reader.readexactly(HEAD.size))
+        if kind == ANSWER:
+            header, rest = await read_parcel(
+                reader, length, lambda header: self._longest if self._nodes.know(node, header) else STRANGER_BYTES
+            )
+            if rest is None:
+                why = f"a parcel of {length} bytes is longer than a stranger's may be"
+                self._nodes.lost(node, number, why, time.monotonic())
+            else:
+                self._nodes.answered(node, number, header + rest, time.monotonic())
+        elif kind == NODES and length % LENGTH.size == 0:
+            listed = await reader.readexactly(length)
+            self._nodes.seen(one for (one,) in LENGTH.iter_unpack(listed))
+        elif kind == LOST and length <= STRANGER_BYTES:
+            reason = await reader.readexactly(length)
+            self._nodes.lost(node, number, reason[:400].decode(errors="replace"), time.monotonic())
         else:
             raise WireError("A frame of Flower's app is of no kind that there is", got=str(kind))
         self._news.set()

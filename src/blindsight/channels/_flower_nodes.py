@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from blindsight._text import printable
 from blindsight.errors import AuthenticationError, BlindsightError, WireError
 
 from ._backoff import Backoff
@@ -34,6 +35,10 @@ CARRYING_SECONDS = 60.0
 BYTES_PER_SECOND = 250_000
 """Slower than this a fleet is not expected to be."""
 GRACE_SECONDS = 10.0
+
+
+class _Stranger(AuthenticationError):
+    """A certificate of our authority's that is on no list, or has expired."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,19 @@ class Nodes:
             return
         self._take(node, node.carried, parcel, now)
 
+    def know(self, node_id: int, header: bytes) -> bool:
+        """Whether a parcel that begins so is of a session with a party, whose certificate was compared."""
+        node = self._nodes.get(node_id)
+        try:
+            return (
+                node is not None
+                and node.party is not None
+                and node.carried is not None
+                and Parcel.decode(header).session == node.carried.session
+            )
+        except WireError:
+            return False
+
     def drop(self, party: str) -> None:
         """End a party's session: its certificate is not accepted any more."""
         node = self._of_party.get(party)
@@ -185,12 +203,17 @@ class Nodes:
         if parcel.session == KNOCK.session or parcel.offset:
             self._failed(node, "this is no beginning of a session", now)
             return
-        node.carried = ParcelSession(self._context, server=True, session=parcel.session)
+        node.carried = ParcelSession(self._context, server=True, session=parcel.session, accept=self._who)
         self._take(node, node.carried, parcel, now)
 
     def _take(self, node: _Node, carried: ParcelSession, parcel: Parcel, now: float) -> None:
         try:
+            if carried.established:
+                self._who(carried.certificate)  # it may have expired since, or was revoked
             plain = carried.take(parcel)
+        except _Stranger as error:  # it is told nothing, and nothing behind its certificate is decrypted
+            self._failed(node, error.got or "", now)
+            return
         except BlindsightError as error:
             told = carried.parcel()
             self._failed(node, str(error), now)
@@ -198,19 +221,28 @@ class Nodes:
             return
         if not carried.established:
             return
-        who, why = self._roll.who(carried.certificate)
-        if who is None:
-            log.warning("a stranger was refused: %s", why)
-            self._failed(node, why, now)
-            return
         try:
             for frame in node.reader.feed(plain):
                 if node.reception is None:
-                    self._greet(node, who, frame)
+                    self._greet(node, self._who(carried.certificate), frame)
                 else:
                     node.reception.take(frame)
         except BlindsightError as error:
             self._failed(node, str(error), now)
+
+    def _who(self, certificate: bytes) -> str:
+        """Whose certificate it is.
+
+        Raises
+        ------
+        _Stranger
+            Nobody's.
+        """
+        who, why = self._roll.who(certificate)
+        if who is None:
+            log.warning("a stranger was refused: %s", why)
+            raise _Stranger("A stranger was refused", got=why)
+        return who
 
     def _greet(self, node: _Node, who: str, frame: Frame) -> None:
         """A session's first words: the name, which finds swapped files."""
@@ -229,7 +261,7 @@ class Nodes:
     def _failed(self, node: _Node, reason: str, now: float) -> None:
         """Begin anew with a node, some time later."""
         level = logging.WARNING if node.backoff.failures % 100 == 0 else logging.DEBUG
-        log.log(level, "node %d%s: %s", node.id, f" of {node.party}" if node.party else "", reason[:400])
+        log.log(level, "node %d%s: %s", node.id, f" of {node.party}" if node.party else "", printable(reason[:400]))
         self._end(node)
         node.number = None
         node.not_before = now + node.backoff.failed()

@@ -18,13 +18,15 @@ from blindsight.errors import BlindsightError, ParameterError, WireError
 
 from ._backoff import Backoff
 from ._channel import MAX_MESSAGE_BYTES
+from ._contact import Contact
 from ._desk import ID_BYTES, Letter
 from ._flower_app.blindsight_courier.courier import LENGTH
 from ._frames import Assembler, Frame, FrameReader, Kind, parts_of
 from ._https import HOLD_SECONDS
+from ._intake import read_parcel
 from ._leaving import leaving
 from ._outbox import Outbox
-from ._parcels import Parcel, ParcelSession, new_session
+from ._parcels import STRANGER_BYTES, Parcel, ParcelSession, new_session
 from ._pin import Expected, expected_now, pin_context, still_expected
 from ._tls import Pathlike, mutual_context
 from ._unix import listen_unix
@@ -70,6 +72,7 @@ def serve_flower(
     max_backoff_s: float = 0.0,
     hold_s: float = HOLD_SECONDS,
     socket: Pathlike | None = None,
+    contact: Contact | None = None,
 ) -> None:
     """Answer a coordinator's requests until told to stop; blocks, and never gives up by itself.
 
@@ -100,6 +103,8 @@ def serve_flower(
     socket : path, optional
         Where the courier connects: ``flower.sock`` beside ``certificate``, of mode 0600, otherwise. A path given here
         gets mode 0660, for a SuperNode under another account; its folder says who gets there.
+    contact : Contact, optional
+        Is told of the coordinator, for whoever watches this party.
 
     Raises
     ------
@@ -140,7 +145,7 @@ def serve_flower(
     listener = listen_unix(path, mode=mode)
 
     async def serve() -> None:
-        agent = _Agent(handler, context, coordinator, name, max_message_bytes, hold_s)
+        agent = _Agent(handler, context, coordinator, name, max_message_bytes, hold_s, contact)
         couriers: set[asyncio.Task[None]] = set()
         longest = longest_parcel(max_message_bytes)
 
@@ -184,15 +189,10 @@ async def _courier(agent: _Agent, reader: asyncio.StreamReader, writer: asyncio.
         if length > max_bytes:
             log.warning("a parcel of %d bytes is too long, and not read", length)
             return
-        parts = []
-        while length:
-            async with asyncio.timeout(PIECE_SECONDS):
-                part = await reader.read(min(length, 1 << 20))
-            if not part:
-                return
-            parts.append(part)
-            length -= len(part)
-        answer = await agent.answer(b"".join(parts))
+        header, rest = await read_parcel(
+            reader, length, lambda header: max_bytes if agent.knows(header) else STRANGER_BYTES, piece_s=PIECE_SECONDS
+        )
+        answer = await agent.answer(header + (rest or b""))
         writer.write(LENGTH.pack(len(answer)) + answer)
         async with asyncio.timeout(PIECE_SECONDS):
             await writer.drain()
@@ -229,10 +229,11 @@ class _Agent:
         name: str,
         max_bytes: int,
         hold_s: float,
+        contact: Contact | None,
     ) -> None:
         self._handler, self._context, self._expected = handler, context, expected
         self._name, self._max_bytes, self._hold_s = name, max_bytes, hold_s
-        self._outbox, self._failures = Outbox(name), Backoff(0.0)
+        self._outbox, self._failures = Outbox(name, contact), Backoff(0.0)
         self._current: _Session | None = None
         self._young: _Session | None = None
         self._asked: tuple[Letter, _Session] | None = None  # what is to be answered next
@@ -253,6 +254,8 @@ class _Agent:
                 self._current, self._young = session, None
                 self._outbox.reached(self._failures.failures)
                 self._failures.worked()
+            if plain and session is self._current:
+                self._outbox.heard()
             for frame in session.reader.feed(plain):
                 self._read(session, frame)
         except BlindsightError as error:
@@ -267,6 +270,13 @@ class _Agent:
                     self._changed.clear()
                     await self._changed.wait()
         return session.carried.parcel().encode()
+
+    def knows(self, header: bytes) -> bool:
+        """Whether a parcel that begins so is of the session with the coordinator, whose certificate was seen."""
+        try:
+            return self._current is not None and Parcel.decode(header).session == self._current.carried.session
+        except WireError:
+            return False
 
     def fetched(self) -> None:
         """A courier has left with whatever there was."""

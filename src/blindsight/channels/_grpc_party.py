@@ -21,6 +21,7 @@ from blindsight.errors import (
 
 from ._backoff import Backoff
 from ._channel import MAX_MESSAGE_BYTES
+from ._contact import Contact
 from ._desk import Letter
 from ._frames import MAX_FRAME_BYTES, Assembler, Frame, Kind, parts_of
 from ._grpc import KEEPALIVE_SECONDS, METHOD, PARTY_KEY, SERVICE
@@ -50,6 +51,7 @@ def serve_grpc(
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     max_backoff_s: float = MAX_BACKOFF_SECONDS,
     keepalive_s: float = KEEPALIVE_SECONDS,
+    contact: Contact | None = None,
 ) -> None:
     """Answer a coordinator's requests until told to stop; blocks, and never gives up by itself.
 
@@ -77,6 +79,8 @@ def serve_grpc(
         Longest wait before trying again after failures.
     keepalive_s : float
         How often a quiet connection is tried; not more often than the coordinator allows.
+    contact : Contact, optional
+        Is told of the coordinator, for whoever watches this party.
 
     Raises
     ------
@@ -127,7 +131,7 @@ def serve_grpc(
         credentials = grpc.ssl_channel_credentials(trusted, read_pem(private_key), read_pem(certificate))
         return grpc.secure_channel(parts.netloc, credentials, options), pinned
 
-    courier = _Courier(handler, connect, coordinator, Outbox(name), name, max_message_bytes)
+    courier = _Courier(handler, connect, coordinator, Outbox(name, contact), name, max_message_bytes)
 
     async def serve() -> None:
         backoff = Backoff(max_backoff_s)
@@ -206,6 +210,7 @@ class _Courier:
             for data in call:
                 frame = Frame.decode(data)
                 still_expected(pinned, self._expected)
+                self.outbox.heard()
                 if frame.kind is Kind.DONE:
                     self.outbox.done(frame.id)
                     with self._lock:

@@ -22,6 +22,7 @@ from blindsight.errors import (
 from ._ask import HttpAnswer, ask_http
 from ._backoff import Backoff
 from ._channel import MAX_MESSAGE_BYTES
+from ._contact import Contact
 from ._desk import Letter
 from ._https import HOLD_SECONDS, ID_HEADER, PARTY_HEADER
 from ._leaving import leaving
@@ -57,6 +58,7 @@ def serve_https(
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     max_backoff_s: float = MAX_BACKOFF_SECONDS,
     hold_s: float = HOLD_SECONDS,
+    contact: Contact | None = None,
 ) -> None:
     """Answer a coordinator's requests until told to stop; blocks, and never gives up by itself.
 
@@ -85,6 +87,8 @@ def serve_https(
         Longest wait before trying again after failures.
     hold_s : float
         How long the coordinator may keep a question unanswered: below what a firewall on the way allows.
+    contact : Contact, optional
+        Is told of the coordinator, for whoever watches this party.
 
     Raises
     ------
@@ -126,7 +130,8 @@ def serve_https(
 
     async def serve() -> None:
         async with line, leaving(stop or threading.Event()) as left:
-            await _Courier(handler, line, Outbox(name), left, max_message_bytes, hold_s).run(Backoff(max_backoff_s))
+            courier = _Courier(handler, line, Outbox(name, contact), left, max_message_bytes, hold_s)
+            await courier.run(Backoff(max_backoff_s))
 
     asyncio.run(serve())
 

@@ -16,6 +16,7 @@ from ._backoff import Backoff
 from ._broker import BrokerLink, check_paho, first_of
 from ._carried import Carried, Line
 from ._channel import MAX_MESSAGE_BYTES
+from ._contact import Contact
 from ._desk import Letter
 from ._frames import Assembler, Frame, Kind, parts_of
 from ._https_party import FAREWELL_SECONDS, MAX_BACKOFF_SECONDS
@@ -48,6 +49,7 @@ def serve_mqtt(
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     max_backoff_s: float = MAX_BACKOFF_SECONDS,
     keepalive_s: float = KEEPALIVE_SECONDS,
+    contact: Contact | None = None,
 ) -> None:
     """Answer a coordinator's requests until told to stop; blocks, and never gives up by itself.
 
@@ -75,6 +77,8 @@ def serve_mqtt(
         Longest wait before trying again after failures.
     keepalive_s : float
         How often a quiet connection is tried, and a quiet session.
+    contact : Contact, optional
+        Is told of the coordinator, for whoever watches this party.
 
     Raises
     ------
@@ -112,7 +116,7 @@ def serve_mqtt(
         context = mutual_context(**files, server=False, check_name=True)  # type: ignore[arg-type]
         return BrokerLink(parts.hostname or "", parts.port or 0, context, take=take, will=will, keepalive_s=keepalive_s)
 
-    outbox = Outbox(name)
+    outbox = Outbox(name, contact)
 
     async def serve() -> None:
         backoff = Backoff(max_backoff_s)
@@ -281,6 +285,7 @@ class _Visit:
             raise
         for frame in frames:
             still_expected(self._pinned, self._expected)
+            self._outbox.heard()
             if frame:
                 self._deal_with(Frame.decode(frame))
             else:

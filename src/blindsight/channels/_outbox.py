@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from ._contact import Contact
 from ._desk import Letter
 
 __all__ = ["Outbox"]
@@ -19,10 +20,13 @@ class Outbox:
     ----------
     name : str
         Of the party, for the log.
+    contact : Contact, optional
+        Is told of the coordinator whatever is heard here.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, contact: Contact | None = None) -> None:
         self._name = name
+        self._contact = contact if contact is not None else Contact()
         self._id = ""
         self._body: bytes | None = None
         self.waiting = False
@@ -59,13 +63,19 @@ class Outbox:
 
     def failed(self, error: Exception, before: int) -> None:
         """Say in the log what went wrong: loudly for the first failure in a row, for another one, and now and then."""
+        self._contact.lost(error)
         kind = f"{type(error).__name__} {getattr(error, 'what', '')}"
         level = logging.WARNING if before % 100 == 0 or kind != self._failure else logging.DEBUG
         self._failure = kind
         log.log(level, "%s cannot reach its coordinator, and tries again: %s", self._name, error)
 
+    def heard(self) -> None:
+        """Something came over a connection that was reached before."""
+        self._contact.heard()
+
     def reached(self, failures: int) -> None:
         """Say in the log that the coordinator answers again."""
+        self._contact.heard()
         if failures:
             log.warning("%s has reached its coordinator again after %d failures", self._name, failures)
         elif not self._reached:

@@ -10,16 +10,20 @@ from __future__ import annotations
 import secrets
 import ssl
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from blindsight.errors import WireError
 
 from ._session import TlsSession
 
-__all__ = ["KNOCK", "Parcel", "ParcelSession", "new_session"]
+__all__ = ["HEADER_BYTES", "KNOCK", "STRANGER_BYTES", "Parcel", "ParcelSession", "new_session"]
 
 HEADER = struct.Struct("<B16sQQ")
+HEADER_BYTES = HEADER.size
 VERSION = 1
+STRANGER_BYTES = 1 << 16
+"""Longest parcel of a session whose other side is not known yet: a handshake is a few thousand bytes."""
 MAX_STREAM_BYTES = 1 << 62
 
 
@@ -85,6 +89,8 @@ class ParcelSession:
     server : bool
     session : bytes
         Id.
+    accept : callable (bytes), optional
+        As for :class:`TlsSession`.
 
     Security
     --------
@@ -92,9 +98,16 @@ class ParcelSession:
     was sent before sent again, which is skipped by its place.
     """
 
-    def __init__(self, context: ssl.SSLContext, *, server: bool, session: bytes) -> None:
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        *,
+        server: bool,
+        session: bytes,
+        accept: Callable[[bytes], object] | None = None,
+    ) -> None:
         self.session = session
-        self._tls = TlsSession(context, server=server)
+        self._tls = TlsSession(context, server=server, accept=accept)
         self._unreceived = bytearray()
         self._acknowledged = self._received = 0
 

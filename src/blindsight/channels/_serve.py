@@ -33,7 +33,7 @@ def serve(handler: Callable[[bytes], bytes], url: str, **options: Any) -> None:
         ``flower://HOST:PORT`` of a SuperLink.
     **options
         Of the function that the scheme names; all have ``name``, ``certificate``, ``private_key``, ``authority``,
-        ``coordinator``, ``stop``, ``max_message_bytes`` and ``max_backoff_s``.
+        ``coordinator``, ``stop``, ``max_message_bytes``, ``max_backoff_s`` and ``contact``.
 
     Raises
     ------

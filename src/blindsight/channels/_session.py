@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from blindsight.errors import AuthenticationError, ParameterError
@@ -31,6 +31,9 @@ class TlsSession:
         Of :func:`mutual_context`; for a side that speaks first, of :func:`pin_context` too.
     server : bool
         Which side of the handshake this is. The other one speaks first.
+    accept : callable (bytes), optional
+        Asked with the other side's certificate, in DER, when the handshake is complete, before anything behind it is
+        decrypted. What it raises ends the session.
 
     Raises
     ------
@@ -49,13 +52,15 @@ class TlsSession:
     (RFC 8446): every handshake makes keys of its own. Lengths and times of messages are seen by the carrier.
 
     Not covered: that the *last* records were cut off, since nothing comes after them; messages say by themselves where
-    they end and are acknowledged. A server side knows that somebody has a certificate of its authority: the caller
-    compares :attr:`certificate` with its list before it acts on anything received, and again while the session lasts,
-    as certificates expire and are revoked. More than 2**24 records one way under one key are too many for AES-GCM (RFC
-    8446, section 5.5): 256 GiB, or as many short messages.
+    they end and are acknowledged. A server side knows that somebody has a certificate of its authority: ``accept``
+    compares it with a list, or the caller does with :attr:`certificate` before it acts on anything received; and again
+    while the session lasts, as certificates expire and are revoked. More than 2**24 records one way under one key are
+    too many for AES-GCM (RFC 8446, section 5.5): 256 GiB, or as many short messages.
     """
 
-    def __init__(self, context: ssl.SSLContext, *, server: bool) -> None:
+    def __init__(
+        self, context: ssl.SSLContext, *, server: bool, accept: Callable[[bytes], object] | None = None
+    ) -> None:
         if not server and not issubclass(context.sslobject_class, PinnedObject):
             raise ParameterError(
                 "A TLS session over messages does not know whom it talks to",
@@ -64,6 +69,7 @@ class TlsSession:
             )
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
+        self._accept = accept
         self._waiting: deque[memoryview] = deque()
         self._established = False
         self._failed = ""
@@ -145,6 +151,8 @@ class TlsSession:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
             return
+        if self._accept is not None:
+            self._accept(self._tls.getpeercert(binary_form=True) or b"")
         self._established = True
         self._flush()
 

@@ -255,7 +255,7 @@ def ledger_export(
     writable_target(output, "--output", sources=home.iterdir())
     data = open_party(home, key_file=key_file).export_ledgers()
     export = read_ledger_export(data)  # what we write, we read
-    write_atomic(output, data, mode=0o644)
+    write_atomic(output, data)
     screen.say(
         f"Wrote {output}: {len(export.entries)} charges of {export.party}, signed by {export.public_key[:16]}..."
     )

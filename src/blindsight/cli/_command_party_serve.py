@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -25,23 +27,30 @@ def party_serve(
             help="Over Flower: the socket for its courier, of mode 0660.  [default: flower.sock in the folder]"
         ),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port", help="Serve Prometheus metrics on 127.0.0.1:PORT while it runs.", min=0, max=65535
+        ),
+    ] = None,
     key_file: KeyFileOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Dial the coordinator and answer what policy, budget and approvals let through, until SIGTERM or Ctrl-C.
 
-    No port is open here; over Flower a socket in the folder is. Standard error has one line an event, without a value
-    of any record; party.log has everything.
+    No port is open to other machines; over Flower a socket in the folder is. Standard error has one line an event,
+    without a value of any record; party.log has everything.
     """
-    from blindsight.channels import serve
+    from blindsight.channels import Contact, serve
     from blindsight.errors import ParameterError
     from blindsight.federation import alone_in, log_to, open_site
 
     from ._events import events_to_stderr
     from ._parties import check_party_folder
+    from ._party_metrics import PartyMetrics
 
     check_party_folder(folder, fix="blindsight party join KIT")
-    with alone_in(folder):
+    with alone_in(folder), contextlib.ExitStack() as until_the_end:
         log_to(folder / "party.log")
         log = events_to_stderr(folder.resolve().name, as_json=json_output)
         site = open_site(folder, key_file=key_file)
@@ -60,5 +69,12 @@ def party_serve(
             log.info("%s answers '%s' over Flower at %s", site.party.name, site.coordinator.name, address)
         else:
             log.info("%s dials %s for '%s'", site.party.name, address, site.coordinator.name)
-        serve(site.handler, address, **site.options, **({"socket": socket} if socket is not None else {}))
+        contact = Contact()
+        handler: Callable[[bytes], bytes] = site.handler
+        if metrics_port is not None:
+            metrics = until_the_end.enter_context(PartyMetrics(site, contact, metrics_port))
+            handler = metrics.handler
+            log.info("Metrics: http://127.0.0.1:%d/metrics", metrics.port)
+        more = {} if socket is None else {"socket": socket}
+        serve(handler, address, contact=contact, **site.options, **more)
         log.info("%s has ended", site.party.name)

@@ -7,6 +7,8 @@ import logging
 import sys
 import time
 
+from blindsight._text import printable
+
 __all__ = ["events_to_stderr"]
 
 EVENTS = ("blindsight.channels", "blindsight.federation._audit", "blindsight.party")
@@ -22,7 +24,7 @@ class _OneLine(logging.Formatter):
         self._name, self._as_json = name, as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        text = "".join(c if c.isprintable() else " " for c in record.getMessage()[:MAX_LINE_CHARS])
+        text = printable(record.getMessage()[:MAX_LINE_CHARS])
         text = text.removeprefix(f"{self._name} ")
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
         if self._as_json:

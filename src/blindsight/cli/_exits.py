@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 import typer
 
+from blindsight._text import printable
 from blindsight.errors import BlindsightError, BlindsightWarning, RefusedError, StoreError, UnavailableError
 
 __all__ = [
@@ -107,7 +108,7 @@ def command(function: F) -> F:
                 _debug()
                 _tell(
                     {
-                        "what": f"Blindsight crashed: {type(error).__name__}: {str(error)[:500]}",
+                        "what": f"Blindsight crashed: {type(error).__name__}: {printable(str(error)[:500])}",
                         "fix": "set BLINDSIGHT_DEBUG=1 and run it again to see where; please report it",
                     },
                     as_json=as_json,

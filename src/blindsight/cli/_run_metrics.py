@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from blindsight.errors import MissingExtraError, UnavailableError
+from ._metrics import MetricsPort, new_registry
 
 if TYPE_CHECKING:
     from blindsight.federation import StepRecord
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["RunMetrics"]
 
 
-class RunMetrics:
+class RunMetrics(MetricsPort):
     """Counts sums; a context manager that serves ``/metrics`` while it is open.
 
     Parameters
@@ -32,13 +31,10 @@ class RunMetrics:
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
-        try:
-            from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
-        except ImportError as error:
-            raise MissingExtraError(
-                "--metrics-port needs prometheus-client", fix="pip install 'blindsight[serve]'"
-            ) from error
-        registry = CollectorRegistry()
+        registry = new_registry()
+
+        from prometheus_client import Counter, Gauge
+
         named: dict[str, Any] = {"namespace": "blindsight", "subsystem": "run", "registry": registry}
         self._sums = Counter("sums", "Sums that are open, by purpose.", ["purpose"], **named)
         self._seconds = Counter("sum_seconds", "Wall time of these sums.", **named)
@@ -48,19 +44,7 @@ class RunMetrics:
         self._connected = Gauge("parties_connected", "Parties that have answered before the run.", **named)
         self._epsilon = Gauge("epsilon", "Epsilon spent so far in this run; absent for exact sums.", ["unit"], **named)
         self._done = Gauge("done", "1 once the run is done.", **named)
-        try:
-            self._server, self._thread = start_http_server(port, addr=host, registry=registry)
-        except OSError as error:
-            raise UnavailableError(
-                f"Metrics cannot be served on {host}:{port}",
-                got=error.strerror or "an error",
-                fix="choose another port",
-            ) from error
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self._server.server_port)
+        super().__init__(registry, port, host)
 
     def waits(self, present: list[str]) -> None:
         """Parties came or went before the run."""
@@ -82,13 +66,3 @@ class RunMetrics:
         """The run is done."""
         del detail
         self._done.set(1)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()

@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from blindsight._text import printable
+
 __all__ = ["Screen"]
+
+
+def _shown(text: str) -> str:
+    """Text whose lines are ours; another party's words in it move no cursor."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 class Screen:
@@ -26,7 +33,7 @@ class Screen:
     def say(self, text: str = "") -> None:
         """One line for people, on standard output."""
         if not self.as_json:
-            sys.stdout.write(text + "\n")
+            sys.stdout.write(_shown(text) + "\n")
             sys.stdout.flush()
 
     def result(self, value: Any) -> None:
@@ -56,7 +63,7 @@ class Screen:
             right = justify == "right"
             table.add_column(Text(heading), justify="right" if right else "left", no_wrap=right, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(str(cell)) for cell in row))
+            table.add_row(*(Text(_shown(str(cell))) for cell in row))
         width = None if sys.stdout.isatty() else 160
         console = Console(file=sys.stdout, width=width, highlight=False)
         console.print(Text(title, style="bold"))

@@ -27,6 +27,7 @@ from ._simulated import FleetReport
 from ._site import PartySite, open_site
 from ._statistics import ColumnDescription
 from ._steps import as_asked, check_suits
+from ._wire import glance
 
 __all__ = [
     "CURRENT_FILE",
@@ -66,6 +67,7 @@ __all__ = [
     "enrol",
     "evaluate_locally",
     "for_describing",
+    "glance",
     "interrupts_held",
     "join",
     "known",

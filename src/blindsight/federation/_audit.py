@@ -14,6 +14,7 @@ from typing import Annotated, Any, BinaryIO
 
 import msgspec
 
+from blindsight._text import printable
 from blindsight.errors import BlindsightError, FormatError, StoreError
 from blindsight.privacy import HashChain
 from blindsight.store import Store
@@ -138,6 +139,12 @@ class AuditLog:
         except BlindsightError as error:
             log.error("a refusal could not be written to the audit log: %s", error)
 
+    @property
+    def count(self) -> int:
+        """Lines written so far, as the store remembers the newest."""
+        stored = self._table.get("head")
+        return 0 if stored is None else msgspec.json.decode(stored, type=_Head).sequence + 1
+
     def head(self) -> str:
         """Hash of the newest line; worth noting elsewhere."""
         stored = self._table.get("head")
@@ -252,9 +259,9 @@ def _walk(data: bytes) -> tuple[list[AuditLine], list[str]]:
 def _plain(value: object) -> Any:
     """Short and printable, however long what the coordinator sent is."""
     if isinstance(value, str):
-        return "".join(c if c.isprintable() else " " for c in value[:MAX_TEXT_CHARS])
+        return printable(value[:MAX_TEXT_CHARS])
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value[:300]]
     if isinstance(value, dict):
-        return {str(key)[:64]: _plain(item) for key, item in list(value.items())[:64]}
-    return value if isinstance(value, bool | int | float) or value is None else str(value)[:MAX_TEXT_CHARS]
+        return {printable(str(key)[:64]): _plain(item) for key, item in list(value.items())[:64]}
+    return value if isinstance(value, bool | int | float) or value is None else printable(str(value)[:MAX_TEXT_CHARS])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from blindsight._text import printable
 from blindsight.channels import Channel
 from blindsight.detectors import Query, Total, UpdateQuery
 from blindsight.errors import (
@@ -196,7 +197,7 @@ class _Exchanges:
                 bodies[name] = answer.body
                 self.relay.take(name, answer.ledgers)
                 if answer.notice and self.step.privacy is None and isinstance(self.query, UpdateQuery):
-                    self.notices[name] = "".join(c if c.isprintable() else " " for c in answer.notice)
+                    self.notices[name] = printable(answer.notice)
             elif isinstance(answer, Refusal):
                 refusal = answer.error(name)
                 # while a person makes up their mind the same comes again and again: told once

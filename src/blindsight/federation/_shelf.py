@@ -163,10 +163,8 @@ class ModelShelf:
                 version=index.next, run=run, detector=detector, sha256=sha256, content=content,
                 received_utc=received_utc, asker=asker, took=took,
             )  # fmt: skip
-            sealed = data if self._sealer is None else self._sealer.seal(data, modelfile.CONTEXT)
-            write_atomic(self.path(kept), sealed)
             models = (*index.models, kept)[-max(1, min(most, MAX_KEPT)) :]
-            self._write(_Index(next=index.next + 1, current=kept.version, models=models))
+            self._write(_Index(next=index.next + 1, current=kept.version, models=models), kept, data)
         return kept
 
     def replace(self, model: KeptModel, data: bytes, *, sha256: str, content: str, without: Sequence[str]) -> KeptModel:
@@ -176,6 +174,8 @@ class ModelShelf:
         ------
         ParameterError
             It is not kept any more.
+        StoreError
+            It could not be written; what was kept before is as it was.
         """
         with self._writing() as index:
             if model not in index.models:
@@ -188,11 +188,9 @@ class ModelShelf:
                 origin=model.version,
                 without=tuple(sorted({*model.without, *without})),
             )
-            sealed = data if self._sealer is None else self._sealer.seal(data, modelfile.CONTEXT)
-            write_atomic(self.path(made), sealed)
             current = made.version if index.current == model.version else index.current
             models = tuple(one for one in (*index.models, made) if one != model)
-            self._write(_Index(next=index.next + 1, current=current, models=models))
+            self._write(_Index(next=index.next + 1, current=current, models=models), made, data)
         return made
 
     def use(self, version: int) -> KeptModel:
@@ -258,9 +256,7 @@ class ModelShelf:
         except OSError as error:
             raise StoreError("The index of models cannot be read", got=error.strerror or "an error") from error
         try:
-            if len(data) > MAX_INDEX_BYTES:
-                raise ValueError("longer than 64 MiB")
-            return msgspec.json.decode(data, type=_Index)
+            return _decoded(data)
         except (ValueError, RecursionError) as error:
             raise FormatError(
                 f"{MODELS_FOLDER}/{INDEX_FILE} cannot be used",
@@ -268,8 +264,21 @@ class ModelShelf:
                 fix="move the folder away: the coordinator can deliver its models again",
             ) from error
 
-    def _write(self, index: _Index) -> None:
-        write_atomic(self.folder / INDEX_FILE, msgspec.json.encode(index) + b"\n")
+    def _write(self, index: _Index, new: KeptModel | None = None, data: bytes = b"") -> None:
+        """Replace the index, after the file of a model that is new in it; nothing where it could not be read again."""
+        encoded = msgspec.json.encode(index) + b"\n"
+        try:
+            _decoded(encoded)
+        except ValueError as error:
+            raise StoreError(
+                "The model cannot be kept: the index of models would become one that is not read",
+                got=str(error)[:200],
+                fix="lower keep_models in policy.toml; or move the folder away: the coordinator can deliver again",
+            ) from error
+        if new is not None:
+            sealed = data if self._sealer is None else self._sealer.seal(data, modelfile.CONTEXT)
+            write_atomic(self.path(new), sealed)
+        write_atomic(self.folder / INDEX_FILE, encoded)
         self._tidy(index)
 
     def _tidy(self, index: _Index) -> None:
@@ -288,3 +297,9 @@ class ModelShelf:
             os.replace(coming, link)
         except OSError as error:
             raise StoreError("The folder of models cannot be put in order", got=error.strerror or "an error") from error
+
+
+def _decoded(data: bytes) -> _Index:
+    if len(data) > MAX_INDEX_BYTES:
+        raise ValueError(f"{len(data)} bytes, at most {MAX_INDEX_BYTES}")
+    return msgspec.json.decode(data, type=_Index)

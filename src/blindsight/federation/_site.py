@@ -47,6 +47,13 @@ class PartySite:
         assert listing is not None  # a list is replaced, never taken away
         return Asker(name=listing.coordinator.name, certificate=listing.coordinator.certificate)
 
+    @property
+    def audit_lines(self) -> int:
+        """How many lines the party's audit log has."""
+        log = self.party._audit
+        assert log is not None  # a party that is opened from its folder has one
+        return log.count
+
     def handler(self, request: bytes) -> bytes:
         """Answer a request of the coordinator, under its name for policy, jobs and audit log.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from blindsight._text import printable
 from blindsight.data import Records, Schema, records
 from blindsight.detectors import Local, SumQuery, Update, UpdateQuery
 from blindsight.errors import DataError, ParameterError
@@ -105,7 +106,7 @@ def _check_bounds(query: UpdateQuery, update: Update) -> None:
 
 
 def _printable(notice: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in str(notice))[:MAX_NOTICE_CHARS]
+    return printable(str(notice)[:MAX_NOTICE_CHARS])
 
 
 def _bounded(

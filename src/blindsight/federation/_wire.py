@@ -27,6 +27,7 @@ __all__ = [
     "decode_reply",
     "decode_request",
     "encode",
+    "glance",
 ]
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
@@ -215,6 +216,23 @@ def decode_request(data: bytes) -> Request:
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise _garbled(error) from error
     return request
+
+
+class _Glance(msgspec.Struct, frozen=True):
+    type: str
+    kind: str = ""
+
+
+_glances = msgspec.msgpack.Decoder(_Glance)
+
+
+def glance(answer: bytes) -> tuple[str, str]:
+    """What an answer of our own is, ``greeting``, ``reply``, ``kept`` or ``refusal``, and of which kind a refusal is.
+
+    No more of it is read: bodies are long.
+    """
+    seen = _glances.decode(answer)
+    return seen.type, seen.kind
 
 
 def decode_reply(data: bytes) -> Answer:

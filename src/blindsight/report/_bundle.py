@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from blindsight import modelfile
+from blindsight._text import printable
 from blindsight.detectors import Detector
 from blindsight.errors import AuthenticationError, FormatError, ParameterError, StoreError
 from blindsight.federation import LedgerExport, read_ledger_export
@@ -165,15 +166,19 @@ def make_bundle(
 
 
 def write_bundle(bundle: Bundle, path: str | os.PathLike[str]) -> Path:
-    """Write a bundle as a zip file whose bytes follow from its content: sorted, stored, one date; atomically."""
+    """Write a bundle as a zip file whose bytes follow from its content: sorted, stored, one date; atomically.
+
+    It holds ledgers, policies and names: the file has mode 0600, and so has what is unpacked from it. Whom it is for
+    is given a copy.
+    """
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(bundle):
             entry = zipfile.ZipInfo(name, STAMP)
-            entry.external_attr = 0o644 << 16
+            entry.external_attr = 0o600 << 16
             entry.create_system = 3
             archive.writestr(entry, bundle[name])
-    write_atomic(path, raw.getvalue(), mode=0o644)
+    write_atomic(path, raw.getvalue())
     return Path(path)
 
 
@@ -259,18 +264,13 @@ def check_bundle(bundle: Bundle, *, signer_key: str | None = None) -> BundleChec
             problems.append(f"{name}: {error}")
     parties = () if run is None else run.parties
     return BundleCheck(
-        problems=tuple(map(_printable, problems)),
-        signer=_printable(manifest.signer),
-        signer_key=_printable(manifest.signer_key),
+        problems=tuple(map(printable, problems)),
+        signer=printable(manifest.signer),
+        signer_key=printable(manifest.signer_key),
         files=len(bundle),
-        ledgers=tuple(map(_printable, found)),
-        without=tuple(map(_printable, sorted(set(parties) - set(found)))),
+        ledgers=tuple(map(printable, found)),
+        without=tuple(map(printable, sorted(set(parties) - set(found)))),
     )
-
-
-def _printable(text: str) -> str:
-    """Text of a bundle that cannot move the cursor of who reads it, nor begin a line of its own."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _signature_problems(bundle: Bundle, manifest: _Manifest, signer_key: str | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sqlite3
@@ -220,8 +221,12 @@ class Store:
             name = ":memory:"
         else:
             name = str(self._path)
-            # Created here so that the file, and SQLite's side files after it, are never readable by others.
-            os.close(os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            # Created here so that the file, and SQLite's side files after it, are never readable by others. One that is
+            # there is not opened: to close it again would drop the locks of another Store of this process (POSIX), and
+            # the next process to leave would take the write-ahead log away from under it.
+            with contextlib.suppress(FileExistsError):
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                os.close(os.open(os.path.realpath(name), flags, 0o600))
         db = sqlite3.connect(name, timeout=self._timeout_s, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode=WAL")

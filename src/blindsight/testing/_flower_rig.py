@@ -30,6 +30,8 @@ class FakeFleet:
     ----------
     path : Path
         The coordinator's socket.
+    agents : sequence of Path
+        Sockets of parties that are there from the beginning.
 
     Attributes
     ----------
@@ -40,7 +42,7 @@ class FakeFleet:
         Messages so far.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, agents: Sequence[Path] = ()) -> None:
         self.tamper: Tamper | None = None
         self.carried = 0
         self._path = path
@@ -52,6 +54,8 @@ class FakeFleet:
         self._ids = itertools.count(1)
         self._closed = False
         self._life = 0
+        for agent in agents:  # before the app connects: it is told at once what to carry to nodes that it had before
+            self.add(agent)
         self._server = threading.Thread(target=self._serve, name="fake-superlink", daemon=True)
         self._server.start()
 
@@ -89,7 +93,7 @@ class FakeFleet:
         """As the app's ``Fleet``."""
         del seconds
         with self._turn:
-            agent = next(path for path, known in self._agents.items() if known == node)
+            agent = {known: path for path, known in self._agents.items()}[node]
             self.carried += 1
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             thread = threading.Thread(target=self._run, args=(self._life, agent, node, number, parcel), daemon=True)
@@ -159,9 +163,7 @@ class RunningFlower(RunningDialled):
     def restart_app(self) -> None:
         """End the fleet, as if the app were killed, and have another with the same nodes."""
         self.fleet.close()
-        before, self.fleet = self.fleet, FakeFleet(self.channel.socket)
-        for agent in before.agents:
-            self.fleet.add(agent)
+        self.fleet = FakeFleet(self.channel.socket, self.fleet.agents)
 
     def restart_channel(self) -> None:
         self.channel.close()

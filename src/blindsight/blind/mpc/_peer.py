@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blindsight import errors
+from blindsight._text import printable
 from blindsight.channels import CONNECT_SECONDS, ask_http
 from blindsight.errors import AuthenticationError, BlindsightError, MissingExtraError, UnavailableError, WireError
 
@@ -79,7 +80,7 @@ def _raised(where: str, status: int, data: bytes) -> BlindsightError:
 
 def _words(value: object) -> str:
     """Somebody else's words, cut short, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else " " for c in str(value)[:MAX_PROBLEM_CHARS])
+    return printable(str(value)[:MAX_PROBLEM_CHARS])
 
 
 class HttpPeer:

@@ -101,7 +101,7 @@ def read_plan(path: str | os.PathLike[str], *, look_for_schema: bool = True) -> 
         count = len(reader.problems)
         raise ParameterError(
             f"{path.name!r} has {count} problem{'s' if count != 1 else ''}",
-            got="".join(f"\n    {problem}" for problem in reader.problems[:50]),
+            got="".join(f"\n{problem}" for problem in reader.problems[:50]),
             fix=_EXAMPLE,
         )
     return plan
