@@ -260,13 +260,16 @@ def test_a_model_of_windows_scores_whole_series(tmp_path):
     assert not (tmp_path / "blind.csv").exists()
 
 
-def test_it_is_said_where_most_records_alert(fitted, tmp_path):
-    outer = pl.read_csv(fitted.records)
-    numbers = [name for name, kind in outer.schema.items() if kind == pl.Float64]
-    outer.with_columns(pl.col(numbers) * 1e6).write_csv(tmp_path / "cm.csv")
-    done = _score(fitted, tmp_path / "s.csv", source=tmp_path / "cm.csv")
-    assert "of the records alert, and the model is set to alert on about 0.05" in done.out
-    assert "records alert" not in _score(fitted, tmp_path / "s.csv").out
+def test_it_is_said_where_most_records_alert(tmp_path):
+    X = np.random.default_rng(0).normal(size=(300, 4)).clip(-3, 3)
+    Mahalanobis(contamination=0.05, schema=Schema.infer(X).declare()).fit(X).save(tmp_path / "m.blindsight")
+    said = {}
+    for name, table in (("m", X), ("cm", X * 100)):
+        pl.DataFrame(table, schema=[f"x{i}" for i in range(4)]).write_csv(tmp_path / f"{name}.csv")
+        words = ["--input", tmp_path / f"{name}.csv", "--output", tmp_path / "s.csv"]
+        said[name] = invoke("score", "--model", tmp_path / "m.blindsight", *words).out
+    assert "of the records alert, and the model is set to alert on about 0.05" in said["cm"]
+    assert "records alert" not in said["m"]
 
 
 def test_an_interrupted_blind_scorer_leaves_one_line(fitted, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from blindsight.channels import MemoryChannel
 from blindsight.detectors import ECOD
 from blindsight.errors import AuthenticationError, FormatError, StoreError, SurvivorsError
-from blindsight.federation import Federation, Party, Policy, accept_list, join, open_party
+from blindsight.federation import Federation, Party, Policy, _enrol, _home, accept_list, join, open_party
 from blindsight.federation._wire import Begin, Refusal, Reply, decode_reply, encode
 from blindsight.federation.kits import ListedParty, ParticipantList, PinnedList, RevokedParty, Workshop
 from blindsight.federation.kits._list import ListedCoordinator
@@ -243,6 +244,47 @@ def test_a_list_at_a_folder(folder: Path, workshop: Workshop) -> None:
     revoked = workshop.revoke("bank-a")
     with pytest.raises(AuthenticationError, match=f"revoked by list {revoked.serial}"):
         accept_list(folder / "kits", kit)
+
+
+def test_a_list_is_accepted_while_the_folder_is_opened(
+    folder: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = folder / "kits" / "bank-a"
+    make_table(20, 1).write_csv(kit / "records.csv")
+    join(kit, kit)
+    newer, read = workshop.add("bank-d", contact="x"), ParticipantList.read
+    lists = [read(kit)]
+
+    def read_and_accept(path: Path) -> ParticipantList:
+        """The first time another process comes in between."""
+        if not lists:
+            return read(path)
+        older = lists.pop()
+        accept_list(folder / "kits" / "participants.signed.json", kit)
+        return older
+
+    monkeypatch.setattr(_home.ParticipantList, "read", read_and_accept)
+    assert open_party(kit).listing == newer
+    assert not lists
+
+
+def test_a_list_that_cannot_be_written_is_not_accepted(
+    folder: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = folder / "kits" / "bank-a"
+    make_table(20, 1).write_csv(kit / "records.csv")
+    join(kit, kit)
+    workshop.add("bank-d", contact="x")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_enrol, "write_atomic", full)
+        with pytest.raises(OSError, match="No space"):
+            accept_list(folder / "kits" / "participants.signed.json", kit)
+    assert open_party(kit).listing == ParticipantList.read(kit)
+    assert accept_list(folder / "kits" / "participants.signed.json", kit)[0].serial == 2
 
 
 def test_the_file_is_plain_json_that_anybody_can_read() -> None:

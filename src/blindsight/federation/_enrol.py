@@ -194,11 +194,13 @@ def accept_list(
     entry = _own_entry(listing, identity.public.raw.hex())
     store = open_store(folder, _sealer(key_file))
     try:
-        before = PinnedList(store).current()
-        Participants(store, entry.name, identity.public.raw).follow(listing, fingerprint=fingerprint)
+        with store.transaction():
+            before = PinnedList(store).current()
+            Participants(store, entry.name, identity.public.raw).follow(listing, fingerprint=fingerprint)
+            # before it is pinned for others to see: whoever finds the file to be too old reads it again
+            write_atomic(folder / LIST_FILE, listing.data, mode=0o644)
     finally:
         store.close()
-    write_atomic(folder / LIST_FILE, listing.data, mode=0o644)
     return listing, before
 
 
