@@ -260,13 +260,15 @@ def begin(channel: FaultyChannel, exchange: int, name: str = "bank-00") -> Step:
 
 def test_a_round_asked_again_gives_the_same_bytes_and_one_charge(number_schema: Schema) -> None:
     federation = embedded(tables(4), number_schema, POLICY)
-    channel = faulty(federation)
-    federation.fit(round_mean(rounds=2), privacy=dp(4.0))
+    channel = faulty(federation, silent_from=dict.fromkeys(federation.parties, 10))  # the threshold never begins
+    with pytest.raises(SurvivorsError):
+        federation.fit(round_mean(rounds=2), privacy=dp(4.0))
     before = charges(federation)
     party = federation.parties["bank-00"]
     for exchange in range(5, 10):
         assert party.handle(channel.requests[exchange]["bank-00"]) == channel.answers[exchange]["bank-00"]
-    assert charges(federation) == before == dict.fromkeys(federation.parties, 3)
+    assert "is over at this party" in str(decode_reply(party.handle(channel.requests[0]["bank-00"])))
+    assert charges(federation) == before == dict.fromkeys(federation.parties, 2)
 
 
 def test_a_restarted_party_goes_on_with_its_round(number_schema: Schema, tmp_path: Path) -> None:
@@ -298,15 +300,16 @@ def test_a_crash_between_charge_and_output_neither_charges_twice_nor_keeps_memor
         record(release_id, output)
 
     monkeypatch.setattr(victim.ledgers["record"], "record_output", stops)
-    channel = faulty(federation)
-    federation.fit(round_mean(rounds=1), privacy=dp(4.0))
+    channel = faulty(federation, silent_from=dict.fromkeys(federation.parties, 5))  # the threshold never begins
+    with pytest.raises(SurvivorsError):
+        federation.fit(round_mean(rounds=1), privacy=dp(4.0))
     assert federation.history[0].steps[0].survivors == ["bank-00", "bank-02", "bank-03"]
     run = federation.history[0].run
-    assert len(entries(victim)) == 2, "the round and the threshold"
+    assert len(entries(victim)) == 1
     assert victim._memory.load(run) == {}
     answer = decode_reply(victim.handle(channel.requests[2]["bank-01"]))
     assert isinstance(answer, Reply)
-    assert len(entries(victim)) == 2, "asked again, it trains again and is not charged again"
+    assert len(entries(victim)) == 1, "asked again, it trains again and is not charged again"
     assert victim._memory.load(run)["rounds"] == b"\x01"
 
 
@@ -556,8 +559,11 @@ def test_steps_that_describe_no_round_are_refused(
     assert charges(federation) == before
 
 
-def test_the_same_release_with_another_state_is_refused(fitted: tuple[Federation, FaultyChannel]) -> None:
-    federation, channel = fitted
+def test_the_same_release_with_another_state_is_refused(number_schema: Schema) -> None:
+    federation = embedded(tables(4), number_schema, POLICY)
+    channel = faulty(federation, silent_from=dict.fromkeys(federation.parties, 10))
+    with pytest.raises(SurvivorsError):
+        federation.fit(round_mean(rounds=2), privacy=dp(4.0))
     step = begin(channel, 5)
     assert step.model is not None
     model = modelfile.loads(step.model, allowed=frozenset({"RoundMean"}))
@@ -592,8 +598,9 @@ def test_a_round_repeated_from_another_state_is_charged_again(number_schema: Sch
 
 def test_an_update_in_the_clear_has_no_second_message(number_schema: Schema) -> None:
     federation = embedded(tables(3), number_schema, OPEN)
-    channel = faulty(federation)
-    federation.fit(round_mean(rounds=1, masked=False), privacy=None)
+    channel = faulty(federation, silent_from=dict.fromkeys(federation.parties, 1))
+    with pytest.raises(SurvivorsError):
+        federation.fit(round_mean(rounds=1, masked=False), privacy=None)
     step = begin(channel, 0)
     party = federation.parties["bank-00"]
     assert party.handle(channel.requests[0]["bank-00"]) == channel.answers[0]["bank-00"]

@@ -33,7 +33,7 @@ def running(
     tmp_path: Path, number_schema: Schema, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Federation, dict[str, Any], Path]]:
     monkeypatch.syspath_prepend(str(PLUGIN))
-    monkeypatch.setenv("PYTHONPATH", str(PLUGIN))
+    monkeypatch.setenv("PYTHONPATH", str(PLUGIN), prepend=os.pathsep)
     data, paths = tables(4, rows=40), {}
     for name, table in data.items():
         paths[name] = tmp_path / f"{name}.parquet"

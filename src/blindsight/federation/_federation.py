@@ -219,8 +219,8 @@ class Federation:
 
         Notes
         -----
-        All parties' stores are in memory, and keep what they need to answer again: a few hundred bytes for each peer
-        and sum. A thousand parties took 3.3 GB for two sums (``benchmarks/simulate.py``).
+        All parties' stores are in memory, and keep what they need to answer the newest sum again: a few hundred bytes
+        for each peer. What fleets of several sizes took is in ``docs/scale.md`` (``benchmarks/simulate.py``).
         """
         check_enough(len(data))
         parties = parties_in_memory(data, schema=schema, policy=policy, home=None, sealer=None)

@@ -64,6 +64,7 @@ from ._steps import (
     spec_of,
     step_digest,
 )
+from ._sums import Sums
 from ._vector import check_first_rows, own_sum, own_update
 from ._wire import (
     Begin,
@@ -166,6 +167,7 @@ class Party:
         self.models = models
         self._participants = Participants(store, name, identity.public.raw)
         self.jobs = Jobs(store, name, identity.public.raw.hex())
+        self._sums = Sums(store)
         self._clients: dict[str, tuple[Step, Query, PhasedClient[Any]]] = {}
         self._memory = RunMemory(store)
         self._exact = ExactTotals(store)
@@ -383,6 +385,10 @@ class Party:
                 self._note("model", run=one.run, in_place_of=one.version, version=one.became, why="persons forgotten")
         return Forgetting(persons=len(marks), already=already, rows=rows, models=tuple(models), dry_run=dry_run)
 
+    def end_old_sums(self) -> None:
+        """Forget the keys of sums that nobody has gone on with for a month; also done whenever a sum begins."""
+        self._sums.end_old(self._now())
+
     def export_ledgers(self) -> bytes:
         """All lines of all ledgers, signed; see :func:`export_ledgers`."""
         return export_ledgers(self.name, self._identity, self.ledgers, self.heads)
@@ -491,18 +497,21 @@ class Party:
                 took=took,
                 most=self.policy.keep_models,
             )
+        self._sums.end_runs(self.jobs.of(asker, [message.run]))
+        self._forget_ended()
         return Kept(kept.version, kept.sha256)
 
     # -- one sum ------------------------------------------------------------------------------------------------
 
     def _begin(self, message: Begin, asker: Asker | None) -> Reply:
         step = message.step
-        encoded = msgspec.msgpack.encode(step)
-        begun = self._store.table("steps").get(step.release_id) == encoded
+        self.end_old_sums()
+        self._check_open(step.release_id)
+        begun = self._sums.begun(step)
         if not begun and self.policy.hours is not None:
             self.policy.hours.check(self._now())
         privacy = self._check(step, begun=begun)
-        self._check_bound(step, encoded)
+        self._sums.check_bound(step)
         known = self._clients.get(step.release_id)
         # a round's model is read once, not once a message; what the policy says is asked every time
         query = known[1] if known is not None and known[0] == step else self._query(step)
@@ -516,9 +525,12 @@ class Party:
             self.heads.begin(step.release_id)  # once, before this sum's keys are known to anybody
         else:
             self.jobs.check(self.jobs.get(step.run))
+        # a step that is new shows that the run's earlier totals are written down
+        over = self.jobs.of(asker, message.ended if begun else [step.run, *message.ended])
         with self._store.transaction():
-            self._store.table("runs").put_once(step.run, _terms_digest(step))
-            self._store.table("steps").put_once(step.release_id, encoded)
+            self._sums.begin(step, self._now())
+            self._sums.end_runs(over, but=step.release_id)
+        self._forget_ended()
         if not is_masked(query):
             return self._reply(step, self._noisy_vector(step, query).astype("<i8").tobytes())
         client = self._client(step, spec_of(step, query))
@@ -562,24 +574,18 @@ class Party:
         if self._audit is not None:
             self._audit.write(kind, **detail)
 
-    def _check_bound(self, step: Step, encoded: bytes) -> None:
-        """Hold a release to its first request, and a run to the detector and the privacy of its first step.
+    def _check_open(self, release_id: str) -> None:
+        """Refuse a sum that is over, and say why where a person ended it."""
+        run = self._sums.over(release_id)
+        if run is not None:
+            self._clients.pop(release_id, None)
+            self.jobs.check(self.jobs.get(run))
+            self._sums.check_open(release_id)
 
-        What a party keeps from round to round (noise, tensors, control variates) was made under these; another round
-        of the run under other ones would be charged for noise that it does not have.
-        """
-        if self._store.table("steps").get(step.release_id) not in (None, encoded):
-            raise ReleaseError(
-                f"Release {step.release_id} is already bound to another request",
-                rule="a release id is used once",
-                fix="start a new run: a new release, freshly charged",
-            )
-        if self._store.table("runs").get(step.run) not in (None, _terms_digest(step)):
-            raise ReleaseError(
-                f"Run {step.run} is already bound to another request",
-                rule="one run, one detector and one privacy",
-                fix="start a new run",
-            )
+    def _forget_ended(self) -> None:
+        """Drop from memory what is gone from the disk."""
+        for release_id in [release_id for release_id in self._clients if self._sums.over(release_id) is not None]:
+            del self._clients[release_id]
 
     def _continue(self, message: Continue) -> Reply:
         step, query, client = self._resume(message.release_id)
@@ -632,8 +638,7 @@ class Party:
 
     def _reply(self, step: Step, body: bytes, told: Ledgers | None = None) -> Reply:
         """A reply, with the notice that was committed with this round's vector; without privacy alone."""
-        stored = self._store.table("notices").get(step.release_id) if step.privacy is None else None
-        return Reply(body, stored.decode() if stored else "", told)
+        return Reply(body, self._sums.notice(step.release_id) if step.privacy is None else "", told)
 
     def _query(self, step: Step) -> Query:
         return query_of(step, self.schema, allowed=frozenset(self.policy.detectors))
@@ -668,14 +673,12 @@ class Party:
         return admitted(step, self.schema, self.policy)
 
     def _resume(self, release_id: str) -> tuple[Step, Query, PhasedClient[Any]]:
+        self._check_open(release_id)
         if release_id in self._clients:
             step, query, client = self._clients[release_id]
             self._check_query(step, query, self._check(step, begun=True))
             return step, query, client
-        encoded = self._store.table("steps").get(release_id)
-        if encoded is None:
-            raise ReleaseError(f"Release {release_id} was never begun here", fix="start a new run")
-        step = msgspec.msgpack.decode(encoded, type=Step)
+        step = self._sums.step(release_id)
         privacy = self._check(step, begun=True)
         query = self._query(step)
         self._check_query(step, query, privacy)
@@ -692,17 +695,17 @@ class Party:
             self._clients.pop(next(iter(self._clients)))
 
     def _client(self, step: Step, spec: SumSpec) -> PhasedClient[Any]:
-        state = self._store.table("clients").get(step.release_id)
+        state = self._sums.state(step.release_id)
         if state is not None:
             return load_client(state, spec=spec, name=self.name, signer=self._identity)
         return make_client(spec, self.name, self._identity)
 
     def _persist(self, release_id: str, client: PhasedClient[Any]) -> None:
         try:
-            self._store.table("clients").put(release_id, client.dump())
-        except StoreError:
+            self._sums.keep(release_id, client.dump())
+        except (ReleaseError, StoreError):
             # what this process remembers is now ahead of the disk: forget it, so that the next request starts
-            # again from what was committed
+            # again from what was committed, or is told that another process has ended the sum
             self._clients.pop(release_id, None)
             raise
 
@@ -770,7 +773,7 @@ class Party:
             with self._store.transaction():
                 self._memory.save(step.run, memory)
                 if notice and step.privacy is None:
-                    self._store.table("notices").put(step.release_id, notice.encode())
+                    self._sums.keep_notice(step.release_id, notice)
                 ledger.record_output(step.release_id, output)
         else:
             ledger.record_output(step.release_id, output)
@@ -822,11 +825,6 @@ def _about(message: Hello | Begin | Continue | Deliver) -> str | None:
 
 def _named(asker: Asker | None) -> str | None:
     return asker.name if asker is not None else None
-
-
-def _terms_digest(step: Step) -> bytes:
-    """What a run is held to."""
-    return hashlib.sha256(msgspec.msgpack.encode((step.detector, step.privacy))).digest()
 
 
 def _ends_run(step: Step, schema: Schema) -> bool:
