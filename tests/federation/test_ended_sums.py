@@ -50,11 +50,11 @@ def reopened(party: Party) -> Party:
     """The same party as after a restart: what is in its store, and nothing else."""
     new = Party(
         name=party.name,
-        data=party._sources["training"],
+        data=party._own.sources["training"],
         schema=party.schema,
-        identity=party._identity,
+        identity=party._own.identity,
         policy=party.policy,
-        store=party._store,
+        store=party._own.store,
     )
     new.pin(party._participants.current())
     return new
@@ -65,7 +65,7 @@ def test_what_a_party_keeps_does_not_grow_with_the_sums_that_are_over(
     sums: str, number_schema: Schema, tmp_path: Path
 ) -> None:
     federation = embedded(tables(3, rows=10), number_schema, OPEN, home=tmp_path, sums=sums)
-    store = federation.parties[VICTIM]._store
+    store = federation.parties[VICTIM]._own.store
     seen = []
     for _ in range(3):
         federation.fit(ECOD(bins=8), privacy=dp(1.0))
@@ -124,7 +124,7 @@ def test_a_sum_is_answered_again_until_its_run_goes_on_and_never_after(number_sc
             assert isinstance(error, ReleaseError), error
             assert f"Release {step.release_id} is over at this party" in str(error)
             assert "start a new run" in str(error)
-        assert step.release_id not in one._clients
+        assert step.release_id not in one._answers._clients
     assert charges(federation) == before
     # the run's last sum has no step after it: a coordinator that was killed may still ask
     for one in (party, reopened(party)):
@@ -142,14 +142,14 @@ def test_a_key_that_was_never_asked_for_goes_with_its_run(number_schema: Schema,
             federation.fit(ECOD(bins=8), privacy=dp(1.0))
         party = federation.parties[VICTIM]
         release = f"{federation.history[0].run}/fit"
-        client = reopened(party)._resume(release)[2]
+        client = reopened(party)._answers._resume(release)[2]
         assert client.phase is Phase.UNMASK
         assert client._state.key
         federation._channel = plain
         federation.describe(privacy=dp(1.0))
-        assert release in kept(party._store, "sums.over")
-        assert release not in kept(party._store, "clients")
-        assert release not in party._clients
+        assert release in kept(party._own.store, "sums.over")
+        assert release not in kept(party._own.store, "clients")
+        assert release not in party._answers._clients
 
 
 def test_a_run_that_is_left_and_taken_up_again_finds_its_sum(number_schema: Schema, tmp_path: Path) -> None:
@@ -186,11 +186,11 @@ def test_delivering_the_model_ends_the_last_sum(number_schema: Schema, tmp_path:
     federation = embedded(tables(3, rows=10), number_schema, OPEN, home=tmp_path)
     model = federation.fit(ECOD(bins=8), privacy=dp(1.0), send_to=[VICTIM])
     run = federation.history[-1].run
-    sizes = {name: len(kept(party._store, "clients")) for name, party in federation.parties.items()}
+    sizes = {name: len(kept(party._own.store, "clients")) for name, party in federation.parties.items()}
     assert sizes == {"bank-00": 1, VICTIM: 0, "bank-02": 1}
-    assert f"{run}/threshold" in kept(federation.parties[VICTIM]._store, "sums.over")
+    assert f"{run}/threshold" in kept(federation.parties[VICTIM]._own.store, "sums.over")
     assert set(federation.send_model(model).values()) == {"kept as version 1"}, "checked against the last step still"
-    assert {len(kept(party._store, "clients")) for party in federation.parties.values()} == {0}
+    assert {len(kept(party._own.store, "clients")) for party in federation.parties.values()} == {0}
 
 
 def test_a_person_who_refuses_a_job_ends_its_sums_with_the_same_stroke(number_schema: Schema) -> None:
@@ -200,17 +200,17 @@ def test_a_person_who_refuses_a_job_ends_its_sums_with_the_same_stroke(number_sc
         federation.fit(ECOD(bins=8), privacy=dp(1.0))
     party = federation.parties[VICTIM]
     run = federation.history[0].run
-    assert list(kept(party._store, "clients")) == [f"{run}/fit"]
+    assert list(kept(party._own.store, "clients")) == [f"{run}/fit"]
     desk = reopened(party)  # 'blindsight jobs', beside the process that serves
     desk.decide(run, "refuse", approver="whoever", note="not any more")
-    assert kept(party._store, "clients") == {}
-    assert list(kept(party._store, "sums.over")) == [f"{run}/fit"]
+    assert kept(party._own.store, "clients") == {}
+    assert list(kept(party._own.store, "sums.over")) == [f"{run}/fit"]
     for one in (party, reopened(party)):
         for request in requests(channel)[:3]:
             error = refusal(one, request)
             assert isinstance(error, PolicyError)
             assert "not any more" in str(error)
-        assert one._clients == {}
+        assert one._answers._clients == {}
 
 
 class Interrupting(NoiseSource):
@@ -233,7 +233,7 @@ def test_what_another_process_has_ended_is_not_brought_back(number_schema: Schem
     """A person refuses while the vector is being made: it is charged, and does not leave."""
     federation = embedded(tables(4, rows=10), number_schema, OPEN)
     party = federation.parties[VICTIM]
-    source = party._noise_source = Interrupting()
+    source = party._own.noise_source = Interrupting()
     source.first = lambda: reopened(party).decide(federation.history[0].run, "refuse", approver="whoever")
     with pytest.raises(PolicyError, match="refused by a person at bank-01"):
         federation.fit(ECOD(bins=8), privacy=dp(1.0))
@@ -241,8 +241,8 @@ def test_what_another_process_has_ended_is_not_brought_back(number_schema: Schem
     assert fit.survivors == ["bank-00", "bank-02", "bank-03"]
     assert "is over at this party" in fit.dropped[VICTIM]
     assert charges(federation)[VICTIM] == 1
-    assert kept(party._store, "clients") == {}
-    assert party._clients == {}
+    assert kept(party._own.store, "clients") == {}
+    assert party._answers._clients == {}
 
 
 def test_a_coordinator_ends_its_own_runs_alone(number_schema: Schema) -> None:
@@ -260,7 +260,7 @@ def test_a_coordinator_ends_its_own_runs_alone(number_schema: Schema) -> None:
     own = Begin(msgspec.structs.replace(step, run="its-own"), ended=["another", "unheard-of", step.run])
     assert isinstance(decode_reply(party.handle(encode(own))), Reply)
     assert "is over" in str(refusal(party, share))
-    assert set(kept(party._store, "sums.opened")) == {"another/fit", "its-own/fit"}
+    assert set(kept(party._own.store, "sums.opened")) == {"another/fit", "its-own/fit"}
     # naming the very run that begins ends nothing of it that is under way
     assert isinstance(decode_reply(party.handle(encode(Begin(own.step, ended=["its-own"])))), Reply)
 
@@ -270,17 +270,17 @@ def test_a_sum_that_nobody_ends_is_forgotten_after_a_month(number_schema: Schema
     channel = faulty(federation, silent_from=dict.fromkeys(federation.parties, 3))
     party = federation.parties[VICTIM]
     began = datetime(2026, 5, 1, tzinfo=UTC)
-    party._now = lambda: began
+    party._own.now = lambda: began
     with pytest.raises(SurvivorsError):
         federation.fit(ECOD(bins=8), privacy=dp(1.0))
     share = requests(channel)[1]
-    party._now = lambda: began + timedelta(days=OPEN_DAYS)
+    party._own.now = lambda: began + timedelta(days=OPEN_DAYS)
     party.end_old_sums()
     assert party.handle(share) == channel.answers[1][VICTIM]
-    party._now = lambda: began + timedelta(days=OPEN_DAYS, seconds=1)
+    party._own.now = lambda: began + timedelta(days=OPEN_DAYS, seconds=1)
     party.end_old_sums()
     assert "is over" in str(refusal(party, share))
-    assert kept(party._store, "clients") == {}
+    assert kept(party._own.store, "clients") == {}
 
 
 def test_a_disk_that_is_full_while_a_sum_ends_leaves_it_as_it_was(
@@ -300,7 +300,7 @@ def test_a_disk_that_is_full_while_a_sum_ends_leaves_it_as_it_was(
     with pytest.raises(StoreError):
         federation.fit(ECOD(bins=8), privacy=dp(1.0))
     for party in federation.parties.values():
-        assert kept(party._store, "sums.over") == {}
+        assert kept(party._own.store, "sums.over") == {}
     party = federation.parties[VICTIM]
     for one in (party, reopened(party)):
         assert [one.handle(request) for request in requests(channel)] == [a[VICTIM] for a in channel.answers[:5]]

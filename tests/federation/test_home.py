@@ -24,7 +24,7 @@ from blindsight.errors import (
     SurvivorsError,
     WireError,
 )
-from blindsight.federation import Policy, _party, open_party, provision
+from blindsight.federation import Policy, _releases, open_party, provision
 from blindsight.federation._wire import Begin, decode_reply, encode
 from blindsight.keys import Sealer, create_key_file
 from sample_tables import make_table
@@ -131,12 +131,12 @@ def test_an_overflowing_vector_is_refused_before_it_is_sent(
     federation = embedded(tables(4, rows=10), number_schema)
     victim = federation.parties["bank-03"]
     huge = np.full(3 * 64, 2**62, dtype=np.int64)
-    honest = _party.own_sum
+    honest = _releases.own_sum
 
     def overflowing(schema: Schema, source: object, *rest: object) -> object:
-        return huge.copy() if source is victim._sources["training"] else honest(schema, source, *rest)
+        return huge.copy() if source is victim._own.sources["training"] else honest(schema, source, *rest)
 
-    monkeypatch.setattr(_party, "own_sum", overflowing)
+    monkeypatch.setattr(_releases, "own_sum", overflowing)
     channel = faulty(federation)
     federation.fit(ECOD(), privacy=None)
     first = federation.history[0].steps[0]

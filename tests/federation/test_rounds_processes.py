@@ -83,5 +83,5 @@ def test_a_party_killed_in_a_round_drops_out_and_resumes(phase: str, charged: in
         assert answer == channel.answers[7]["bank-01"], "the same bytes"
     assert party.handle(masking) == answer
     assert len(ledger.entries()) == 2
-    assert party._memory.load(federation.history[0].run)["rounds"] == b"\x02"
+    assert party._releases.memory.load(federation.history[0].run)["rounds"] == b"\x02"
     ledger.verify()

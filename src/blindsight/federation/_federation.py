@@ -607,7 +607,7 @@ class Federation:
             breakdown = {
                 name: own
                 for name, party in self.parties.items()
-                if (own := kept_breakdown(party._store, run.record.run)) is not None
+                if (own := kept_breakdown(party._own.store, run.record.run)) is not None
             }
             return evaluation_from_total(model, total, run.certificate(), breakdown=breakdown)
 
