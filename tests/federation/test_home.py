@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from blindsight.errors import (
     BlindsightWarning,
     DataError,
     FormatError,
+    ParameterError,
     PolicyError,
     RefusedError,
     SurvivorsError,
     WireError,
 )
-from blindsight.federation import Policy, _releases, open_party, provision
+from blindsight.federation import Policy, _releases, check_parties, open_party, provision
 from blindsight.federation._wire import Begin, decode_reply, encode
 from blindsight.keys import Sealer, create_key_file
 from sample_tables import make_table
@@ -97,6 +99,20 @@ def test_an_incomplete_folder_is_named(gone: str, number_schema: Schema, tmp_pat
             continue  # every key is optional
         with pytest.raises(BlindsightError):
             open_party(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["", "bank/a", ".bank", "bank-a\n", "ä", "x" * 65])
+def test_a_name_that_no_folder_can_have_is_refused_wherever_it_is_read(
+    name: str, number_schema: Schema, tmp_path: Path
+) -> None:
+    with pytest.raises(ParameterError, match="name cannot be used"):
+        check_parties([name, "bank-b", "bank-c"])
+    data = {name: tmp_path / f"{name}.csv" for name in "abc"}
+    provision(tmp_path, data=data, evaluation={}, schema=number_schema, policy=None, key_file=None)
+    settings = tmp_path / "a" / "party.toml"
+    settings.write_text(settings.read_text().replace('"a"', json.dumps(name, ensure_ascii=False)))
+    with pytest.raises(BlindsightError, match=r"party\.toml|name"):
+        open_party(tmp_path / "a")
 
 
 @pytest.mark.parametrize("content", ["", "age,amount,balance,fraud\n"])
