@@ -46,7 +46,7 @@ def test_every_request_approval_and_release_is_in_it_and_no_record_is(number_sch
     federation.fit(ECOD(bins=8), privacy=dp(1.0))
     with pytest.raises(PolicyError):
         federation.fit(ECOD(bins=8), privacy=None)
-    log = AuditLog(home / "bank-01" / AUDIT_FILE, federation.parties["bank-01"]._store)
+    log = AuditLog(home / "bank-01" / AUDIT_FILE, federation.parties["bank-01"]._own.store)
     kinds = [line.kind for line in log.lines()]
     assert kinds == ["began", "released", "signed", "began", "released", "signed", "refused"]
     began, released, signed = log.lines()[:3]
@@ -74,11 +74,11 @@ def test_a_request_on_which_the_party_fails_is_in_it_without_what_it_failed_on(
     def fails(*_: object) -> None:
         raise RuntimeError("secret-4711")
 
-    monkeypatch.setattr(party, "_begin", fails)
+    monkeypatch.setattr(party._answers, "begin", fails)
     with pytest.raises(BlindsightError):
         federation.fit(ECOD(bins=8), privacy=None)
-    assert party._audit is not None
-    (line,) = party._audit.lines()
+    assert party._own.audit is not None
+    (line,) = party._own.audit.lines()
     assert (line.kind, line.detail["error"]) == ("refused", "RuntimeError")
     assert b"secret-4711" not in (tmp_path / "bank-01" / AUDIT_FILE).read_bytes()
 
@@ -92,8 +92,8 @@ def test_approvals_are_in_it(number_schema: Schema, tmp_path: Path) -> None:
     party = federation.parties["bank-00"]
     (job,) = party.jobs.all()
     party.decide(job.id, "approve", approver="alice", identity=ALICE, note="as agreed on Monday")
-    assert party._audit is not None
-    lines = party._audit.lines()
+    assert party._own.audit is not None
+    lines = party._own.audit.lines()
     assert [line.kind for line in lines] == ["waits", "approved"]
     assert lines[0].detail["digest"] == lines[1].detail["digest"] == job.digest
     assert lines[1].detail["approver"] == "alice"
@@ -207,7 +207,7 @@ def test_what_cannot_be_logged_does_not_happen(number_schema: Schema, tmp_path: 
         path.mkdir()  # root may write anywhere: a folder in its place stops even root
     with pytest.raises(StoreError, match=r"audit log could not be written.*what is not logged does not happen"):
         federation.fit(ECOD(bins=8), privacy=None)
-    assert not any(party._reads_data for party in federation.parties.values())
+    assert not any(party._releases.has_read for party in federation.parties.values())
 
 
 @given(

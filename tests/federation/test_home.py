@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from blindsight.errors import (
     BlindsightWarning,
     DataError,
     FormatError,
+    ParameterError,
     PolicyError,
     RefusedError,
     SurvivorsError,
     WireError,
 )
-from blindsight.federation import Policy, _party, open_party, provision
+from blindsight.federation import Policy, _releases, check_parties, open_party, provision
 from blindsight.federation._wire import Begin, decode_reply, encode
 from blindsight.keys import Sealer, create_key_file
 from sample_tables import make_table
@@ -99,6 +101,20 @@ def test_an_incomplete_folder_is_named(gone: str, number_schema: Schema, tmp_pat
             open_party(tmp_path / "a")
 
 
+@pytest.mark.parametrize("name", ["", "bank/a", ".bank", "bank-a\n", "ä", "x" * 65])
+def test_a_name_that_no_folder_can_have_is_refused_wherever_it_is_read(
+    name: str, number_schema: Schema, tmp_path: Path
+) -> None:
+    with pytest.raises(ParameterError, match="name cannot be used"):
+        check_parties([name, "bank-b", "bank-c"])
+    data = {name: tmp_path / f"{name}.csv" for name in "abc"}
+    provision(tmp_path, data=data, evaluation={}, schema=number_schema, policy=None, key_file=None)
+    settings = tmp_path / "a" / "party.toml"
+    settings.write_text(settings.read_text().replace('"a"', json.dumps(name, ensure_ascii=False)))
+    with pytest.raises(BlindsightError, match=r"party\.toml|name"):
+        open_party(tmp_path / "a")
+
+
 @pytest.mark.parametrize("content", ["", "age,amount,balance,fraud\n"])
 def test_an_empty_file_stops_the_run_before_anything_is_charged(
     content: str, number_schema: Schema, tmp_path: Path
@@ -131,12 +147,12 @@ def test_an_overflowing_vector_is_refused_before_it_is_sent(
     federation = embedded(tables(4, rows=10), number_schema)
     victim = federation.parties["bank-03"]
     huge = np.full(3 * 64, 2**62, dtype=np.int64)
-    honest = _party.own_sum
+    honest = _releases.own_sum
 
     def overflowing(schema: Schema, source: object, *rest: object) -> object:
-        return huge.copy() if source is victim._sources["training"] else honest(schema, source, *rest)
+        return huge.copy() if source is victim._own.sources["training"] else honest(schema, source, *rest)
 
-    monkeypatch.setattr(_party, "own_sum", overflowing)
+    monkeypatch.setattr(_releases, "own_sum", overflowing)
     channel = faulty(federation)
     federation.fit(ECOD(), privacy=None)
     first = federation.history[0].steps[0]

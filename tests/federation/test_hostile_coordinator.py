@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -208,9 +208,9 @@ class Stage:
     def logged(self) -> str:
         return (self.home / "party.log").read_text()
 
-    def begin(self, step: Step) -> Run:
+    def begin(self, step: Step, ended: Sequence[str] = ()) -> Run:
         """Begin a sum in earnest: the party's advertisement is in it."""
-        answer = self.ask(step.begin())
+        answer = self.ask(step.begin(ended=ended))
         assert answer["type"] == "reply", answer
         return Run(self, step, answer["body"])
 
@@ -597,6 +597,33 @@ def test_the_same_requests_again_in_any_order(stage: Stage) -> None:
     assert stage.charges() == charges
     assert charges.count(run.release) == 1
     assert run.sum.open().survivors == (VICTIM, *PUPPETS)
+
+
+def test_a_sum_that_is_over(stage: Stage) -> None:
+    """Everything above once more, after the run has gone on or ended, to the process that took part and to the next."""
+    with stage.records():
+        run, other = (stage.begin(stage.new()).until(UNMASK) for _ in range(2))
+        without = [VICTIM, "eve-b", "eve-c"]
+        mixed = {puppet.name: puppet.confirm(without, keep=False) for puppet in run.puppets[:2]}
+        requests = [run.sum.request(phase, VICTIM) for phase in range(SHARE, UNMASK)]
+        last = run.honest(UNMASK)
+        assert run.send(last) == run.sum.frames[UNMASK][VICTIM], "other runs have begun since: this one may go on"
+        stage.begin(run.step.but(step="again"))  # the next step of its run
+        stage.begin(stage.new(), ended=[other.step.fields["run"], "never-begun"])
+    signed = {**run.sum.frames[CONFIRM], **mixed}
+    again = [*requests, last, run.sum.confirm(without), run.sum.unmask({name: signed[name] for name in without})]
+    for restarted in (False, True):
+        if restarted:
+            end(stage.process)
+            stage.process, stage._refusals = serve(stage.home), 0
+        for body in again:
+            run.refused(body, "ReleaseError", "is over at this party")
+        stage.refused(run.step.begin(), "ReleaseError", "is over at this party")
+        stage.refused(run.step.but(privacy=None).begin(), "ReleaseError", "is over at this party")
+        other.refused(other.sum.request(UNMASK, VICTIM), "ReleaseError", "is over at this party")
+    assert [stage.charges().count(one.release) for one in (run, other)] == [1, 1]
+    with Store(stage.home / "ledger.db", Sealer.from_key_file(stage.home / "keys" / "home.key")) as store:
+        assert not {run.release, other.release} & set(store.table("clients").keys())
 
 
 def test_advertisements_and_shares_of_others_and_of_other_runs(stage: Stage) -> None:

@@ -52,7 +52,7 @@ def waiting(schema: Schema, policy: Policy = BY_HAND, **options: Any) -> tuple[F
     (job,) = party.jobs.all()
     assert job.state == "waits"
     assert nothing_charged(federation)
-    assert not party._reads_data
+    assert not party._releases.has_read
     return federation, party, job.id
 
 
@@ -252,7 +252,7 @@ def test_a_replayed_approval_is_refused(number_schema: Schema) -> None:
 def test_an_approval_and_a_job_expire(number_schema: Schema) -> None:
     clock = [datetime(2026, 5, 4, 12, 0, tzinfo=UTC)]
     federation, party, _ = waiting(number_schema, replace(BY_HAND, approval_hours=2.0))
-    party._now = lambda: clock[0]
+    party._own.now = lambda: clock[0]
     step = last_begin(federation).step
     clock[0] += timedelta(hours=1)
     party.decide(step.run, "approve", approver="alice", identity=ALICE)
@@ -303,7 +303,7 @@ def test_what_the_policy_forbids_never_waits(number_schema: Schema) -> None:
     closed = replace(BY_HAND, hours=Hours(start="00:00", end="00:01", days=("mon",)))
     for party in federation.parties.values():
         party.use_policy(closed)
-        party._now = lambda: datetime(2026, 5, 5, 12, tzinfo=UTC)
+        party._own.now = lambda: datetime(2026, 5, 5, 12, tzinfo=UTC)
     with pytest.raises(PolicyError, match="no new sum at this time"):
         federation.fit(ECOD(bins=8), privacy=None)
     assert all(party.jobs.all() == [] for party in federation.parties.values())
@@ -363,6 +363,6 @@ def test_people_decide_while_the_parties_run_in_processes_of_their_own(number_sc
             federation.fit(ECOD(bins=8), privacy=None)
     for name in paths:
         party = open_party(tmp_path / "home" / name) if name != "bank-01" else None
-        if party is not None and party._audit is not None:
-            kinds = [line.kind for line in party._audit.lines()]
+        if party is not None and party._own.audit is not None:
+            kinds = [line.kind for line in party._own.audit.lines()]
             assert kinds[:6] == ["waits", "approved", "began", "released", "signed", "began"]

@@ -274,7 +274,7 @@ def test_every_party_keeps_its_own_figures(measured: tuple) -> None:
         assert own.false_positive_rate == pytest.approx((scores > model.threshold_)[labels == 0].mean())
         assert np.mean(scores > own.own_threshold) <= model.contamination
         assert np.mean(scores > own.own_threshold) > model.contamination - 0.02
-        (kept,) = [b for b in kept_breakdowns(federation.parties[name]._store) if b.run == own.run]
+        (kept,) = [b for b in kept_breakdowns(federation.parties[name]._own.store) if b.run == own.run]
         assert kept == own
     assert "breakdown" not in evaluation.to_json()
 

@@ -243,7 +243,7 @@ def test_a_policy_that_is_tightened_holds_for_sums_already_begun(number_schema: 
     class Tightening(FaultyChannel):
         def _exchange(self, requests, timeout_s):  # type: ignore[no-untyped-def]
             answers = super()._exchange(requests, timeout_s)
-            tightened.policy = Policy()
+            tightened.use_policy(Policy())
             return answers
 
     federation._channel = Tightening(federation._channel)

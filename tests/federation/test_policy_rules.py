@@ -63,13 +63,13 @@ def test_every_new_rule(
 ) -> None:
     federation = embedded(tables(3), number_schema, policy)
     for party in federation.parties.values():
-        party._now = lambda: NOON
+        party._own.now = lambda: NOON
     with caplog.at_level(logging.WARNING):
         text = refuse(federation, PolicyError, match, **{"privacy": dp(), **fit})
     told = [(record.name, record.getMessage()) for record in caplog.records]
     assert any(name.endswith("_party") and message.startswith("bank-00 refuses: ") for name, message in told)
     assert ("blindsight.federation._coordinator", text) in told
-    assert not any(party._reads_data for party in federation.parties.values()), "before any record was read"
+    assert not any(party._releases.has_read for party in federation.parties.values()), "before any record was read"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_every_new_rule(
 def test_what_is_within_the_rules_goes_on(policy: Policy, number_schema: Schema) -> None:
     federation = embedded(tables(3), number_schema, policy)
     for party in federation.parties.values():
-        party._now = lambda: NOON
+        party._own.now = lambda: NOON
     federation.fit(ECOD(bins=8), privacy=dp())
 
 
@@ -189,7 +189,7 @@ def test_what_was_begun_within_hours_goes_on(number_schema: Schema) -> None:
     federation = embedded(tables(3), number_schema, policy)
     clock = [NOON]
     for party in federation.parties.values():
-        party._now = lambda: clock[0]
+        party._own.now = lambda: clock[0]
     channel = faulty(federation)
     original = channel.exchange
 

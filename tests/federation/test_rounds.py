@@ -163,7 +163,7 @@ def test_persons_are_bounded_before_training(mixed_schema: Schema) -> None:
     run = federation.history[0].run
     for name, table in data.items():
         counted = table[person.name].value_counts()["count"].to_numpy()
-        memory = federation.parties[name]._memory.load(run)
+        memory = federation.parties[name]._releases.memory.load(run)
         assert int(memory["rows"]) == int(np.minimum(counted, 2).sum()) < len(table)
     assert len(channel.requests) == 11
 
@@ -260,13 +260,15 @@ def begin(channel: FaultyChannel, exchange: int, name: str = "bank-00") -> Step:
 
 def test_a_round_asked_again_gives_the_same_bytes_and_one_charge(number_schema: Schema) -> None:
     federation = embedded(tables(4), number_schema, POLICY)
-    channel = faulty(federation)
-    federation.fit(round_mean(rounds=2), privacy=dp(4.0))
+    channel = faulty(federation, silent_from=dict.fromkeys(federation.parties, 10))  # the threshold never begins
+    with pytest.raises(SurvivorsError):
+        federation.fit(round_mean(rounds=2), privacy=dp(4.0))
     before = charges(federation)
     party = federation.parties["bank-00"]
     for exchange in range(5, 10):
         assert party.handle(channel.requests[exchange]["bank-00"]) == channel.answers[exchange]["bank-00"]
-    assert charges(federation) == before == dict.fromkeys(federation.parties, 3)
+    assert "is over at this party" in str(decode_reply(party.handle(channel.requests[0]["bank-00"])))
+    assert charges(federation) == before == dict.fromkeys(federation.parties, 2)
 
 
 def test_a_restarted_party_goes_on_with_its_round(number_schema: Schema, tmp_path: Path) -> None:
@@ -277,11 +279,11 @@ def test_a_restarted_party_goes_on_with_its_round(number_schema: Schema, tmp_pat
     with pytest.raises(SurvivorsError):
         federation.fit(round_mean(), privacy=dp(4.0))
     again = embedded(data, number_schema, POLICY, home=tmp_path).parties["bank-01"]
-    memory = again._memory.load(federation.history[0].run)
+    memory = again._releases.memory.load(federation.history[0].run)
     assert memory["rounds"] == b"\x02"
     assert again.handle(channel.requests[7]["bank-01"]) == channel.answers[7]["bank-01"]
     assert len(entries(again)) == 2
-    assert again._memory.load(federation.history[0].run) == memory, "no second training"
+    assert again._releases.memory.load(federation.history[0].run) == memory, "no second training"
 
 
 def test_a_crash_between_charge_and_output_neither_charges_twice_nor_keeps_memory(
@@ -298,16 +300,17 @@ def test_a_crash_between_charge_and_output_neither_charges_twice_nor_keeps_memor
         record(release_id, output)
 
     monkeypatch.setattr(victim.ledgers["record"], "record_output", stops)
-    channel = faulty(federation)
-    federation.fit(round_mean(rounds=1), privacy=dp(4.0))
+    channel = faulty(federation, silent_from=dict.fromkeys(federation.parties, 5))  # the threshold never begins
+    with pytest.raises(SurvivorsError):
+        federation.fit(round_mean(rounds=1), privacy=dp(4.0))
     assert federation.history[0].steps[0].survivors == ["bank-00", "bank-02", "bank-03"]
     run = federation.history[0].run
-    assert len(entries(victim)) == 2, "the round and the threshold"
-    assert victim._memory.load(run) == {}
+    assert len(entries(victim)) == 1
+    assert victim._releases.memory.load(run) == {}
     answer = decode_reply(victim.handle(channel.requests[2]["bank-01"]))
     assert isinstance(answer, Reply)
-    assert len(entries(victim)) == 2, "asked again, it trains again and is not charged again"
-    assert victim._memory.load(run)["rounds"] == b"\x01"
+    assert len(entries(victim)) == 1, "asked again, it trains again and is not charged again"
+    assert victim._releases.memory.load(run)["rounds"] == b"\x01"
 
 
 def test_ctrl_c_leaves_every_ledger_and_the_history_whole(number_schema: Schema) -> None:
@@ -339,7 +342,7 @@ def test_memory_is_kept_for_few_runs_and_forgotten_when_the_rounds_are_over(numb
     federation = embedded(tables(3), number_schema, POLICY)
     federation.fit(round_mean(rounds=2), privacy=None)
     party = federation.parties["bank-00"]
-    assert party._memory.load(federation.history[0].run) == {}
+    assert party._releases.memory.load(federation.history[0].run) == {}
     memory = RunMemory(Store(None))
     for i in range(3 * MAX_RUNS_ON_DISK):
         memory.save(f"run-{i}", {"a": bytes([i])})
@@ -465,17 +468,17 @@ def test_what_goes_wrong_in_training_in_the_clear_is_not_told(
     number_schema: Schema, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One exchange holds the policy's answer and the training: what is said of either must not be confused."""
-    from blindsight.federation import _party
+    from blindsight.federation import _releases
 
     federation = embedded(tables(4), number_schema, OPEN)
-    victim, honest = federation.parties["bank-01"], _party.own_update
+    victim, honest = federation.parties["bank-01"], _releases.own_update
 
     def failing(schema: Schema, source: object, *rest: Any, **options: Any) -> Any:
-        if source is victim._sources["training"]:
+        if source is victim._own.sources["training"]:
             raise ParameterError("the age of row 17 is 42")
         return honest(schema, source, *rest, **options)
 
-    monkeypatch.setattr(_party, "own_update", failing)
+    monkeypatch.setattr(_releases, "own_update", failing)
     channel = faulty(federation)
     federation.fit(round_mean(rounds=2, masked=False), privacy=None)
     first = federation.history[0].steps[0]
@@ -490,18 +493,18 @@ def test_what_goes_wrong_in_training_in_the_clear_is_not_told(
 def test_somebody_who_sends_more_than_the_bound_stops_the_run(
     number_schema: Schema, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from blindsight.federation import _party
+    from blindsight.federation import _releases
 
     federation = embedded(tables(4), number_schema, POLICY)
-    victim, honest = federation.parties["bank-01"], _party.own_update
+    victim, honest = federation.parties["bank-01"], _releases.own_update
 
     def poisoned(schema: Schema, source: object, *rest: Any, **options: Any) -> Any:
         update = honest(schema, source, *rest, **options)
-        if source is victim._sources["training"] and options["memory"]["rounds"] == b"\x02":
+        if source is victim._own.sources["training"] and options["memory"]["rounds"] == b"\x02":
             update.values[:] = 100 * GRID
         return update
 
-    monkeypatch.setattr(_party, "own_update", poisoned)
+    monkeypatch.setattr(_releases, "own_update", poisoned)
     with pytest.raises(ReleaseError, match="The run stops after 'round/1': The total of the updates is beyond"):
         federation.fit(round_mean(), privacy=None)
     assert [step.step for step in federation.history[0].steps] == ["round/0", "round/1"]
@@ -556,8 +559,11 @@ def test_steps_that_describe_no_round_are_refused(
     assert charges(federation) == before
 
 
-def test_the_same_release_with_another_state_is_refused(fitted: tuple[Federation, FaultyChannel]) -> None:
-    federation, channel = fitted
+def test_the_same_release_with_another_state_is_refused(number_schema: Schema) -> None:
+    federation = embedded(tables(4), number_schema, POLICY)
+    channel = faulty(federation, silent_from=dict.fromkeys(federation.parties, 10))
+    with pytest.raises(SurvivorsError):
+        federation.fit(round_mean(rounds=2), privacy=dp(4.0))
     step = begin(channel, 5)
     assert step.model is not None
     model = modelfile.loads(step.model, allowed=frozenset({"RoundMean"}))
@@ -592,8 +598,9 @@ def test_a_round_repeated_from_another_state_is_charged_again(number_schema: Sch
 
 def test_an_update_in_the_clear_has_no_second_message(number_schema: Schema) -> None:
     federation = embedded(tables(3), number_schema, OPEN)
-    channel = faulty(federation)
-    federation.fit(round_mean(rounds=1, masked=False), privacy=None)
+    channel = faulty(federation, silent_from=dict.fromkeys(federation.parties, 1))
+    with pytest.raises(SurvivorsError):
+        federation.fit(round_mean(rounds=1, masked=False), privacy=None)
     step = begin(channel, 0)
     party = federation.parties["bank-00"]
     assert party.handle(channel.requests[0]["bank-00"]) == channel.answers[0]["bank-00"]
@@ -633,7 +640,7 @@ def test_a_sum_between_two_rounds_leaves_the_memory_as_it_is(number_schema: Sche
     party, kept = federation.parties["bank-00"], {}
 
     def look(step: StepRecord) -> None:
-        kept[step.step] = party._memory.load(federation.history[0].run)
+        kept[step.step] = party._releases.memory.load(federation.history[0].run)
 
     training = Training(rounds=2, scaffold=True, patience=2, validation=0.2)
     federation.fit(AutoEncoder(hidden=(2,), scales="declared", training=training), privacy=None, on_step=look)

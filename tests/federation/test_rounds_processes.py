@@ -33,7 +33,7 @@ def running(
     tmp_path: Path, number_schema: Schema, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Federation, dict[str, Any], Path]]:
     monkeypatch.syspath_prepend(str(PLUGIN))
-    monkeypatch.setenv("PYTHONPATH", str(PLUGIN))
+    monkeypatch.setenv("PYTHONPATH", str(PLUGIN), prepend=os.pathsep)
     data, paths = tables(4, rows=40), {}
     for name, table in data.items():
         paths[name] = tmp_path / f"{name}.parquet"
@@ -83,5 +83,5 @@ def test_a_party_killed_in_a_round_drops_out_and_resumes(phase: str, charged: in
         assert answer == channel.answers[7]["bank-01"], "the same bytes"
     assert party.handle(masking) == answer
     assert len(ledger.entries()) == 2
-    assert party._memory.load(federation.history[0].run)["rounds"] == b"\x02"
+    assert party._releases.memory.load(federation.history[0].run)["rounds"] == b"\x02"
     ledger.verify()

@@ -68,7 +68,7 @@ def test_an_export_that_lacks_a_countersigned_head_is_refused(federation: Federa
 
     party = federation.parties["bank-a"]
     empty = {"record": Ledger(Store(None))}
-    data = export_ledgers("bank-a", party._identity, empty, party.heads)  # type: ignore[arg-type]
+    data = export_ledgers("bank-a", party._own.identity, empty, party.heads)  # type: ignore[arg-type]
     with pytest.raises(FormatError, match="lacks a head that it had countersigned"):
         read_ledger_export(data)
 

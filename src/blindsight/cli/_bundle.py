@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from blindsight.errors import ParameterError
 
-from ._options import named_paths, sealer_of, writable_target
+from ._options import identity_of, named_paths, sealer_of, writable_target
 
 if TYPE_CHECKING:
     from blindsight.report import Bundle, RunFile
@@ -36,8 +36,6 @@ def bundle_of(
     from blindsight.federation import Policy
     from blindsight.federation.kits import LIST_FILE, ParticipantList, read_limited
     from blindsight.report import make_bundle, write_bundle
-
-    from ._command_jobs import identity_of
 
     if (sign_as is None) != (key is None):
         raise ParameterError("--sign-as and --key belong together", fix="blindsight jobs key NAME --output NAME.key")

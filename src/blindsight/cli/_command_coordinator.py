@@ -2,74 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ._blocks import with_blocks
+from ._coordinating import Meeting, Running, WaitOption, coordinating, terminated_as_interrupted, where
 from ._exits import FINDING, command, safe_after
-from ._options import (
-    ContaminationOption,
-    DeltaOption,
-    ExactOption,
-    JsonOption,
-    PartyRecordsOption,
-    PersonRecordsOption,
-    TrustOption,
-    UnitOption,
-    sealer_of,
-    writable_target,
-)
+from ._options import ContaminationOption, JsonOption, PrivacyOptions, sealer_of, writable_target
 from ._screen import Screen
 
 if TYPE_CHECKING:
     from blindsight.detectors import Detector
     from blindsight.federation import CoordinatorSite, Federation
-    from blindsight.privacy import DifferentialPrivacy
     from blindsight.report import RunFile
 
-    from ._rounds import Rounds, RunListener
-    from ._run_metrics import RunMetrics
-
 __all__ = ["coordinator_app"]
-
-QuorumOption = Annotated[
-    int | None, typer.Option(help="Begin once so many parties are connected.  [default: all of the list]", min=3)
-]
-WaitOption = Annotated[float, typer.Option("--wait-s", help="How long to wait for them.", min=0.1)]
-DeadlineOption = Annotated[
-    float,
-    typer.Option("--deadline-s", help="For each exchange of a sum; who takes longer is left out of it.", min=0.1),
-]
-ApprovalOption = Annotated[
-    float, typer.Option("--approval-s", help="How long to wait where a person has to approve.", min=0.0)
-]
-UrlOption = Annotated[
-    str | None, typer.Option("--url", help="Which of the list's addresses to serve.  [default: the first]")
-]
-ListenOption = Annotated[
-    str | None, typer.Option("--listen", help="HOST:PORT to listen on, where that is not the address itself.")
-]
-SocketOption = Annotated[
-    Path | None,
-    typer.Option("--socket", help="Over Flower: where its app connects, mode 0660.  [default: flower.sock in the kit]"),
-]
-JournalOption = Annotated[
-    str | None,
-    typer.Option("--journal", help="Path or postgresql:// URL of the journal.  [default: coordinator.db in the kit]"),
-]
-MetricsOption = Annotated[
-    int | None,
-    typer.Option("--metrics-port", help="Serve Prometheus metrics on 127.0.0.1:PORT while it runs.", min=0, max=65535),
-]
-MlflowOption = Annotated[
-    str | None, typer.Option("--mlflow", help="Tracking server of MLflow to log the run to.  [default: none]")
-]
-SealOption = Annotated[Path | None, typer.Option("--key-file", help="Key file that seals model and journal at rest.")]
 
 SEPARATION = (
     "Every party kept its own folder, {how} over mutual TLS and judged each request by its own policy; its ledger is "
@@ -88,6 +37,7 @@ coordinator_app = typer.Typer(
 )
 @command
 @safe_after("No model was written. The same command goes on where this one was; nobody is charged twice.")
+@with_blocks
 def coordinator_fit(
     kit: Annotated[Path, typer.Argument(help="The coordinator's kit; journal, rounds.jsonl, run.json are put there.")],
     output: Annotated[Path, typer.Option(help="Model file to write.")],
@@ -96,30 +46,17 @@ def coordinator_fit(
         list[str] | None,
         typer.Option("--set", help="KEY=VALUE of the detector, e.g. bins=32 or training.rounds=20; repeatable."),
     ] = None,
+    *,
     epsilon: Annotated[float | None, typer.Option(help="Privacy of fit, threshold and evaluation together.")] = None,
-    delta: DeltaOption = 1e-6,
-    unit: UnitOption = "record",
-    max_records_per_person: PersonRecordsOption = None,
-    max_records_per_party: PartyRecordsOption = None,
-    trust: TrustOption = "federation",
-    exact: ExactOption = False,
+    asked: PrivacyOptions,
     contamination: ContaminationOption = 0.02,
-    quorum: QuorumOption = None,
-    wait_s: WaitOption = 600.0,
-    deadline_s: DeadlineOption = 600.0,
-    approval_s: ApprovalOption = 3600.0,
-    url: UrlOption = None,
-    listen: ListenOption = None,
-    socket: SocketOption = None,
-    journal: JournalOption = None,
-    metrics_port: MetricsOption = None,
-    mlflow: MlflowOption = None,
+    running: Running,
+    meeting: Meeting,
     send_to: Annotated[
         str | None,
         typer.Option("--deliver", help="'all' or NAME,NAME,...: parties that get the model; each checks and keeps it."),
     ] = None,
     title: Annotated[str, typer.Option(help="Title of the report.")] = "Federated anomaly detection",
-    key_file: SealOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Fit one detector with parties that dial in. Killed at any point, the same command goes on with the same run."""
@@ -127,17 +64,14 @@ def coordinator_fit(
     from blindsight.privacy import shown_epsilon
     from blindsight.report import write_run
 
-    from ._choose import choose_detector, choose_privacy, read_settings
+    from ._choose import choose_detector, read_settings
     from ._fit import Fitting, collected_warnings, run_file
     from ._resume import fit_or_resume
 
     screen = Screen(as_json=json_output)
-    privacy = choose_privacy(
-        epsilon, delta, unit, max_records_per_person,
-        exact=exact, max_records_per_party=max_records_per_party, trust=trust,
-    )  # fmt: skip
-    writable_target(output, "--output", sources=[key_file, *(kit.iterdir() if kit.is_dir() else ())])
-    sealer = sealer_of(key_file)
+    privacy = asked.privacy(epsilon)
+    writable_target(output, "--output", sources=[meeting.key_file, *(kit.iterdir() if kit.is_dir() else ())])
+    sealer = sealer_of(meeting.key_file)
     chosen = choose_detector(detector, read_settings(settings or ()), contamination=contamination)
     receivers: list[str] = []
     params = {f"detector.{name}": str(value) for name, value in chosen.get_params().items()}
@@ -148,10 +82,9 @@ def coordinator_fit(
 
     with (
         collected_warnings() as told,
-        _coordinating(
-            kit, screen, privacy, wait_s=wait_s, deadline_s=deadline_s, approval_s=approval_s, quorum=quorum, url=url,
-            listen=listen, socket=socket, journal=journal, metrics_port=metrics_port, mlflow=mlflow, key_file=key_file,
-            before=before, asked={"what": "fit", "detector": type(chosen).__name__, **params},
+        coordinating(
+            kit, screen, privacy, running, meeting, before=before,
+            about={"what": "fit", "detector": type(chosen).__name__, **params},
         ) as (site, federation, rounds),
     ):  # fmt: skip
         separation = SEPARATION.format(how=_reached(site))
@@ -165,7 +98,7 @@ def coordinator_fit(
                 privacy=privacy,
                 warnings=notes,
             )
-            return run_file(fitting, title=title, home=None, key_file=key_file, separation=separation)
+            return run_file(fitting, title=title, home=None, key_file=meeting.key_file, separation=separation)
 
         def deliver(fitted: Detector) -> None:
             fitted.save(output, sealer=sealer)
@@ -183,7 +116,8 @@ def coordinator_fit(
         screen.say("Exact sums: there is no differential privacy in this model.")
     else:
         screen.say(
-            f"Spent epsilon {shown_epsilon(run.privacy.epsilon_spent)} of {epsilon:g} per {unit} at delta {delta:g}."
+            f"Spent epsilon {shown_epsilon(run.privacy.epsilon_spent)} of {epsilon:g} "
+            f"per {asked.unit} at delta {asked.delta:g}."
         )
     _tell_sent(screen, sent)
     screen.say(f"Next: blindsight report {path} --output report.html")
@@ -229,29 +163,17 @@ def coordinator_flower_app(
 )
 @command
 @safe_after("The same command goes on where this one was; nobody is charged twice.")
+@with_blocks
 def coordinator_evaluate(
     kit: Annotated[Path, typer.Argument(help="The coordinator's kit; evaluation.json is put there.")],
     model: Annotated[Path, typer.Option(help="Model file to measure.")],
+    *,
     epsilon: Annotated[
         float | None, typer.Option(help="That of the fit: its share for the evaluation is spent here.")
     ] = None,
-    delta: DeltaOption = 1e-6,
-    unit: UnitOption = "record",
-    max_records_per_person: PersonRecordsOption = None,
-    max_records_per_party: PartyRecordsOption = None,
-    trust: TrustOption = "federation",
-    exact: ExactOption = False,
-    quorum: QuorumOption = None,
-    wait_s: WaitOption = 600.0,
-    deadline_s: DeadlineOption = 600.0,
-    approval_s: ApprovalOption = 3600.0,
-    url: UrlOption = None,
-    listen: ListenOption = None,
-    socket: SocketOption = None,
-    journal: JournalOption = None,
-    metrics_port: MetricsOption = None,
-    mlflow: MlflowOption = None,
-    key_file: SealOption = None,
+    asked: PrivacyOptions,
+    running: Running,
+    meeting: Meeting,
     json_output: JsonOption = False,
 ) -> None:
     """Measure a model from private sums of labelled records: each party's evaluation file, or its training records.
@@ -265,20 +187,13 @@ def coordinator_evaluate(
     from blindsight import modelfile
     from blindsight.keys import write_atomic
 
-    from ._choose import choose_privacy
     from ._resume import evaluate_or_resume
 
     screen = Screen(as_json=json_output)
-    privacy = choose_privacy(
-        epsilon, delta, unit, max_records_per_person,
-        exact=exact, max_records_per_party=max_records_per_party, trust=trust,
-    )  # fmt: skip
-    measured = modelfile.load(model, sealer=sealer_of(key_file))
-    with _coordinating(
-        kit, screen, privacy, wait_s=wait_s, deadline_s=deadline_s, approval_s=approval_s, quorum=quorum, url=url,
-        listen=listen, socket=socket, journal=journal, metrics_port=metrics_port, mlflow=mlflow, key_file=key_file,
-        asked={"what": "evaluate", "model": str(model)},
-    ) as (_, federation, rounds):  # fmt: skip
+    privacy = asked.privacy(epsilon)
+    measured = modelfile.load(model, sealer=sealer_of(meeting.key_file))
+    about = {"what": "evaluate", "model": str(model)}
+    with coordinating(kit, screen, privacy, running, meeting, about=about) as (_, federation, rounds):
         found = evaluate_or_resume(federation, measured, privacy)
         for step in federation.history[-1].steps:
             rounds.done(step)
@@ -319,26 +234,14 @@ def coordinator_evaluate(
 )
 @command
 @safe_after("What was released so far is charged; the same command goes on where this one was.")
+@with_blocks
 def coordinator_describe(
     kit: Annotated[Path, typer.Argument(help="The coordinator's kit; description.json is put there.")],
+    *,
     epsilon: Annotated[float | None, typer.Option(help="All of it is spent on this.")] = None,
-    delta: DeltaOption = 1e-6,
-    unit: UnitOption = "record",
-    max_records_per_person: PersonRecordsOption = None,
-    max_records_per_party: PartyRecordsOption = None,
-    trust: TrustOption = "federation",
-    exact: ExactOption = False,
-    quorum: QuorumOption = None,
-    wait_s: WaitOption = 600.0,
-    deadline_s: DeadlineOption = 600.0,
-    approval_s: ApprovalOption = 3600.0,
-    url: UrlOption = None,
-    listen: ListenOption = None,
-    socket: SocketOption = None,
-    journal: JournalOption = None,
-    metrics_port: MetricsOption = None,
-    mlflow: MlflowOption = None,
-    key_file: SealOption = None,
+    asked: PrivacyOptions,
+    running: Running,
+    meeting: Meeting,
     json_output: JsonOption = False,
 ) -> None:
     """Count, mean, deviation and quartiles of every feature over everybody's records, from two private sums."""
@@ -346,19 +249,11 @@ def coordinator_describe(
 
     from blindsight.keys import write_atomic
 
-    from ._choose import choose_privacy
     from ._resume import describe_or_resume
 
     screen = Screen(as_json=json_output)
-    privacy = choose_privacy(
-        epsilon, delta, unit, max_records_per_person,
-        exact=exact, max_records_per_party=max_records_per_party, trust=trust,
-    )  # fmt: skip
-    with _coordinating(
-        kit, screen, privacy, wait_s=wait_s, deadline_s=deadline_s, approval_s=approval_s, quorum=quorum, url=url,
-        listen=listen, socket=socket, journal=journal, metrics_port=metrics_port, mlflow=mlflow, key_file=key_file,
-        asked={"what": "describe"},
-    ) as (_, federation, rounds):  # fmt: skip
+    privacy = asked.privacy(epsilon)
+    with coordinating(kit, screen, privacy, running, meeting, about={"what": "describe"}) as (_, federation, rounds):
         columns = describe_or_resume(federation, privacy)
         for step in federation.history[-1].steps:
             rounds.done(step)
@@ -404,29 +299,25 @@ def coordinator_describe(
 )
 @command
 @safe_after("Who has kept the model has it; the same command again changes nothing there.")
+@with_blocks
 def coordinator_deliver(
     kit: Annotated[Path, typer.Argument(help="The coordinator's kit.")],
     model: Annotated[Path, typer.Option(help="Model file that 'coordinator fit' wrote.")],
+    *,
     to: Annotated[str, typer.Option(help="'all' or NAME,NAME,...")] = "all",
     wait_s: WaitOption = 600.0,
-    url: UrlOption = None,
-    listen: ListenOption = None,
-    socket: SocketOption = None,
-    journal: JournalOption = None,
-    key_file: SealOption = None,
+    meeting: Meeting,
     json_output: JsonOption = False,
 ) -> None:
     """Send a model to parties of its run; each checks it against what it knows of the run before it keeps it."""
     from blindsight import modelfile
-    from blindsight.federation import Federation, open_coordinator
+    from blindsight.federation import Federation
 
     screen = Screen(as_json=json_output)
-    fitted = modelfile.load(model, sealer=sealer_of(key_file))
+    fitted = modelfile.load(model, sealer=sealer_of(meeting.key_file))
     with (
-        _terminated_as_interrupted(),
-        open_coordinator(
-            kit, url=url, listen=_host_and_port(listen), socket=socket, key_file=key_file, journal=journal
-        ) as site,
+        terminated_as_interrupted(),
+        meeting.open(kit) as site,
     ):
         federation = Federation(
             site.channel,
@@ -436,20 +327,12 @@ def coordinator_deliver(
             timeout_s=wait_s,
         )
         receivers = _receivers(to, federation)
-        screen.say(f"{_where(site)} for {len(receivers)} parties.")
+        screen.say(f"{where(site)} for {len(receivers)} parties.")
         sent = federation.send_model(fitted, receivers)
     _tell_sent(screen, sent)
     screen.result({"model": str(model), "delivered": sent})
     if not all(word.startswith("kept") for word in sent.values()):
         raise typer.Exit(FINDING)
-
-
-def _where(site: CoordinatorSite) -> str:
-    """Where the coordinator is met."""
-    scheme = site.channel.url.partition(":")[0]
-    if scheme == "flower":
-        return f"Listening on {getattr(site.channel, 'socket', site.channel.url)}"
-    return f"{'Waiting at the broker' if scheme == 'mqtts' else 'Listening on'} {site.channel.url}"
 
 
 def _reached(site: CoordinatorSite) -> str:
@@ -468,110 +351,3 @@ def _receivers(text: str | None, federation: Federation) -> list[str]:
 def _tell_sent(screen: Screen, sent: dict[str, str]) -> None:
     for name, word in sent.items():
         screen.say(f"{name}: {word}")
-
-
-@contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Have SIGTERM do what Ctrl-C does: the journal is written at every step, and the screen is put in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _coordinating(
-    kit: Path,
-    screen: Screen,
-    privacy: DifferentialPrivacy | None,
-    *,
-    wait_s: float,
-    deadline_s: float,
-    approval_s: float,
-    quorum: int | None,
-    url: str | None,
-    listen: str | None,
-    socket: Path | None,
-    journal: str | None,
-    metrics_port: int | None,
-    mlflow: str | None,
-    key_file: Path | None,
-    asked: dict[str, str],
-    before: Callable[[Federation], None] | None = None,
-) -> Iterator[tuple[CoordinatorSite, Federation, Rounds]]:
-    """A federation whose parties have dialled in, and what shows its sums; ``before`` may refuse before they do."""
-    from blindsight.federation import Federation, open_coordinator, wait_for_parties
-
-    from ._rounds import ROUNDS_FILE, Rounds
-
-    with (
-        _terminated_as_interrupted(),
-        _metrics(metrics_port, screen) as metrics,
-        open_coordinator(
-            kit, url=url, listen=_host_and_port(listen), socket=socket, key_file=key_file, journal=journal
-        ) as site,
-        contextlib.ExitStack() as ending,
-    ):
-        federation = Federation(
-            site.channel,
-            participants=site.listing.participants,
-            schema=site.schema,
-            name=site.listing.federation,
-            timeout_s=deadline_s,
-            journal=site.journal,
-            approval_timeout_s=approval_s,
-        )
-        listeners: list[RunListener] = [] if metrics is None else [metrics]
-        if mlflow is not None:
-            from ._run_mlflow import RunMlflow
-
-            told = RunMlflow(
-                mlflow,
-                experiment=federation.name,
-                run=lambda: federation.history[-1],
-                parameters={**asked, "privacy": "exact" if privacy is None else str(privacy)},
-            )
-            listeners.append(ending.enter_context(told))
-        rounds = Rounds(
-            kit / ROUNDS_FILE,
-            run=lambda: federation.history[-1],
-            delta=None if privacy is None else privacy.delta,
-            quiet=screen.as_json,
-            listeners=listeners,
-        )
-        federation.progress = rounds.phase
-        if before is not None:
-            before(federation)
-        screen.say(f"{_where(site)} for the {len(site.listing.parties)} parties of "
-                   f"'{federation.name}', list {site.listing.serial}.")  # fmt: skip
-        with rounds:
-            wait_for_parties(federation, quorum=quorum or len(site.listing.parties), wait_s=wait_s, tell=rounds.waits)
-            yield site, federation, rounds
-
-
-@contextlib.contextmanager
-def _metrics(port: int | None, screen: Screen) -> Iterator[RunMetrics | None]:
-    """Metrics while the block runs, if a port is given."""
-    if port is None:
-        yield None
-        return
-    from ._run_metrics import RunMetrics
-
-    with RunMetrics(port) as metrics:
-        screen.say(f"Metrics: http://127.0.0.1:{metrics.port}/metrics")
-        yield metrics
-
-
-def _host_and_port(text: str | None) -> tuple[str, int] | None:
-    from blindsight.errors import ParameterError
-
-    if text is None:
-        return None
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 < int(port[:6]) < 65536:
-        raise ParameterError("--listen cannot be read", got=repr(text)[:80], rule="HOST:PORT", fix="0.0.0.0:8443")
-    return host.strip("[]"), int(port)

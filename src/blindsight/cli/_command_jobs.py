@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import getpass
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ._exits import command
-from ._options import JsonOption, KeyFileOption
+from ._options import JsonOption, KeyFileOption, identity_of, passphrase_of, writable_target
 from ._screen import Screen
 
 if TYPE_CHECKING:
     from blindsight.federation import Job, Party
-    from blindsight.keys import Identity
 
-__all__ = ["identity_of", "jobs_app"]
+__all__ = ["jobs_app"]
 
 FolderOption = Annotated[Path, typer.Option("--home", help="The party's own folder.")]
 JobArgument = Annotated[str, typer.Argument(help="The job's id, or its first letters.")]
@@ -151,13 +149,11 @@ def make_key(
     from blindsight.federation.kits import name_problem
     from blindsight.keys import Identity, Sealer
 
-    from ._options import writable_target
-
     if (problem := name_problem(name)) is not None:
         raise ParameterError("The name cannot be used", got=problem)
     writable_target(output, "--output")
     identity = Identity.generate()
-    identity.save(output, Sealer.from_passphrase(_passphrase(passphrase_file, twice=True)))
+    identity.save(output, Sealer.from_passphrase(passphrase_of(passphrase_file, twice=True)))
     screen = Screen(as_json=json_output)
     screen.say(f"Wrote {output}. In policy.toml of the party, under [approvers]:\n")
     line = f'{name} = "{identity.public.raw.hex()}"' if name.replace("-", "").replace("_", "").isalnum() else (
@@ -196,30 +192,6 @@ def _decide(
         told = f"{have} of {need} approvals. It goes on when the coordinator asks again."
     screen.say(f"Job {decided.id}: {told}")
     screen.result(_plain(decided))
-
-
-def identity_of(path: Path, passphrase_file: Path | None) -> Identity:
-    """Open a person's key."""
-    from blindsight.keys import Identity, Sealer
-
-    return Identity.load(path, Sealer.from_passphrase(_passphrase(passphrase_file)))
-
-
-def _passphrase(path: Path | None, *, twice: bool = False) -> str:
-    from blindsight.errors import StoreError
-
-    if path is None:
-        text: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=twice, err=True)
-        return text
-    try:
-        status = path.stat()
-        if os.name == "posix" and status.st_mode & 0o077:
-            raise StoreError(
-                f"The passphrase file {path.name!r} is open to others", rule="mode 0600", fix=f"chmod 600 {path.name}"
-            )
-        return path.read_text(encoding="utf-8")[:2000].rstrip("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"The passphrase file {path.name!r} could not be read") from error
 
 
 def _party(home: Path, key_file: Path | None) -> Party:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from blindsight.errors import DataError, ParameterError
-from blindsight.keys import Sealer
+from blindsight.errors import DataError, ParameterError, StoreError
+from blindsight.keys import Identity, Sealer
+
+if TYPE_CHECKING:
+    from blindsight.privacy import DifferentialPrivacy
 
 __all__ = [
     "AllowOption",
@@ -23,10 +28,13 @@ __all__ = [
     "PartyRecordsOption",
     "PersonRecordsOption",
     "PolicyOption",
+    "PrivacyOptions",
     "SchemeOption",
     "TrustOption",
     "UnitOption",
+    "identity_of",
     "named_paths",
+    "passphrase_of",
     "scheme_of",
     "sealer_of",
     "writable_target",
@@ -81,6 +89,38 @@ ExactOption = Annotated[
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PrivacyOptions:
+    """The privacy asked for, but for epsilon."""
+
+    delta: DeltaOption = 1e-6
+    unit: UnitOption = "record"
+    max_records_per_person: PersonRecordsOption = None
+    max_records_per_party: PartyRecordsOption = None
+    trust: TrustOption = "federation"
+    exact: ExactOption = False
+
+    def privacy(self, epsilon: float | None) -> DifferentialPrivacy | None:
+        """What is asked for with this epsilon; None for exact sums.
+
+        Raises
+        ------
+        ParameterError
+            Neither or both, or a value out of its domain.
+        """
+        from ._choose import choose_privacy
+
+        return choose_privacy(
+            epsilon,
+            self.delta,
+            self.unit,
+            self.max_records_per_person,
+            exact=self.exact,
+            max_records_per_party=self.max_records_per_party,
+            trust=self.trust,
+        )
+
+
 def named_paths(values: Iterable[str], option: str) -> dict[str, Path]:
     """Read repeated ``NAME=PATH`` options.
 
@@ -128,6 +168,32 @@ def scheme_of(text: str | None) -> Literal["bfv", "ckks"] | None:
 def sealer_of(key_file: Path | None) -> Sealer | None:
     """Return the sealer of a key file, if one is given."""
     return None if key_file is None else Sealer.from_key_file(key_file)
+
+
+def identity_of(path: Path, passphrase_file: Path | None) -> Identity:
+    """Open a person's key."""
+    return Identity.load(path, Sealer.from_passphrase(passphrase_of(passphrase_file)))
+
+
+def passphrase_of(path: Path | None, *, twice: bool = False) -> str:
+    """A passphrase from a file that nobody else may read, or asked for.
+
+    Raises
+    ------
+    StoreError
+    """
+    if path is None:
+        text: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=twice, err=True)
+        return text
+    try:
+        status = path.stat()
+        if os.name == "posix" and status.st_mode & 0o077:
+            raise StoreError(
+                f"The passphrase file {path.name!r} is open to others", rule="mode 0600", fix=f"chmod 600 {path.name}"
+            )
+        return path.read_text(encoding="utf-8")[:2000].rstrip("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"The passphrase file {path.name!r} could not be read") from error
 
 
 def writable_target(path: Path, option: str, *, sources: Iterable[Path | None] = ()) -> Path:

@@ -1,13 +1,14 @@
 """Who does what in a run: steps, parties with their policies, the coordinator, and what is read off the totals."""
 
 from ._alone import alone_in
+from ._asked import for_describing
 from ._breakdown import Breakdown, breakdown_of, evaluate_locally
 from ._caveats import warn_of_few
 from ._certificate import certificate_of
 from ._coordinator_site import CoordinatorSite, open_coordinator, wait_for_parties
 from ._enrol import accept_list, enrol, join
 from ._evaluation import Evaluation, known
-from ._federation import Federation, for_describing
+from ._federation import Federation
 from ._forgotten import Forgetting, ModelOutcome
 from ._heads import HeadStatement, read_statement
 from ._home import check_parties, open_audit, open_party, provision

@@ -7,7 +7,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,7 @@ def private_total(
     journal: SumJournal | None = None,
     approval_timeout_s: float = 0.0,
     recall: bool = False,
+    ended: Sequence[str] = (),
 ) -> tuple[Total, StepRecord]:
     """Open the total of ``query`` over the parties that survive.
 
@@ -77,6 +78,8 @@ def private_total(
     recall : bool
         Whether to ask parties what they have seen of each other's ledgers, and tell each: once in a coordinator's life
         is enough to find a ledger that was rolled back meanwhile.
+    ended : sequence of str
+        Earlier runs that will not be gone on with, at most ``MAX_ENDED``: parties forget what they keep of their sums.
 
     Returns
     -------
@@ -100,7 +103,8 @@ def private_total(
     started = time.monotonic()
     sent, received = channel.traffic.sent_bytes, channel.traffic.received_bytes
     event = event_of(step, query)
-    run = _Exchanges(channel, step, query, timeout_s, progress, journal, approval_timeout_s, recall)
+    begin = Begin(step, recall and is_masked(query), list(ended))
+    run = _Exchanges(channel, begin, query, timeout_s, progress, journal, approval_timeout_s)
     if is_masked(query):
         values, survivors, dropped = _masked(run, only)
     else:
@@ -131,22 +135,22 @@ class _Exchanges:
     def __init__(
         self,
         channel: Channel,
-        step: Step,
+        begin: Begin,
         query: Query,
         timeout_s: float,
         progress: Callable[[str, str], None] | None,
         journal: SumJournal | None,
         approval_timeout_s: float,
-        recall: bool,
     ) -> None:
-        self.channel, self.step, self.query, self.timeout_s, self.progress = channel, step, query, timeout_s, progress
+        self.channel, self.query, self.timeout_s, self.progress = channel, query, timeout_s, progress
+        self.step, self.begin = begin.step, encode(begin)
         self.journal = journal
         self.approval_timeout_s = approval_timeout_s
         self.asked: set[str] = set(journal.asked) if journal is not None else set()
         self.reasons: dict[str, str] = {}
         self.notices: dict[str, str] = {}
-        self.begin = encode(Begin(step, recall and is_masked(query)))
-        self.relay = HeadRelay([name for name, _ in step.participants], b"" if journal is None else journal.ledgers)
+        names = [name for name, _ in self.step.participants]
+        self.relay = HeadRelay(names, b"" if journal is None else journal.ledgers)
 
     def ask(
         self, requests: Mapping[str, bytes], phase: str, *, stop_at: type[BlindsightError] | None

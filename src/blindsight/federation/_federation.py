@@ -5,26 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import EllipsisType, TracebackType
 from typing import Any, Literal, Self, TypeVar, get_args
 
 import msgspec
 
-from blindsight import modelfile
-from blindsight._version import __version__
 from blindsight.channels import Channel, MemoryChannel, ProcessChannel, SimulatedChannel, SimulatedNetwork
 from blindsight.data import Schema
-from blindsight.detectors import Detector, Total, detector_from_json, detector_to_json
+from blindsight.detectors import Detector
 from blindsight.errors import (
-    AuthenticationError,
-    BlindsightError,
-    FormatError,
     ParameterError,
-    ProtocolError,
     SchemaError,
     UnavailableError,
 )
@@ -33,24 +25,25 @@ from blindsight.privacy import DifferentialPrivacy
 from blindsight.securesum import default_threshold
 from blindsight.store import Store
 
-from ._breakdown import evaluate_locally, kept_breakdown
+from ._asked import asked_privacy, for_describing
+from ._breakdown import evaluate_locally
 from ._caveats import warn_of_few
-from ._evaluation import Evaluation, evaluation_from_total, evaluation_query
+from ._evaluation import Evaluation
+from ._greeting import greet_parties
 from ._home import check_enough, check_participant_list, lent, parties_in_memory, provision
 from ._interrupts import interrupts_held
 from ._journal import Journal, RunHeader
 from ._party import Party
 from ._plot import federation_html
 from ._policy import Policy
-from ._requests import Run, in_step
 from ._run import RunRecord, StepRecord
-from ._selection import FeatureSelection, check_count, select
+from ._runs import description_run, evaluation_run, fit_run, run_again, selection_run
+from ._selection import FeatureSelection, check_count
+from ._sending import chosen_receivers, send_to_parties
 from ._simulated import FleetReport, fleet_report
-from ._statistics import ColumnDescription, describe_column_totals, describe_query
-from ._steps import as_asked, check_ahead
-from ._wire import MAX_MODEL_BYTES, Deliver, Greeting, Hello, Kept, Refusal, decode_reply, encode
+from ._statistics import ColumnDescription
 
-__all__ = ["Federation", "for_describing"]
+__all__ = ["Federation"]
 
 D = TypeVar("D", bound=Detector)
 Sums = Literal["masked", "he", "paillier", "auto"]
@@ -219,8 +212,8 @@ class Federation:
 
         Notes
         -----
-        All parties' stores are in memory, and keep what they need to answer again: a few hundred bytes for each peer
-        and sum. A thousand parties took 3.3 GB for two sums (``benchmarks/simulate.py``).
+        All parties' stores are in memory, and keep what they need to answer the newest sum again: a few hundred bytes
+        for each peer. What fleets of several sizes took is in ``docs/scale.md`` (``benchmarks/simulate.py``).
         """
         check_enough(len(data))
         parties = parties_in_memory(data, schema=schema, policy=policy, home=None, sealer=None)
@@ -368,27 +361,8 @@ class Federation:
         ------
         AuthenticationError, SchemaError
         """
-        answers = self._channel.exchange(
-            {name: encode(Hello()) for name, _ in self._participants},
-            self._timeout_s if timeout_s is None else timeout_s,
-        )
-        for name, key in self._participants:
-            if name not in answers:
-                continue
-            greeting = decode_reply(answers[name])
-            if not isinstance(greeting, Greeting) or (greeting.name, greeting.public_key) != (name, key):
-                raise AuthenticationError(
-                    f"{name} does not answer with the identity on the participant list",
-                    fix="check which process or folder answers under this name",
-                )
-            if greeting.schema_digest != self.schema.digest():
-                raise SchemaError(
-                    f"{name} has another schema",
-                    got=greeting.schema_digest[:12],
-                    rule=self.schema.digest()[:12],
-                    fix="give every party the same schema.toml",
-                )
-        return sorted(answers)
+        wait_s = self._timeout_s if timeout_s is None else timeout_s
+        return greet_parties(self._channel, self._participants, self.schema, wait_s)
 
     # -- what it does ----------------------------------------------------------------------------------------------
 
@@ -443,57 +417,13 @@ class Federation:
                 rule="an instance of ECOD, Mahalanobis or another Blindsight detector",
                 fix="federation.fit(bs.ECOD(), privacy=...)",
             )
-        privacy = _asked(privacy, "fit")
+        privacy = asked_privacy(privacy, "fit")
         if detector.schema is not None and detector.schema.digest() != self.schema.digest():
             raise SchemaError(
                 "The detector has another schema than the federation", fix="leave the detector's schema out"
             )
-        model = self._fit(detector, privacy, on_step, deliver, send_to=self.receivers(send_to))
+        model = fit_run(self, detector, privacy, on_step, deliver, send_to=self.receivers(send_to))
         warn_of_few(model)
-        return model
-
-    def _fit(
-        self,
-        detector: D,
-        privacy: DifferentialPrivacy | None,
-        on_step: Callable[[StepRecord], None] | None,
-        deliver: Callable[[Detector], None] | None,
-        again: str | None = None,
-        send_to: Sequence[str] = (),
-    ) -> D:
-        model = as_asked(detector, self.schema, privacy)
-        description = detector_to_json(model)
-        with Run(self, "fit", description, privacy, again=again) as run:
-            model.begin(self.schema)
-            check_ahead(model, privacy)
-            while (query := model.next_query()) is not None:
-                total = run.total(
-                    query,
-                    purpose="threshold" if query.name == "threshold" else "fit",
-                    detector=description,
-                    model=None if model.is_blank else modelfile.dumps(model),
-                )
-                try:
-                    model.advance(query, total)
-                except BlindsightError as error:
-                    raise in_step(error, query.name) from error
-                step = run.record.steps[-1]
-                if query.name.startswith("loss/"):
-                    step.loss = float(total.values[0]) / max(float(total.values[1]), 1.0)
-                if on_step is not None:
-                    on_step(step)
-            model.certificate_ = run.certificate()
-            model.provenance_ = {
-                "federation": self.name,
-                "run": run.record.run,
-                "parties": [name for name, _ in self._participants],
-                "survivors": {step.step: step.survivors for step in run.record.steps},
-                "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-                "blindsight": __version__,
-            }
-            if deliver is not None:
-                deliver(model)
-            run.record.sent = self._send(model, send_to)
         return model
 
     def send_model(self, model: Detector, to: Iterable[str] | Literal["all"] = "all") -> dict[str, str]:
@@ -521,7 +451,7 @@ class Federation:
         Whoever gets the model learns what its certificate states. Who may have it is the caller's decision: a party
         decides what it keeps, not what others get.
         """
-        return self._send(model, self.receivers(to))
+        return send_to_parties(self._channel, model, self.receivers(to), self._timeout_s)
 
     def receivers(self, to: Iterable[str] | Literal["all"]) -> list[str]:
         """Names of the parties that "all" or a list of names means, sorted.
@@ -531,30 +461,7 @@ class Federation:
         ParameterError
             One is no party of this federation.
         """
-        names = [name for name, _ in self._participants]
-        chosen = names if to == "all" else sorted(set(to))
-        unknown = sorted(set(chosen) - set(names))
-        if unknown or (isinstance(to, str) and to != "all"):
-            raise ParameterError(
-                "A model cannot be sent there",
-                got=repr(to)[:80] if isinstance(to, str) else ", ".join(unknown)[:200],
-                rule="'all', or names of " + ", ".join(names)[:300],
-            )
-        return chosen
-
-    def _send(self, model: Detector, names: Sequence[str]) -> dict[str, str]:
-        if not names:
-            return {}
-        run, file = (model.provenance_ or {}).get("run"), modelfile.dumps(model)
-        if not isinstance(run, str) or len(file) > MAX_MODEL_BYTES:
-            raise ParameterError(
-                "The model cannot be sent",
-                got="no run in its provenance" if not isinstance(run, str) else f"{len(file):,} bytes",
-                rule=f"a model that a federation has fitted, of at most {MAX_MODEL_BYTES:,} bytes",
-            )
-        request = encode(Deliver(run, file))
-        answers = self._channel.exchange(dict.fromkeys(names, request), self._timeout_s)
-        return {name: _kept(name, answers.get(name), hashlib.sha256(file).hexdigest()) for name in names}
+        return chosen_receivers([name for name, _ in self._participants], to)
 
     def evaluate(
         self,
@@ -591,25 +498,11 @@ class Federation:
                     fix="federation.evaluate(model, validation=table)",
                 )
             return evaluate_locally(model, self.schema, validation)
-        privacy = _asked(privacy, "evaluation")
+        privacy = asked_privacy(privacy, "evaluation")
         if data is not None:
             with lent(self.parties, data):
                 return self.evaluate(model, privacy=privacy)
-        return self._evaluate(model, privacy)
-
-    def _evaluate(self, model: Detector, privacy: DifferentialPrivacy | None, again: str | None = None) -> Evaluation:
-        if privacy is not None:
-            model.check_privacy(privacy.unit)
-        description, file = detector_to_json(model), modelfile.dumps(model)
-        with Run(self, "evaluate", description, privacy, again=again, model=file) as run:
-            query = evaluation_query(model, private=privacy is not None)
-            total = run.total(query, purpose="evaluation", detector=description, model=file)
-            breakdown = {
-                name: own
-                for name, party in self.parties.items()
-                if (own := kept_breakdown(party._store, run.record.run)) is not None
-            }
-            return evaluation_from_total(model, total, run.certificate(), breakdown=breakdown)
+        return evaluation_run(self, model, privacy)
 
     def describe(self, *, privacy: DifferentialPrivacy | None) -> list[ColumnDescription]:
         """Private count, mean, variance, histogram and quantiles of every feature.
@@ -625,15 +518,7 @@ class Federation:
         list of ColumnDescription
             One per feature, in the schema's order.
         """
-        return self._describe(for_describing(_asked(privacy, "description")))
-
-    def _describe(self, privacy: DifferentialPrivacy | None, again: str | None = None) -> list[ColumnDescription]:
-        totals: dict[str, Total] = {}
-        numbers = any(column.type != "category" for column in self.schema.features)
-        with Run(self, "describe", None, privacy, again=again) as run:
-            for part in ("histogram", "moments") if numbers else ("histogram",):
-                totals[part] = run.total(describe_query(self.schema, part), purpose="describe")
-        return describe_column_totals(self.schema, totals["histogram"], totals.get("moments"))
+        return description_run(self, for_describing(asked_privacy(privacy, "description")))
 
     def select_features(self, k: int, *, privacy: DifferentialPrivacy | None) -> FeatureSelection:
         """Choose k features that tell most and copy none, from two private sums; see ``detectors.select_features``.
@@ -658,12 +543,7 @@ class Federation:
             As for :meth:`fit`; every party's policy must allow the purpose "describe".
         """
         check_count(self.schema, k)
-        return self._select(k, for_describing(_asked(privacy, "selection")))
-
-    def _select(self, k: int, privacy: DifferentialPrivacy | None, again: str | None = None) -> FeatureSelection:
-        with Run(self, "select", None, privacy, again=again, count=k) as run:
-            selection = select(self.schema, k, lambda query: run.total(query, purpose="describe"))
-            return replace(selection, certificate=run.certificate())
+        return selection_run(self, k, for_describing(asked_privacy(privacy, "selection")))
 
     # -- after a coordinator was killed -----------------------------------------------------------------------------
 
@@ -711,20 +591,7 @@ class Federation:
                 rule="a run that has not ended, with the same participants, threshold and schema",
                 fix="start a new run",
             )
-        privacy = None if header.privacy is None else DifferentialPrivacy.from_json(header.privacy)
-        match header.kind:
-            case "fit":
-                receivers, detector = self.receivers(send_to), detector_from_json(header.detector)
-                model = self._fit(detector, privacy, on_step, deliver, again=run, send_to=receivers)
-                warn_of_few(model)
-                return model
-            case "evaluate" if header.model is not None:
-                return self._evaluate(modelfile.loads(header.model), privacy, again=run)
-            case "describe":
-                return self._describe(privacy, again=run)
-            case "select" if header.count is not None:
-                return self._select(header.count, privacy, again=run)
-        raise FormatError("The journal's run is of a kind that this version does not know", got=header.kind[:40])
+        return run_again(self, header, on_step=on_step, deliver=deliver, send_to=send_to)
 
     # -- inside -----------------------------------------------------------------------------------------------------
 
@@ -748,46 +615,3 @@ class Federation:
     def __repr__(self) -> str:
         names = ", ".join(f"{name} ({PublicIdentity(key).fingerprint})" for name, key in self._participants)
         return f"Federation({self.name!r}: {names})"
-
-
-def _kept(name: str, answer: bytes | None, sha256: str) -> str:
-    """What became of a delivered model at a party, in words."""
-    if answer is None:
-        return "did not answer"
-    try:
-        reply = decode_reply(answer)
-    except ProtocolError as error:
-        return str(error)
-    if isinstance(reply, Refusal):
-        return str(reply.error(name))
-    if not isinstance(reply, Kept):
-        return "answered something else"
-    same = "" if reply.sha256 == sha256 else "; it had this model before, made at another time"
-    return f"kept as version {reply.version}{same}"
-
-
-def for_describing(privacy: DifferentialPrivacy | None) -> DifferentialPrivacy | None:
-    """The privacy asked for, all of it for "describe" unless the shares give that a part."""
-    if privacy is None or "describe" in privacy.shares:
-        return privacy
-    return replace(privacy, shares={"describe": 1.0})
-
-
-def _asked(privacy: object, what: str) -> DifferentialPrivacy | None:
-    """What was asked for, if it is one of the two things that can be.
-
-    Raises
-    ------
-    ParameterError
-    """
-    if privacy is None or isinstance(privacy, DifferentialPrivacy):
-        return privacy
-    number = isinstance(privacy, int | float) and not isinstance(privacy, bool)
-    epsilon = f"{privacy:g}" if number else "1.0"
-    raise ParameterError(
-        f"Say how private the {what} is to be",
-        got="nothing" if isinstance(privacy, EllipsisType) else f"privacy={privacy!r}"[:80],
-        rule="privacy=bs.DifferentialPrivacy(...), or privacy=None for exact sums where every policy allows them",
-        fix=f"privacy=bs.DifferentialPrivacy(epsilon={epsilon}, delta=1e-6)"
-        + ("; the one of the fit: its 'evaluation' share is spent here" if what == "evaluation" else ""),
-    )

@@ -22,7 +22,7 @@ from blindsight.store import Store
 from ._wire import Ledgers
 from .kits._signed import signed_bytes, verified, verified_before
 
-__all__ = ["HeadRelay", "HeadStatement", "Heads", "behind", "read_statement", "witness_message"]
+__all__ = ["HeadRelay", "HeadStatement", "Heads", "behind", "let_go", "read_statement", "witness_message"]
 
 CONTEXT = b"blindsight ledger head v1"
 WITNESS_CONTEXT = b"blindsight ledger witness v1"
@@ -87,6 +87,13 @@ def behind(seen: Mapping[Unit, Position], shown: Mapping[Unit, Position]) -> str
         elif now.count == before.count and now.head != before.head:
             return f"per {unit}: other lines than the {before.count} seen before"
     return None
+
+
+def let_go(store: Store, release: str) -> None:
+    """Forget what was shown in a sum of which nothing is answered any more; what was learned in it stays."""
+    table = store.table("heads")
+    for kind in ("floor", "seen", "statement"):
+        table.delete(f"{kind}/{release}")
 
 
 def witness_message(statement: bytes, witness: str) -> bytes:

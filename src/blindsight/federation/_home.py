@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from blindsight._names import PARTY_NAME
 from blindsight.data import Schema
 from blindsight.errors import (
     AuthenticationError,
@@ -49,13 +50,11 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-
 
 class PartyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What ``party.toml`` says."""
 
-    name: Annotated[str, msgspec.Meta(pattern=NAME.pattern)]
+    name: Annotated[str, msgspec.Meta(pattern=rf"\A{PARTY_NAME}\Z")]
     data: Annotated[str, msgspec.Meta(max_length=4096)]
     evaluation: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
     coordinator: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ()
@@ -183,7 +182,7 @@ def check_enough(parties: int) -> None:
 
 def _check_names(names: Iterable[str]) -> None:
     for name in names:
-        if not NAME.match(name):
+        if not re.fullmatch(PARTY_NAME, name):
             raise ParameterError(
                 "A party's name cannot be used",
                 got=repr(name)[:80],

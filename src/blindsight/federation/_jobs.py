@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,7 @@ from blindsight.store import Store
 
 from ._rules import Approval, Asker
 from ._steps import step_digest
+from ._sums import Sums
 from ._wire import Step, Terms
 
 __all__ = ["Decision", "Job", "Jobs"]
@@ -140,6 +141,7 @@ class Jobs:
         self._table = store.table("jobs")
         self._waiting = store.table("jobs.waiting")
         self._parts = store.table("jobs.parts")
+        self._sums = Sums(store)
 
     def get(self, job: str) -> Job | None:
         """Return a job."""
@@ -150,6 +152,11 @@ class Jobs:
         """Return every job, oldest first."""
         found = [job for name in self._table.keys("") if (job := self.get(name)) is not None]
         return sorted(found, key=lambda job: job.created)
+
+    def of(self, asker: Asker | None, runs: Iterable[str]) -> list[str]:
+        """Which of these runs this asker asked for: what is said of another's is passed over."""
+        known = ((run, self.get(run)) for run in runs)
+        return [run for run, job in known if job is not None and job.asker == _who(asker)]
 
     # -- the party's process
 
@@ -310,7 +317,7 @@ class Jobs:
         hours: float,
         now: datetime,
     ) -> Job:
-        who = asker.name if asker is not None else "whoever the channel admits"
+        who = _who(asker)
         terms = _terms_of(step, who)
         return Job(
             id=step.run,
@@ -382,6 +389,8 @@ class Jobs:
 
     def _keep(self, job: Job) -> Job:
         self._table.put(job.id, _encoder.encode(job))
+        if job.state in ("refused", "expired"):
+            self._sums.end_runs([job.id])
         if job.state == "waits":
             self._waiting.put(job.id, b"")
         else:
@@ -395,6 +404,10 @@ class Jobs:
                 got=str(MAX_WAITING),
                 fix="have them decided: blindsight jobs list",
             )
+
+
+def _who(asker: Asker | None) -> str:
+    return asker.name if asker is not None else "whoever the channel admits"
 
 
 def _digest_of(terms: str, step: Step) -> str:

@@ -188,6 +188,11 @@ class Journal:
         """Every run, the oldest first."""
         return sorted((self.header(run) for run in self._runs.keys("")), key=lambda header: header.started_utc)
 
+    def ended(self, federation: bytes, most: int) -> list[str]:
+        """Runs of a federation that have ended and will not be gone on with, the newest first."""
+        ended = (h for h in self.headers() if h.outcome != "open" and h.federation == federation)
+        return [h.run for h in sorted(ended, key=lambda h: h.ended_utc, reverse=True)][:most]
+
     def end(self, run: str, record: dict[str, Any], *, error: str = "") -> None:
         """Write down how a run ended, and let go of its totals: they have become what they were asked for, or never
         will."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from blindsight._names import PARTY_NAME
 from blindsight.detectors import VotingForest, known_detectors
 from blindsight.errors import BlindsightWarning, ParameterError, PolicyError
 from blindsight.privacy import Event, Unit
@@ -27,7 +28,7 @@ MAX_POLICY_BYTES = 1 << 16
 UNITS: tuple[Unit, ...] = ("record", "person", "party")
 PURPOSES = ("fit", "threshold", "evaluation", "describe")
 
-_APPROVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_APPROVER = re.compile(PARTY_NAME)
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 DEFAULT_DETECTORS = tuple(sorted(set(known_detectors()) - {VotingForest.name}))

@@ -21,7 +21,7 @@ from ._coordinator import private_total
 from ._journal import RunHeader
 from ._run import RunRecord
 from ._steps import check_query, is_masked, step_digest, terms_of, trust_of
-from ._wire import Step
+from ._wire import MAX_ENDED, Step
 
 if TYPE_CHECKING:
     from ._federation import Federation
@@ -157,6 +157,7 @@ class Run:
                     journal=kept,
                     approval_timeout_s=federation._approval_timeout_s,
                     recall=federation._recalls,
+                    ended=[] if record.steps else self._ended(),
                 )
                 federation._recalls = federation._recalls and not is_masked(query)
                 record.steps.append(done)
@@ -180,6 +181,13 @@ class Run:
     def certificate(self) -> dict[str, Any]:
         """What was released so far, at what cost; see ``certificate_of``."""
         return certificate_of(self.record, self._privacy, [name for name, _ in self._federation._participants])
+
+    def _ended(self) -> list[str]:
+        """Earlier runs that nobody will go on with: those that the journal let go of; without a journal, all."""
+        federation = self._federation
+        if federation.journal is not None:
+            return federation.journal.ended(federation.digest, MAX_ENDED)
+        return [record.run for record in federation.history if record is not self.record][-MAX_ENDED:]
 
     def _sums(self, query: Query) -> Method:
         """What hides the vectors of a query: what the federation says, or the chooser where it says "auto"."""

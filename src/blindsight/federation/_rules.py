@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from blindsight._names import PARTY_NAME
 from blindsight.detectors import Training, known_detectors
 from blindsight.errors import ParameterError, PolicyError
 
@@ -23,7 +24,7 @@ Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 Clock = Annotated[str, msgspec.Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d\Z")]
 MAX_ITEMS = 256
-_ASKER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}|sha256:[0-9a-f]{64}")
+_ASKER = re.compile(PARTY_NAME + r"|sha256:[0-9a-f]{64}")
 
 
 class Asker(msgspec.Struct, frozen=True, kw_only=True):

@@ -87,6 +87,7 @@ def open_site(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[str
     """
     folder = Path(folder)
     party = open_party(folder, key_file=key_file)
+    party.end_old_sums()
     listing = party.listing
     if listing is None:
         raise FormatError(

@@ -13,6 +13,7 @@ from blindsight import errors
 from blindsight.errors import BlindsightError, RefusedError, WireError
 
 __all__ = [
+    "MAX_ENDED",
     "Begin",
     "Continue",
     "Deliver",
@@ -34,6 +35,7 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Text = Annotated[str, msgspec.Meta(max_length=2000)]
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=120, pattern=r"^[A-Za-z0-9._/:-]+$")]
 MAX_PARTICIPANTS = 1024
+MAX_ENDED = 32
 MAX_BODY_BYTES = 1 << 28
 Body = Annotated[bytes, msgspec.Meta(max_length=MAX_BODY_BYTES)]
 MAX_MODEL_BYTES = 1 << 25
@@ -99,11 +101,13 @@ class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hello"
 class Begin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="begin", omit_defaults=True):
     """Start a sum: check it against the policy and answer with the first message of the protocol.
 
-    ``recall`` asks for what the party has seen of the others' ledgers.
+    ``recall`` asks for what the party has seen of the others' ledgers. ``ended`` names runs of which the coordinator
+    has written down how they ended: it will not ask for an answer of theirs again; see ``_sums``.
     """
 
     step: Step
     recall: bool = False
+    ended: Annotated[list[Id], msgspec.Meta(max_length=MAX_ENDED)] = []
 
 
 class Continue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="continue", omit_defaults=True):

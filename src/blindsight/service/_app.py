@@ -19,6 +19,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from blindsight._names import MODEL_NAME
 from blindsight._version import __version__
 from blindsight.errors import BlindsightError, StoreError
 
@@ -101,9 +102,7 @@ class Current:
     version: str
 
 
-ModelName = Annotated[
-    str, Path(pattern="^[a-z0-9][a-z0-9._-]{0,63}$", description="Name of a model", examples=["model"])
-]
+ModelName = Annotated[str, Path(pattern=f"^{MODEL_NAME}$", description="Name of a model", examples=["model"])]
 KeyId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="Key id, as registration returned it")]
 IdempotencyKey = Annotated[
     str | None,

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from blindsight._names import MODEL_NAME
 from blindsight.errors import ParameterError, StoreError
 from blindsight.store import Store
 
@@ -22,7 +23,7 @@ SCOPES: tuple[Scope, ...] = ("score", "register", "metrics", "admin")
 
 PREFIX = "bst"
 MAX_TOKEN_CHARS = 128
-_ACCOUNT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_ACCOUNT = re.compile(MODEL_NAME)
 _ID = re.compile(r"[0-9a-f]{16}")
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from blindsight import modelfile
+from blindsight._names import MODEL_NAME
 from blindsight.blind import BitBudget, BlindParameters, CkksParameters, KeyValue, MemoryTable, Model, Scorer
 from blindsight.blind.mpc import import_spu
 from blindsight.circuits import OneHot
@@ -32,7 +33,7 @@ MAX_LOADED = 8
 MAX_VERSIONS = 100
 ENVELOPE_BYTES = 1024
 logger = logging.getLogger("blindsight.service")
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_NAME = re.compile(MODEL_NAME)
 
 Packing = Literal["rows", "columns"]
 Scheme = Literal["bfv", "ckks"]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from blindsight.channels import serve_frames
-from blindsight.federation import _party, open_party
+from blindsight.federation import _answers, _releases, open_party
 from blindsight.privacy import Ledger
 from blindsight.securesum import Phase
 
@@ -78,7 +78,7 @@ def _arm(point: str, strike: Callable[[], None]) -> None:
     elif point == "after-reserve":
         _around(Ledger, "reserve", before=None, after=hit)
     elif point == "after-draw":
-        _around(_party, "discrete_gaussian", before=None, after=hit)
+        _around(_releases, "discrete_gaussian", before=None, after=hit)
     elif point == "after-record-output":
         _around(Ledger, "record_output", before=None, after=hit)
     else:
@@ -91,17 +91,17 @@ def _arm(point: str, strike: Callable[[], None]) -> None:
                 strike()
 
         if when == "before":
-            _around(_party.Party, "_persist", before=hit_phase, after=None)
+            _around(_answers.Answers, "_persist", before=hit_phase, after=None)
         else:
             _arm_reply(phase, strike)
 
 
 def _arm_reply(phase: Phase, strike: Callable[[], None]) -> None:
     """After the transaction around ``_persist`` has committed: when the request's handling returns."""
-    owner, name = (_party.Party, "_begin") if phase is Phase.ADVERTISE else (_party.Party, "_continue")
+    name = "begin" if phase is Phase.ADVERTISE else "proceed"
     answered: list[Phase] = []
-    _around(_party.Party, "_persist", before=None, after=lambda *a: answered.append(a[-1].phase))
-    _around(owner, name, before=None, after=lambda *_: strike() if answered[-1] == phase + 1 else None)
+    _around(_answers.Answers, "_persist", before=None, after=lambda *a: answered.append(a[-1].phase))
+    _around(_answers.Answers, name, before=None, after=lambda *_: strike() if answered[-1] == phase + 1 else None)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from blindsight.channels import FlowerChannel, serve_flower
 from blindsight.channels._flower_app.blindsight_courier import courier
 
-from ._authority import InsecureAuthority
-from ._rigs import HOUR, MINUTE, DialledRig, RunningDialled
+from ._rigs import DialledRig, RunningDialled
 
 __all__ = ["FakeFleet", "FlowerRig", "RunningFlower", "Tamper"]
 
@@ -178,29 +176,8 @@ class FlowerRig(DialledRig):
     def __init__(self) -> None:
         super().__init__("flower", FlowerChannel, serve_flower)
 
-    @contextlib.contextmanager
-    def running(
-        self,
-        names: Sequence[str],
-        *,
-        absent: Sequence[str] = (),
-        relay: bool = False,
-        expired: Sequence[str] = (),
-    ) -> Iterator[RunningFlower]:
-        """A channel; ``expired`` parties are on its list with certificates that have."""
-        assert not relay
-        with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-            folder = Path(name)
-            authority = InsecureAuthority(folder)
-            coordinator = authority.issue("coordinator", server=True)
-            issued = {name: authority.issue(name, lasts=-MINUTE if name in expired else HOUR) for name in names}
-            channel = self.make({name: one.fingerprint for name, one in issued.items()}, **coordinator.files)
-            running = RunningFlower(self, channel, None, authority, issued, coordinator, None)
-            running.folder, running.fleet, running.options = folder, FakeFleet(channel.socket), {}
-            stack.callback(lambda: running.fleet.close())
-            stack.callback(lambda: running.channel.close())
-            stack.callback(running.end)
-            for name in names:
-                if name not in absent:
-                    running.start(name)
-            yield running
+    def _running(self, stack: contextlib.ExitStack, folder: Path, *parts: Any) -> RunningFlower:
+        running = RunningFlower(self, *parts)
+        running.folder, running.fleet, running.options = folder, FakeFleet(running.channel.socket), {}
+        stack.callback(lambda: running.fleet.close())
+        return running

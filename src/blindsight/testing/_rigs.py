@@ -263,13 +263,18 @@ class DialledRig(Rig):
             stack.callback(channel.close)
             there = urlsplit(channel.url)
             between = stack.enter_context(ChaosRelay(there.hostname or "", there.port or 0)) if relay else None
-            running = RunningDialled(self, channel, between, authority, issued, coordinator, broker)
+            running = self._running(stack, Path(folder), channel, between, authority, issued, coordinator, broker)
             stack.callback(lambda: running.channel.close())
             stack.callback(running.end)
             for name in names:
                 if name not in absent:
                     running.start(name)
             yield running
+
+    def _running(self, stack: contextlib.ExitStack, folder: Path, *parts: Any) -> RunningDialled:
+        """What a test holds; whatever it starts besides, ``stack`` ends after channel and parties."""
+        del stack, folder
+        return RunningDialled(self, *parts)
 
     def _broker(self, folder: Path, authority: InsecureAuthority, stack: contextlib.ExitStack) -> Mosquitto | None:
         """What stands between the channel and its parties, if anything does."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -42,9 +43,9 @@ class Step:
         """SHA-256 of its bytes, hexadecimal."""
         return hashlib.sha256(self.encode()).hexdigest()
 
-    def begin(self, *, recall: bool = False) -> bytes:
+    def begin(self, *, recall: bool = False, ended: Sequence[str] = ()) -> bytes:
         """The message that begins it; ``recall`` asks for what the party keeps of the others' ledgers."""
-        asked = {"recall": True} if recall else {}
+        asked = {**({"recall": True} if recall else {}), **({"ended": list(ended)} if ended else {})}
         return msgspec.msgpack.encode({"type": "begin", "step": self.fields, **asked})
 
 

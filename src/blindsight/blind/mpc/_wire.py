@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from blindsight._names import MODEL_NAME
 from blindsight.errors import WireError
 
 __all__ = [
@@ -30,7 +31,7 @@ MAX_HEADER_BYTES = 4096
 MAX_PIECES = 80
 MAX_BODY_BYTES = 1 << 29
 
-Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9._-]{0,63}$")]
+Name = Annotated[str, msgspec.Meta(pattern=rf"\A{MODEL_NAME}\Z")]
 Hex16 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 Fingerprint = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Rows = Annotated[int, msgspec.Meta(ge=1, le=1 << 14)]

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
+from blindsight._names import PARTY_NAME
+
 __all__ = ["MAX_PARTIES", "RESERVED", "address_problem", "contact_problem", "host_of", "name_problem", "names_problems"]
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = frozenset({"authority", "broker", "coordinator"})
 """Folders of their own among the kits."""
 SCHEMES = ("https", "grpcs", "mqtts", "flower")
@@ -20,7 +21,7 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:]{
 
 def name_problem(name: str, *, reserved: Iterable[str] = ()) -> str | None:
     """Say what is wrong with a party's name, and a name that would do; None if nothing is."""
-    if not NAME.fullmatch(name):
+    if not re.fullmatch(PARTY_NAME, name):
         fix = re.sub(r"[^A-Za-z0-9._-]+", "-", name[:64]).strip("-._")
         return f"{name[:70]!r} is no name: letters, digits, '.', '_', '-', at most 64" + (
             f" (try {fix!r})" if fix else ""
