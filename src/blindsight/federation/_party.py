@@ -221,6 +221,11 @@ class Party:
         return changed
 
     @property
+    def audit(self) -> AuditLog | None:
+        """The audit log; None where there is no folder for one."""
+        return self._own.audit
+
+    @property
     def listing(self) -> ParticipantList | None:
         """The signed participant list that was accepted last; None where an unsigned one is pinned."""
         return self._participants.listing

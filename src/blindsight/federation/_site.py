@@ -50,7 +50,7 @@ class PartySite:
     @property
     def audit_lines(self) -> int:
         """How many lines the party's audit log has."""
-        log = self.party._audit
+        log = self.party.audit
         assert log is not None  # a party that is opened from its folder has one
         return log.count
 
