@@ -151,7 +151,7 @@ def test_metrics_of_a_party_whose_store_cannot_be_read(site: Path) -> None:
             'bytes_total{direction="received"} 4.0',
         ):  # fmt: skip
             assert f"\nblindsight_party_{line}\n" in found, found
-        party.party._store.close()
+        party.party._own.store.close()
         found = scrape()
         assert "blindsight_party_state_readable 0.0\n" in found
         assert 'blindsight_party_answers_total{answer="refusal"} 1.0\n' in found
