@@ -17,7 +17,8 @@ import pytest
 
 from blindsight.channels import FlowerChannel, serve, serve_flower, write_flower_app
 from blindsight.channels._flower_app.blindsight_courier import courier
-from blindsight.channels._parcels import Parcel, ParcelSession, new_session
+from blindsight.channels._flower_nodes import MAX_NODES
+from blindsight.channels._parcels import STRANGER_BYTES, Parcel, ParcelSession, new_session
 from blindsight.channels._pin import pin_context
 from blindsight.channels._tls import mutual_context
 from blindsight.channels._unix import listen_unix
@@ -150,6 +151,27 @@ def test_who_talks_nonsense_at_the_coordinators_socket_is_cut_off() -> None:
                 while stranger.recv(1 << 16):  # the list of errands; then the end
                     pass
         assert running.channel.exchange({"a": b"xy"}, SECONDS) == {"a": b"yx"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "length", "match"),
+    [
+        (courier.NODES, courier.LENGTH.size * (MAX_NODES + 1), "4097 nodes"),
+        (courier.LOST, STRANGER_BYTES + 1, "65537 bytes of why"),
+    ],
+)
+def test_a_frame_that_is_too_long_for_its_kind_is_refused_before_its_body_comes(
+    kind: int, length: int, match: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FlowerRig().running(["a"], absent=["a"]) as running:
+        running.fleet.close()
+        with socket.socket(socket.AF_UNIX) as app:
+            app.settimeout(20)
+            app.connect(str(running.channel.socket))
+            head = courier.HEAD.pack(kind, 0, 0, 0.0)
+            app.sendall(courier.LENGTH.pack(len(head) + length) + head)
+            assert app.recv(1) == b""
+    assert match in caplog.text
 
 
 def test_who_talks_nonsense_at_a_partys_socket_reaches_nothing() -> None:
