@@ -192,14 +192,14 @@ class FlowerChannel(DialledChannel):
         """Read one frame, of which ``length`` bytes follow the head, and take it."""
         kind, node, number, _ = HEAD.unpack(await reader.readexactly(HEAD.size))
         if kind == ANSWER:
-            header, rest = await read_parcel(
+            parcel, whole = await read_parcel(
                 reader, length, lambda header: self._longest if self._nodes.know(node, header) else STRANGER_BYTES
             )
-            if rest is None:
+            if whole:
+                self._nodes.answered(node, number, parcel, time.monotonic())
+            else:
                 why = f"a parcel of {length} bytes is longer than a stranger's may be"
                 self._nodes.lost(node, number, why, time.monotonic())
-            else:
-                self._nodes.answered(node, number, header + rest, time.monotonic())
         elif kind == NODES and length % LENGTH.size == 0:
             if length > LENGTH.size * MAX_NODES:
                 raise _too_long(f"{length // LENGTH.size} nodes", f"at most {MAX_NODES}")
