@@ -22,6 +22,7 @@ from blindsight.testing import InsecureAuthority
 pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not there: the extra net")
 
 CONNACK, SUBACK = bytes.fromhex("2003000000"), 0x90
+USER_PROPERTY = b"\x26\0\0\0\0"
 PIECE = bytes(1 << 16)
 ENOUGH_BYTES = 64 << 20
 """What a broker gets rid of at most, here; buffers of the system take a few megabytes."""
@@ -40,9 +41,9 @@ def length_of(length: int) -> bytes:
             return bytes(digits)
 
 
-def publish(number: int, *, qos: int, payload: bytes = b"x") -> bytes:
-    body = b"\0\2up" + (number.to_bytes(2, "big") if qos else b"") + b"\0" + payload
-    return packet(0x30 | qos << 1, body)
+def publish(number: int, *, qos: int, payload: bytes = b"x", topic: bytes = b"up", properties: bytes = b"") -> bytes:
+    body = len(topic).to_bytes(2, "big") + topic + (number.to_bytes(2, "big") if qos else b"")
+    return packet(0x30 | qos << 1, body + length_of(len(properties)) + properties + payload)
 
 
 class HostileBroker:
@@ -153,6 +154,14 @@ def test_a_packet_longer_than_the_broker_was_told_is_not_read(tmp_path: Path) ->
         (packet(0x62, b"\0\1"), "begins with 0x62"),  # PUBREL
         (packet(0x50, b"\0\1"), "begins with 0x50"),  # PUBREC
         (b"\x32\xff\xff\xff\xff\x01", "without an end"),
+        (packet(SUBACK, b"\0\1\0" + bytes(60_000)), "a packet of 60007 bytes"),
+        (packet(0x40, b"\0\1\0" + length_of(5_000) + USER_PROPERTY * 1000), "a packet of 5008 bytes"),  # PUBACK
+        (publish(1, qos=1, properties=USER_PROPERTY * 26_000), "130000 bytes of properties"),
+        (publish(1, qos=0, topic=b"u" * 511), "513 bytes of topic"),
+        (packet(0x30, b"\0\xc8up\0x"), "202 bytes of topic in a message of 6"),
+        (packet(0x30, b"\0\2up\5x"), "5 bytes of properties"),
+        (packet(0x30, b"\0"), "a message of 1 bytes"),
+        (packet(0x30, b"\0\2up\xff\xff\xff\xffx"), "without an end"),
     ],
 )
 def test_what_no_broker_sends_to_such_a_client_ends_the_connection(tmp_path: Path, first: bytes, match: str) -> None:
@@ -177,13 +186,21 @@ def test_one_that_does_may_send_as_many_as_it_likes(tmp_path: Path) -> None:
     assert len(got) == 100 * count
 
 
-@given(
-    bodies=st.lists(st.tuples(st.sampled_from([0x20, 0x30, 0x32, 0x3A, 0x40, 0xD0]), st.binary(max_size=300))),
-    cuts=st.lists(st.integers(1, 400), min_size=1, max_size=5),
+messages = st.builds(
+    publish,
+    st.just(1),
+    qos=st.sampled_from([0, 1]),
+    payload=st.binary(max_size=160),
+    topic=st.binary(max_size=60),
+    properties=st.binary(max_size=60),
 )
-def test_packets_pass_in_whatever_pieces_and_a_long_one_does_not(bodies: list[tuple[int, bytes]], cuts: list) -> None:
-    stream = b"".join(packet(first, body) for first, body in bodies)
-    assert max((len(packet(*one)) for one in bodies), default=0) <= 303
+others = st.builds(packet, st.sampled_from([0x20, 0x40, 0xD0]), st.binary(max_size=300))
+
+
+@given(packets=st.lists(messages | others, max_size=8), cuts=st.lists(st.integers(1, 400), min_size=1, max_size=5))
+def test_packets_pass_in_whatever_pieces_and_a_long_one_does_not(packets: list[bytes], cuts: list[int]) -> None:
+    stream = b"".join(packets)
+    assert max(map(len, packets), default=0) <= 303
     guard, at = PacketGuard(303), 0
     while at < len(stream):
         for cut in cuts:
@@ -192,6 +209,21 @@ def test_packets_pass_in_whatever_pieces_and_a_long_one_does_not(bodies: list[tu
     guard.feed(bytes([0x30]) + length_of(301)[:-1])
     with pytest.raises(WireError, match="a packet of 304 bytes"):
         guard.feed(length_of(301)[-1:])
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize("payload", [b"", bytes(200_000)])
+def test_what_is_around_a_payload_has_at_most_512_bytes(qos: int, payload: bytes) -> None:
+    def message(topic: int, properties: int) -> bytes:
+        return publish(1, qos=qos, payload=payload, topic=b"u" * topic, properties=bytes(properties))
+
+    topic = 512 - (len(message(0, 300)) - len(payload))
+    guard = PacketGuard(_broker.MAX_PACKET_BYTES)
+    assert len(message(topic, 300)) == 512 + len(payload)
+    guard.feed(message(topic, 300) * 2)
+    for more in (message(topic + 1, 300), message(topic, 301)):
+        with pytest.raises(WireError, match="bytes of properties"):
+            PacketGuard(_broker.MAX_PACKET_BYTES).feed(more)
 
 
 def test_a_broker_that_confirms_nothing_fills_no_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import socket
@@ -10,14 +11,15 @@ import threading
 import time
 import tomllib
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
-from blindsight.channels import FlowerChannel, serve, serve_flower, write_flower_app
+from blindsight.channels import FlowerChannel, _flower_party, serve, serve_flower, write_flower_app
 from blindsight.channels._flower_app.blindsight_courier import courier
-from blindsight.channels._parcels import Parcel, ParcelSession, new_session
+from blindsight.channels._flower_nodes import MAX_NODES
+from blindsight.channels._parcels import STRANGER_BYTES, Parcel, ParcelSession, new_session
 from blindsight.channels._pin import pin_context
 from blindsight.channels._tls import mutual_context
 from blindsight.channels._unix import listen_unix
@@ -152,6 +154,27 @@ def test_who_talks_nonsense_at_the_coordinators_socket_is_cut_off() -> None:
         assert running.channel.exchange({"a": b"xy"}, SECONDS) == {"a": b"yx"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "length", "match"),
+    [
+        (courier.NODES, courier.LENGTH.size * (MAX_NODES + 1), "4097 nodes"),
+        (courier.LOST, STRANGER_BYTES + 1, "65537 bytes of why"),
+    ],
+)
+def test_a_frame_that_is_too_long_for_its_kind_is_refused_before_its_body_comes(
+    kind: int, length: int, match: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FlowerRig().running(["a"], absent=["a"]) as running:
+        running.fleet.close()
+        with socket.socket(socket.AF_UNIX) as app:
+            app.settimeout(20)
+            app.connect(str(running.channel.socket))
+            head = courier.HEAD.pack(kind, 0, 0, 0.0)
+            app.sendall(courier.LENGTH.pack(len(head) + length) + head)
+            assert app.recv(1) == b""
+    assert match in caplog.text
+
+
 def test_who_talks_nonsense_at_a_partys_socket_reaches_nothing() -> None:
     with FlowerRig().running(["a"]) as running:
         assert running.channel.exchange({"a": b"xy"}, SECONDS) == {"a": b"yx"}
@@ -283,6 +306,85 @@ def test_a_long_parcel_of_no_session_is_not_kept_at_a_party_and_begins_one() -> 
         assert hello.records, "the beginning of another session"
         assert peak < 16 << 20
         assert running.channel.exchange({"a": b"!handled"}, SECONDS) == {"a": b"2"}, "the one that was goes on"
+
+
+def place_in(running: RunningFlower) -> Parcel:
+    """Where the next parcel to the party begins, as whoever carries sees it."""
+    seen: list[bytes] = []
+    running.fleet.tamper = lambda node, up, parcel: (seen.append(parcel) if not up else None, [parcel])[1]
+    assert running.channel.exchange({"a": b"xy"}, SECONDS) == {"a": b"yx"}
+    running.fleet.tamper = None
+    last = Parcel.decode(seen[-1])
+    return Parcel(last.session, last.offset + len(last.records), last.received)
+
+
+def bring(agent: Path, head: Parcel, megabytes: int) -> bytes:
+    """What a party answers to a parcel with so much behind its header."""
+    with socket.socket(socket.AF_UNIX) as courier_:
+        courier_.settimeout(60)
+        courier_.connect(str(agent))
+        data = head.encode()
+        courier_.sendall(courier.LENGTH.pack(len(data) + megabytes * len(MEGABYTE)) + data)
+        for _ in range(megabytes):
+            courier_.sendall(MEGABYTE)
+        return courier.read(courier_)
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """How many bytes of memory it takes at once."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("lie", ["a gap", "an acknowledgement"])
+def test_a_long_parcel_that_does_not_fit_into_the_session_is_not_kept(lie: str) -> None:
+    with FlowerRig().running(["a"]) as running:
+        place = place_in(running)
+        more = (1, 0) if lie == "a gap" else (0, 1 << 20)
+        head = Parcel(place.session, place.offset + more[0], place.received + more[1])
+        assert peak_of(lambda: bring(running.fleet.agents[0], head, 32)) < 16 << 20
+        assert running.channel.exchange({"a": b"xy"}, SECONDS) == {"a": b"yx"}, "in another session"
+
+
+def test_of_parcels_that_fit_one_is_kept_once_however_many_come() -> None:
+    with FlowerRig().running(["a"]) as running:
+        head, answers = place_in(running), []
+        couriers = [
+            threading.Thread(target=lambda: answers.append(bring(running.fleet.agents[0], head, 32))) for _ in range(4)
+        ]
+
+        def come() -> None:
+            for one in couriers:
+                one.start()
+            for one in couriers:
+                one.join(60)
+
+        peak = peak_of(come)
+        assert len(answers) == 4
+        assert 32 << 20 < peak < 56 << 20, "one, with room to grow, and what is read ahead of each"
+        assert running.channel.exchange({"a": b"xy"}, SECONDS) == {"a": b"yx"}
+
+
+def test_an_answer_is_written_to_one_courier_at_a_time_and_kept_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_flower_party, "PIECE_SECONDS", 0.7)
+    with FlowerRig().running(["a"]) as running, contextlib.ExitStack() as stack:
+        ask = Parcel(place_in(running).session).encode()  # as if nothing had been received
+        running.fleet.tamper = lambda node, up, parcel: [] if up else [parcel]
+        assert running.channel.exchange({"a": b"!zeros %d" % (8 << 20)}, 1.0) == {}
+        couriers = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(5)]
+
+        def come() -> None:
+            for one in couriers:
+                one.settimeout(20)
+                one.connect(str(running.fleet.agents[0]))
+                courier.write(one, ask)
+            assert len(courier.read(couriers[-1])) > 8 << 20, "the others read nothing"
+
+        assert peak_of(come) < 64 << 20, "two copies here, and two there"
 
 
 def test_an_answer_that_is_too_long_is_a_dropout(tmp_path: Path) -> None:

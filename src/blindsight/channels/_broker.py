@@ -14,7 +14,7 @@ from typing import Any, cast
 from blindsight.errors import AuthenticationError, BlindsightError, MissingExtraError, UnavailableError, WireError
 
 from ._mqtt_wire import MAX_PAYLOAD_BYTES
-from ._packets import PacketGuard
+from ._packets import AROUND_BYTES, PacketGuard
 
 __all__ = ["BrokerLink", "check_paho", "first_of"]
 
@@ -27,8 +27,6 @@ IN_FLIGHT = 16
 """Messages that the broker has not confirmed, at most; fewer where it says so."""
 MAX_QUEUED = 1 << 15
 """Messages that wait for the broker to confirm others: a broker that sends, and confirms nothing, fills no memory."""
-AROUND_BYTES = 512
-"""More than a packet has around its payload: header, topic, properties."""
 MAX_PACKET_BYTES = MAX_PAYLOAD_BYTES + AROUND_BYTES
 """Longest packet, either way."""
 READS = 32
@@ -117,8 +115,9 @@ class BrokerLink:
 
     Security
     --------
-    The broker is told how long a packet may be. One that sends a longer one all the same, or steps of QoS 2, or more
-    than it hears the receipt of, is left before the packet's body is read: see :class:`PacketGuard`.
+    The broker is told how long a packet may be. One that sends a longer one all the same, or one that is long around
+    its message or without any, or steps of QoS 2, or more than it hears the receipt of, is left before the packet's
+    body is read: see :class:`PacketGuard`.
     """
 
     def __init__(

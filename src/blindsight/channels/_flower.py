@@ -19,7 +19,7 @@ from blindsight.errors import UnavailableError, WireError
 from ._channel import MAX_MESSAGE_BYTES
 from ._dialled import DialledChannel
 from ._flower_app.blindsight_courier.courier import ANSWER, CARRY, END, HEAD, LENGTH, LOST, NODES
-from ._flower_nodes import Nodes
+from ._flower_nodes import MAX_NODES, Nodes
 from ._flower_party import longest_parcel, socket_of
 from ._intake import read_parcel
 from ._parcels import STRANGER_BYTES
@@ -192,18 +192,22 @@ class FlowerChannel(DialledChannel):
         """Read one frame, of which ``length`` bytes follow the head, and take it."""
         kind, node, number, _ = HEAD.unpack(await reader.readexactly(HEAD.size))
         if kind == ANSWER:
-            header, rest = await read_parcel(
+            parcel, whole = await read_parcel(
                 reader, length, lambda header: self._longest if self._nodes.know(node, header) else STRANGER_BYTES
             )
-            if rest is None:
+            if whole:
+                self._nodes.answered(node, number, parcel, time.monotonic())
+            else:
                 why = f"a parcel of {length} bytes is longer than a stranger's may be"
                 self._nodes.lost(node, number, why, time.monotonic())
-            else:
-                self._nodes.answered(node, number, header + rest, time.monotonic())
         elif kind == NODES and length % LENGTH.size == 0:
+            if length > LENGTH.size * MAX_NODES:
+                raise _too_long(f"{length // LENGTH.size} nodes", f"at most {MAX_NODES}")
             listed = await reader.readexactly(length)
             self._nodes.seen(one for (one,) in LENGTH.iter_unpack(listed))
-        elif kind == LOST and length <= STRANGER_BYTES:
+        elif kind == LOST:
+            if length > STRANGER_BYTES:
+                raise _too_long(f"{length} bytes of why an answer is lost", f"at most {STRANGER_BYTES}")
             reason = await reader.readexactly(length)
             self._nodes.lost(node, number, reason[:400].decode(errors="replace"), time.monotonic())
         else:
@@ -228,3 +232,7 @@ class FlowerChannel(DialledChannel):
 
 def _frame(*parts: bytes) -> bytes:
     return LENGTH.pack(sum(map(len, parts))) + b"".join(parts)
+
+
+def _too_long(got: str, rule: str) -> WireError:
+    return WireError("A frame of Flower's app is too long", got=got, rule=rule)

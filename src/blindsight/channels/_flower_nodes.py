@@ -117,7 +117,7 @@ class Nodes:
         if node is not None and node.number == number:
             self._failed(node, reason, now)
 
-    def answered(self, node_id: int, number: int, data: bytes, now: float) -> None:
+    def answered(self, node_id: int, number: int, data: bytes | bytearray, now: float) -> None:
         """An errand's answer; one that was given up before is read as well, for what it says to the session."""
         node = self._nodes.get(node_id)
         if node is None:
@@ -137,14 +137,14 @@ class Nodes:
         self._take(node, node.carried, parcel, now)
 
     def know(self, node_id: int, header: bytes) -> bool:
-        """Whether a parcel that begins so is of a session with a party, whose certificate was compared."""
+        """Whether a parcel that begins so may be of a session with a party, whose certificate was compared."""
         node = self._nodes.get(node_id)
         try:
             return (
                 node is not None
                 and node.party is not None
                 and node.carried is not None
-                and Parcel.decode(header).session == node.carried.session
+                and node.carried.fits(Parcel.decode(header))
             )
         except WireError:
             return False

@@ -121,7 +121,8 @@ def serve_flower(
     No port is open; the socket is a file. Whoever connects there is a carrier and nothing more: what it brings and gets
     is TLS 1.3 between this process and the coordinator, whose certificate must be signed by ``authority`` for servers
     and be ``coordinator``: compared in the handshake, before anything is sent, and again before a
-    request is handed to ``handler``. A carrier can delay and drop, and see lengths and times.
+    request is handed to ``handler``. A carrier can delay and drop, see lengths and times, and have one
+    parcel of the greatest length held at a time: it reads in every header what the next may say.
     """
     del max_backoff_s
     if url.partition("://")[0].lower() != "flower":
@@ -189,16 +190,22 @@ async def _courier(agent: _Agent, reader: asyncio.StreamReader, writer: asyncio.
         if length > max_bytes:
             log.warning("a parcel of %d bytes is too long, and not read", length)
             return
-        header, rest = await read_parcel(
-            reader, length, lambda header: max_bytes if agent.knows(header) else STRANGER_BYTES, piece_s=PIECE_SECONDS
-        )
-        answer = await agent.answer(header + (rest or b""))
-        writer.write(LENGTH.pack(len(answer)) + answer)
-        async with asyncio.timeout(PIECE_SECONDS):
-            await writer.drain()
+        async with contextlib.nullcontext() if length <= STRANGER_BYTES else agent.room:
+            parcel, _ = await read_parcel(
+                reader, length, lambda head: max_bytes if agent.knows(head) else STRANGER_BYTES, piece_s=PIECE_SECONDS
+            )
+            session = agent.take(parcel)
+            del parcel
+        await agent.ready(session)
+        async with agent.room:
+            answer = session.carried.parcel().encode()
+            writer.writelines([LENGTH.pack(len(answer)), answer])
+            async with asyncio.timeout(PIECE_SECONDS):
+                await writer.drain()
+            del answer
         agent.fetched()
     except (asyncio.IncompleteReadError, TimeoutError, OSError):
-        return
+        writer.transport.abort()  # what it does not read is not kept for it
     except BlindsightError as error:  # a file of ours cannot be used just now
         log.error("a courier got no answer: %s", error)
     finally:
@@ -239,14 +246,20 @@ class _Agent:
         self._asked: tuple[Letter, _Session] | None = None  # what is to be answered next
         self._working: _Session | None = None  # for whom a request is being answered
         self._ready, self._changed = asyncio.Event(), asyncio.Event()
+        self.room = asyncio.Lock()
+        """For one long parcel at a time, either way: a carrier has 16 connections, and can write headers that fit."""
         self._leaving = False
 
-    async def answer(self, data: bytes) -> bytes:
-        """Take a parcel, and give back one: at once if there is something to say, or nothing is on the way."""
-        session = self._session_of(data)
+    def take(self, data: bytearray) -> _Session:
+        """Take a parcel; return the session that has something to say to it, which may be over or a new one."""
+        try:
+            parcel = Parcel.decode(data)
+        except WireError as error:
+            self._outbox.failed(error, self._failures.failures)
+            return self._begin()
+        session = self._session_of(parcel)
         if session is None:
-            return self._begin().carried.parcel().encode()
-        parcel = Parcel.decode(data)
+            return self._begin()
         try:
             still_expected(session.pinned, self._expected)
             plain = session.carried.take(parcel)
@@ -262,19 +275,22 @@ class _Agent:
             self._outbox.failed(error, self._failures.failures)
             self._failures.failed()
             self._end(session)
-            told = session.carried.parcel()  # says to the other side what was wrong
-            return (told if told.records else self._begin().carried.parcel()).encode()
+            said = session.carried.parcel().records  # tells the other side what was wrong
+            return session if said else self._begin()
+        return session
+
+    async def ready(self, session: _Session) -> None:
+        """Come back as soon as there is something to say in a session, or nothing on the way."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._hold_s):
                 while self._on_the_way(session):
                     self._changed.clear()
                     await self._changed.wait()
-        return session.carried.parcel().encode()
 
     def knows(self, header: bytes) -> bool:
-        """Whether a parcel that begins so is of the session with the coordinator, whose certificate was seen."""
+        """Whether a parcel that begins so may be of the session with the coordinator, whose certificate was seen."""
         try:
-            return self._current is not None and Parcel.decode(header).session == self._current.carried.session
+            return self._current is not None and self._current.carried.fits(Parcel.decode(header))
         except WireError:
             return False
 
@@ -325,14 +341,9 @@ class _Agent:
         asked = self._asked is not None and self._asked[1] is session
         return session is self._current and (asked or self._working is session)
 
-    def _session_of(self, data: bytes) -> _Session | None:
-        try:
-            wanted = Parcel.decode(data).session
-        except WireError as error:
-            self._outbox.failed(error, self._failures.failures)
-            return None
+    def _session_of(self, parcel: Parcel) -> _Session | None:
         for session in (self._current, self._young):
-            if session is not None and session.carried.session == wanted:
+            if session is not None and session.carried.session == parcel.session:
                 return session
         return None
 

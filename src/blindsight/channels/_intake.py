@@ -14,7 +14,7 @@ PIECE_BYTES = 1 << 20
 
 async def read_parcel(
     reader: asyncio.StreamReader, length: int, room: Callable[[bytes], int], *, piece_s: float | None = None
-) -> tuple[bytes, bytes | None]:
+) -> tuple[bytearray, bool]:
     """Read a parcel of a known length.
 
     Parameters
@@ -28,8 +28,8 @@ async def read_parcel(
 
     Returns
     -------
-    header, rest : bytes, bytes or None
-        None where it is longer: it was read to its end, so that its carrier can go on, and not kept.
+    parcel, whole : bytearray, bool
+        Not whole where it is longer: it was read to its end, so that its carrier can go on, and the header alone kept.
 
     Raises
     ------
@@ -37,14 +37,18 @@ async def read_parcel(
     """
     async with asyncio.timeout(piece_s):
         header = await reader.readexactly(min(length, HEADER_BYTES))
-    length -= len(header)
-    parts: list[bytes] | None = [] if length + len(header) <= room(header) else None
-    while length:
-        async with asyncio.timeout(piece_s):
-            part = await reader.read(min(length, PIECE_BYTES))
-        if not part:
-            raise asyncio.IncompleteReadError(b"", length)
-        length -= len(part)
-        if parts is not None:
-            parts.append(part)
-    return header, None if parts is None else b"".join(parts)
+    kept, whole = bytearray(header), length <= room(header)
+    rest = length - len(header)
+    try:
+        while rest:
+            async with asyncio.timeout(piece_s):
+                part = await reader.read(min(rest, PIECE_BYTES))
+            if not part:
+                raise asyncio.IncompleteReadError(b"", rest)
+            rest -= len(part)
+            if whole:
+                kept += part  # grows where it is: never there twice
+    except BaseException:
+        kept.clear()  # whoever deals with the error holds this frame
+        raise
+    return kept, whole

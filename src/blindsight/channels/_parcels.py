@@ -39,21 +39,21 @@ class Parcel:
         Of ``records`` in their sender's stream.
     received : int
         Bytes of the other side's stream that have arrived.
-    records : bytes
+    records : bytes or memoryview
     """
 
     session: bytes
     offset: int = 0
     received: int = 0
-    records: bytes = b""
+    records: bytes | memoryview = b""
 
     def encode(self) -> bytes:
         """The parcel's bytes."""
         return HEADER.pack(VERSION, self.session, self.offset, self.received) + self.records
 
     @classmethod
-    def decode(cls, data: bytes) -> Parcel:
-        """Parse what a carrier brought.
+    def decode(cls, data: bytes | bytearray) -> Parcel:
+        """Parse what a carrier brought; ``records`` is a view of it.
 
         Raises
         ------
@@ -67,7 +67,7 @@ class Parcel:
             raise _malformed(f"version {version}")
         if max(offset, received) > MAX_STREAM_BYTES:
             raise _malformed(f"{offset} and {received} bytes so far")
-        return cls(session, offset, received, data[HEADER.size :])
+        return cls(session, offset, received, memoryview(data)[HEADER.size :])
 
 
 KNOCK = Parcel(bytes(16))
@@ -130,6 +130,12 @@ class ParcelSession:
             The session has ended.
         """
         self._tls.send(data)
+
+    def fits(self, parcel: Parcel) -> bool:
+        """Whether a parcel may be of this session, as far as its header says: its id and its place."""
+        self._collect()
+        sent = self._acknowledged + len(self._unreceived)
+        return parcel.session == self.session and parcel.offset <= self._received and parcel.received <= sent
 
     def take(self, parcel: Parcel) -> bytes:
         """Take a parcel; return what the other side sent, as far as it is whole and was not returned before.

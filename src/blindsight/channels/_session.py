@@ -103,7 +103,7 @@ class TlsSession:
                 self._waiting.append(memoryview(data))
             self._flush()
 
-    def receive(self, carried: bytes) -> bytes:
+    def receive(self, carried: bytes | memoryview) -> bytes:
         """Take what was carried here, in order; return the bytes that the other side sent, as far as they are whole.
 
         Raises
