@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ __all__ = ["PartyMetrics"]
 
 log = logging.getLogger(__name__)
 
+FRESH_S = 1.0
+"""How long what was read out of the store is told again: to read it walks all jobs, and holds up who asks for sums."""
 STATES = ("waits", "running", "done", "refused", "expired")
 
 
@@ -53,6 +56,8 @@ class PartyMetrics(MetricsPort):
         self._refusals: Counter[str] = Counter()
         self._bytes = Counter(received=0, sent=0)
         self._accounts: dict[str, tuple[object, float, float]] = {}
+        self._reading = threading.Lock()
+        self._read: tuple[float, list[Any]] | None = None
         registry.register(self)  # any object with collect() will do
         super().__init__(registry, port)
 
@@ -72,13 +77,22 @@ class PartyMetrics(MetricsPort):
     def collect(self) -> Iterator[Any]:
         """What Prometheus asks for at each scrape, in a thread of its own."""
         yield from self._of_process()
-        readable = 1
+        with self._reading:
+            if self._read is None or time.monotonic() - self._read[0] > FRESH_S:
+                state = self._state()
+                self._read = (time.monotonic(), state)
+            families = self._read[1]
+        yield from families
+
+    def _state(self) -> list[Any]:
+        readable, families = 1, []
         try:
-            yield from list(self._of_store())
+            families = list(self._of_store())
         except BlindsightError as error:  # the disk has failed, say: the rest is told all the same
             log.warning("the party's state cannot be read for its metrics: %s", error)
             readable = 0
-        yield _gauge("state_readable", "0 where jobs, budget and audit log cannot be read, and are absent.", readable)
+        what = "0 where jobs, budget and audit log cannot be read, and are absent."
+        return [*families, _gauge("state_readable", what, readable)]
 
     def _of_process(self) -> Iterator[Any]:
         contact, seconds = self._contact, self._contact.seconds
