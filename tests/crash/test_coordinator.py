@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -66,8 +67,8 @@ class Bench:
             return answer
 
         channel: Channel = MemoryChannel({name: handler(name) for name in NAMES})
-        journal = Journal(self.store)
-        return Federation(channel, participants=self.participants, schema=NUMBER_SCHEMA, journal=journal, **options)
+        options = {"journal": Journal(self.store), **options}
+        return Federation(channel, participants=self.participants, schema=NUMBER_SCHEMA, **options)
 
     def charges(self) -> list[list[str]]:
         """Release ids in every party's ledger, which verifies."""
@@ -227,6 +228,40 @@ def test_evaluation_description_and_selection_are_resumed(bench: Bench, monkeypa
         (header,) = again.unfinished()
         assert header.kind == kind
         assert repr(again.resume(header.run)) == repr(call(bench.federation()))
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["ends", "dies"])
+@pytest.mark.parametrize("number", [0, 3, 4, 5, 9])
+def test_a_second_coordinator_takes_the_run_over_and_the_first_leaves_it_alone(
+    number: int, dies: bool, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is only slow: while it waits in an exchange, another on the same journal resumes its run."""
+    original, calls = Channel.exchange, [0]
+
+    def exchange(self: Channel, *arguments: Any, **options: Any) -> Any:
+        now = calls[0]
+        calls[0] += 1
+        if now == number:
+            with Store(bench.folder / "coordinator.db") as store:
+                second = bench.federation(journal=Journal(store))
+                (header,) = second.unfinished()
+                with pytest.raises(Killed) if dies else contextlib.nullcontext():
+                    second.resume(header.run)
+        elif dies and now == number + 1:  # the second's first exchange
+            raise Killed
+        return original(self, *arguments, **options)
+
+    first = bench.federation()
+    with monkeypatch.context() as armed:
+        armed.setattr(Channel, "exchange", exchange)
+        with pytest.raises(StoreError, match="taken over by another coordinator"):
+            first.fit(ECOD(bins=8), privacy=PRIVACY)
+    assert first.journal is not None
+    (header,) = first.journal.headers()
+    assert header.outcome == ("open" if dies else "done")
+    if dies:
+        bench.federation().resume(header.run)
+    assert bench.charges() == [[f"{header.run}/fit", f"{header.run}/threshold"]] * len(NAMES)
 
 
 def test_a_run_that_was_refused_has_ended(bench: Bench) -> None:

@@ -80,8 +80,11 @@ class Run:
         )
         federation.history.append(self.record)
         journal = federation.journal
-        if journal is not None and again is None:
-            journal.begin(
+        self._owner = b""
+        if journal is not None and again is not None:
+            self._owner = journal.claim(again)
+        elif journal is not None:
+            self._owner = journal.begin(
                 RunHeader(
                     run=self.record.run,
                     kind=kind,
@@ -105,7 +108,7 @@ class Run:
             return
         # what is wrong with records is for their owner's eyes; in a federation of one process it comes as far as here
         words = "" if error is None else type(error).__name__ if isinstance(error, DataError) else str(error)
-        journal.end(self.record.run, self.record.to_json(), error=words)
+        journal.end(self.record.run, self._owner, self.record.to_json(), error=words)
 
     def total(
         self,
@@ -140,7 +143,9 @@ class Run:
             record.trust = trust_of(step)  # the weakest of the run's sums is what the run can promise
         exact = self._privacy is None and is_masked(query)
         journal = federation.journal
-        kept = None if journal is None else journal.sum(record.run, step.step, step_digest(step).encode())
+        kept = None
+        if journal is not None:
+            kept = journal.sum(record.run, self._owner, step.step, step_digest(step).encode())
         if kept is not None and (before := kept.done) is not None:
             record.steps.append(before[1])
             return before[0]
