@@ -182,6 +182,26 @@ def test_a_run_that_is_left_and_taken_up_again_finds_its_sum(number_schema: Sche
         assert np.array_equal(model.score_histogram_.counts, total)
 
 
+@pytest.mark.parametrize("phase", range(5))
+def test_a_run_inside_another_does_not_end_it(phase: int, number_schema: Schema) -> None:
+    """Without a journal: what has begun and is not over is gone on with."""
+    federation = embedded(tables(4, rows=10), number_schema, OPEN)
+    told: list[tuple[str, str]] = []
+
+    def progress(*what: str) -> None:
+        told.append(what)
+        if len(told) == 1 + phase:
+            federation.describe(privacy=dp(1.0))
+
+    federation.progress = progress
+    federation.fit(ECOD(bins=8), privacy=dp(1.0))
+    fit, inner = (record.run for record in federation.history)
+    party = federation.parties[VICTIM]
+    assert set(kept(party._own.store, "clients")) == {f"{fit}/threshold", f"{inner}/describe/moments"}
+    federation.describe(privacy=dp(1.0))
+    assert {f"{fit}/threshold", f"{inner}/describe/moments"} <= set(kept(party._own.store, "sums.over"))
+
+
 def test_delivering_the_model_ends_the_last_sum(number_schema: Schema, tmp_path: Path) -> None:
     federation = embedded(tables(3, rows=10), number_schema, OPEN, home=tmp_path)
     model = federation.fit(ECOD(bins=8), privacy=dp(1.0), send_to=[VICTIM])
