@@ -271,7 +271,7 @@ def test_a_coordinators_journal_goes_on_where_it_was(where):
 
     with open_store(where) as store:
         journal = Journal(store)
-        first = journal.begin(RunHeader(run="r", kind="fit", federation=b"f"))
+        first = journal.begin(RunHeader(run="r", kind="evaluate", federation=b"f", model=b"long"))
         begun = journal.sum("r", first, "fit", b"request")
         begun.keep(b"state", b"ledgers")
         journal.keep_exact_survivors(b"f", frozenset("abc"))
@@ -294,8 +294,8 @@ def test_a_coordinators_journal_goes_on_where_it_was(where):
                 with pytest.raises(StoreError, match="taken over by another coordinator"):
                     write()
         assert journal.sum("r", owner, "fit", b"request").state == b"state"
-        assert [header.outcome for header in journal.headers()] == ["open"]
+        assert [(header.outcome, header.model) for header in journal.headers()] == [("open", b"long")]
         journal.end("r", owner, {})
         with pytest.raises(ParameterError, match="has ended"):
             journal.claim("r")
-        assert [header.outcome for header in journal.headers()] == ["done"]
+        assert [(header.outcome, header.model) for header in journal.headers()] == [("done", None)]

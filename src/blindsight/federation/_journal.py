@@ -48,7 +48,7 @@ class RunHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     privacy : bytes, optional
         JSON of the privacy asked for; None asks for exact sums.
     model : bytes, optional
-        Model file of the model to evaluate.
+        Model file of the model to evaluate, until the run has ended.
     count : int, optional
         Features to select.
     started_utc, ended_utc : str
@@ -235,8 +235,8 @@ class Journal:
         return [h.run for h in sorted(ended, key=lambda h: h.ended_utc, reverse=True)][:most]
 
     def end(self, run: str, owner: bytes, record: dict[str, Any], *, error: str = "") -> None:
-        """Write down how a run ended, and let go of its totals: they have become what they were asked for, or never
-        will.
+        """Write down how a run ended, and let go of its totals, which have become what they were asked for or never
+        will, and of the model that it was about: every run's header is read when another begins.
 
         Raises
         ------
@@ -244,8 +244,9 @@ class Journal:
             It is another process's by now.
         """
         header = self.header(run)
+        outcome: Outcome = "failed" if error else "done"
         ended = msgspec.structs.replace(
-            header, outcome="failed" if error else "done", error=error[:2000], ended_utc=_now(), record=record
+            header, model=None, outcome=outcome, error=error[:2000], ended_utc=_now(), record=record
         )
         with self._owned(run, owner):
             self._runs.put(run, msgspec.msgpack.encode(ended))
