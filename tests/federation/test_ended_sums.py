@@ -20,7 +20,7 @@ from blindsight.federation import Journal, Party, Policy
 from blindsight.federation._journal import SumJournal
 from blindsight.federation._rules import Asker
 from blindsight.federation._sums import OPEN_DAYS, Sums
-from blindsight.federation._wire import Begin, Continue, Refusal, Reply, decode_reply, encode
+from blindsight.federation._wire import Begin, Continue, Hello, Refusal, Reply, decode_reply, encode
 from blindsight.privacy import NoiseSource
 from blindsight.securesum import Phase
 from blindsight.store import Store
@@ -225,6 +225,9 @@ def test_a_person_who_refuses_a_job_ends_its_sums_with_the_same_stroke(number_sc
     desk.decide(run, "refuse", approver="whoever", note="not any more")
     assert kept(party._own.store, "clients") == {}
     assert list(kept(party._own.store, "sums.over")) == [f"{run}/fit"]
+    assert list(party._answers._clients) == [f"{run}/fit"]
+    party.handle(encode(Hello()))  # whatever comes next, of whatever sum
+    assert party._answers._clients == {}
     for one in (party, reopened(party)):
         for request in requests(channel)[:3]:
             error = refusal(one, request)
