@@ -23,7 +23,7 @@ __all__ = ["PartyMetrics"]
 log = logging.getLogger(__name__)
 
 FRESH_S = 1.0
-"""How long what was read out of the store is told again: to read it walks all jobs, and holds up who asks for sums."""
+"""How long what was collected is told again: to read the store walks all jobs, and holds up who asks for sums."""
 STATES = ("waits", "running", "done", "refused", "expired")
 
 
@@ -76,23 +76,21 @@ class PartyMetrics(MetricsPort):
 
     def collect(self) -> Iterator[Any]:
         """What Prometheus asks for at each scrape, in a thread of its own."""
-        yield from self._of_process()
         with self._reading:
             if self._read is None or time.monotonic() - self._read[0] > FRESH_S:
-                state = self._state()
-                self._read = (time.monotonic(), state)
+                families = [*self._of_process(), *self._state()]
+                self._read = (time.monotonic(), families)
             families = self._read[1]
         yield from families
 
-    def _state(self) -> list[Any]:
-        readable, families = 1, []
+    def _state(self) -> Iterator[Any]:
+        readable = 1
         try:
-            families = list(self._of_store())
+            yield from list(self._of_store())
         except BlindsightError as error:  # the disk has failed, say: the rest is told all the same
             log.warning("the party's state cannot be read for its metrics: %s", error)
             readable = 0
-        what = "0 where jobs, budget and audit log cannot be read, and are absent."
-        return [*families, _gauge("state_readable", what, readable)]
+        yield _gauge("state_readable", "0 where jobs, budget and audit log cannot be read, and are absent.", readable)
 
     def _of_process(self) -> Iterator[Any]:
         contact, seconds = self._contact, self._contact.seconds
