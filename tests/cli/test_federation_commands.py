@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from blindsight.channels import Contact, MemoryChannel
+from blindsight.cli import _party_metrics
 from blindsight.cli._party_metrics import PartyMetrics
 from blindsight.detectors import ECOD
 from blindsight.errors import PendingError
@@ -136,7 +137,7 @@ def test_mock_records(site: Path, tmp_path: Path) -> None:
     assert invoke("schema", "check", site / "schema.toml", tmp_path / "mock.csv").code == 0
 
 
-def test_metrics_of_a_party_whose_store_cannot_be_read(site: Path) -> None:
+def test_metrics_of_a_party_whose_store_cannot_be_read(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     party = open_site(site / "bank-c")
     with PartyMetrics(party, Contact(), 0) as metrics:
 
@@ -144,6 +145,7 @@ def test_metrics_of_a_party_whose_store_cannot_be_read(site: Path) -> None:
             return httpx.get(f"http://127.0.0.1:{metrics.port}/metrics", trust_env=False, timeout=20).text
 
         metrics.handler(b"junk")
+        monkeypatch.setattr(_party_metrics, "FRESH_S", 600.0)
         found = scrape()
         for line in (
             'answers_total{answer="refusal"} 1.0', 'refusals_total{reason="WireError"} 1.0', "state_readable 1.0",
@@ -152,6 +154,8 @@ def test_metrics_of_a_party_whose_store_cannot_be_read(site: Path) -> None:
         ):  # fmt: skip
             assert f"\nblindsight_party_{line}\n" in found, found
         party.party._own.store.close()
+        assert scrape().endswith("state_readable 1.0\n"), "what was read a moment ago"
+        monkeypatch.setattr(_party_metrics, "FRESH_S", -1.0)
         found = scrape()
         assert "blindsight_party_state_readable 0.0\n" in found
         assert 'blindsight_party_answers_total{answer="refusal"} 1.0\n' in found

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+
 import httpx
 import pytest
 
+from blindsight.cli import _metrics
 from blindsight.cli._rounds import Rounds
 from blindsight.cli._run_metrics import RunMetrics
 from blindsight.detectors import ECOD
@@ -47,3 +51,30 @@ def test_a_run_as_prometheus_sees_it(tmp_path) -> None:
     assert found["blindsight_run_done"] == 1
     with pytest.raises(httpx.ConnectError):
         read(metrics.port)
+
+
+def test_connections_beyond_a_few_are_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account on this machine that opens as many as it can takes no descriptor from the process."""
+    monkeypatch.setattr(_metrics._Handler, "timeout", 60.0)
+    with RunMetrics(0) as metrics, contextlib.ExitStack() as opened:
+
+        def connect() -> socket.socket:
+            return opened.enter_context(socket.create_connection(("127.0.0.1", metrics.port), 20))
+
+        held = [connect() for _ in range(4)]
+        assert [connect().recv(1) for _ in range(16)] == [b""] * 16
+        for connection in held:
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert connection.recv(65_536).startswith(b"HTTP/1.0 200 OK\r\n")
+            while connection.recv(65_536):
+                pass
+        assert read(metrics.port)["blindsight_run_done"] == 0
+
+
+def test_a_connection_that_says_nothing_is_ended(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    monkeypatch.setattr(_metrics._Handler, "timeout", 0.2)
+    with RunMetrics(0) as metrics, socket.create_connection(("127.0.0.1", metrics.port), 20) as idle:
+        idle.sendall(b"GET /metrics HTT")
+        assert idle.recv(1) == b""
+        assert read(metrics.port)["blindsight_run_done"] == 0
+    assert capfd.readouterr().err == ""

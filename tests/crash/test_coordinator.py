@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 import blindsight as bs
 from blindsight.channels import Channel, MemoryChannel
 from blindsight.detectors import ECOD
-from blindsight.errors import DataError, ParameterError, ReleaseError, StoreError, SurvivorsError
+from blindsight.errors import DataError, ParameterError, RefusedError, ReleaseError, StoreError, SurvivorsError
 from blindsight.federation import Federation, Journal, Party, Policy, open_party, provision
 from blindsight.federation._journal import SumJournal
 from blindsight.privacy import DifferentialPrivacy
@@ -66,8 +68,8 @@ class Bench:
             return answer
 
         channel: Channel = MemoryChannel({name: handler(name) for name in NAMES})
-        journal = Journal(self.store)
-        return Federation(channel, participants=self.participants, schema=NUMBER_SCHEMA, journal=journal, **options)
+        options = {"journal": Journal(self.store), **options}
+        return Federation(channel, participants=self.participants, schema=NUMBER_SCHEMA, **options)
 
     def charges(self) -> list[list[str]]:
         """Release ids in every party's ledger, which verifies."""
@@ -227,6 +229,68 @@ def test_evaluation_description_and_selection_are_resumed(bench: Bench, monkeypa
         (header,) = again.unfinished()
         assert header.kind == kind
         assert repr(again.resume(header.run)) == repr(call(bench.federation()))
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["ends", "dies"])
+@pytest.mark.parametrize("number", [0, 3, 4, 5, 9])
+def test_a_second_coordinator_takes_the_run_over_and_the_first_leaves_it_alone(
+    number: int, dies: bool, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is only slow: while it waits in an exchange, another on the same journal resumes its run."""
+    original, calls = Channel.exchange, [0]
+
+    def exchange(self: Channel, *arguments: Any, **options: Any) -> Any:
+        now = calls[0]
+        calls[0] += 1
+        if now == number:
+            with Store(bench.folder / "coordinator.db") as store:
+                second = bench.federation(journal=Journal(store))
+                (header,) = second.unfinished()
+                with pytest.raises(Killed) if dies else contextlib.nullcontext():
+                    second.resume(header.run)
+        elif dies and now == number + 1:  # the second's first exchange
+            raise Killed
+        return original(self, *arguments, **options)
+
+    first = bench.federation()
+    with monkeypatch.context() as armed:
+        armed.setattr(Channel, "exchange", exchange)
+        with pytest.raises(StoreError, match="taken over by another coordinator"):
+            first.fit(ECOD(bins=8), privacy=PRIVACY)
+    assert first.journal is not None
+    (header,) = first.journal.headers()
+    assert header.outcome == ("open" if dies else "done")
+    if dies:
+        bench.federation().resume(header.run)
+    assert bench.charges() == [[f"{header.run}/fit", f"{header.run}/threshold"]] * len(NAMES)
+
+
+def test_an_older_journal_lacks_a_total_that_parties_give_no_more(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a backup, or an asynchronous replica: the run ends, and says why; nobody is charged again."""
+    with monkeypatch.context() as armed:
+        kill_at(armed, Channel, "exchange", 4, before=False)  # the last answers have come, and are not written down
+        with pytest.raises(Killed):
+            bench.federation().fit(ECOD(bins=8), privacy=PRIVACY)
+    older = bench.folder / "older.db"
+    with (
+        contextlib.closing(sqlite3.connect(bench.folder / "coordinator.db")) as present,
+        contextlib.closing(sqlite3.connect(older)) as copy,
+    ):
+        present.backup(copy)
+    (header,) = bench.federation().unfinished()
+    with monkeypatch.context() as armed:
+        kill_at(armed, SumJournal, "keep", 1, before=True)  # it has the total, and has begun the next sum
+        with pytest.raises(Killed):
+            bench.federation().resume(header.run)
+    charged = bench.charges()
+    with Store(older) as store:
+        restored = bench.federation(journal=Journal(store))
+        with pytest.raises(RefusedError, match=f"Release {header.run}/fit is over at this party"):
+            restored.resume(header.run)
+        assert [header.outcome for header in Journal(store).headers()] == ["failed"]
+    assert bench.charges() == charged
 
 
 def test_a_run_that_was_refused_has_ended(bench: Bench) -> None:

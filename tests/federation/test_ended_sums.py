@@ -20,7 +20,7 @@ from blindsight.federation import Journal, Party, Policy
 from blindsight.federation._journal import SumJournal
 from blindsight.federation._rules import Asker
 from blindsight.federation._sums import OPEN_DAYS, Sums
-from blindsight.federation._wire import Begin, Continue, Refusal, Reply, decode_reply, encode
+from blindsight.federation._wire import Begin, Continue, Hello, Refusal, Reply, decode_reply, encode
 from blindsight.privacy import NoiseSource
 from blindsight.securesum import Phase
 from blindsight.store import Store
@@ -182,6 +182,26 @@ def test_a_run_that_is_left_and_taken_up_again_finds_its_sum(number_schema: Sche
         assert np.array_equal(model.score_histogram_.counts, total)
 
 
+@pytest.mark.parametrize("phase", range(5))
+def test_a_run_inside_another_does_not_end_it(phase: int, number_schema: Schema) -> None:
+    """Without a journal: what has begun and is not over is gone on with."""
+    federation = embedded(tables(4, rows=10), number_schema, OPEN)
+    told: list[tuple[str, str]] = []
+
+    def progress(*what: str) -> None:
+        told.append(what)
+        if len(told) == 1 + phase:
+            federation.describe(privacy=dp(1.0))
+
+    federation.progress = progress
+    federation.fit(ECOD(bins=8), privacy=dp(1.0))
+    fit, inner = (record.run for record in federation.history)
+    party = federation.parties[VICTIM]
+    assert set(kept(party._own.store, "clients")) == {f"{fit}/threshold", f"{inner}/describe/moments"}
+    federation.describe(privacy=dp(1.0))
+    assert {f"{fit}/threshold", f"{inner}/describe/moments"} <= set(kept(party._own.store, "sums.over"))
+
+
 def test_delivering_the_model_ends_the_last_sum(number_schema: Schema, tmp_path: Path) -> None:
     federation = embedded(tables(3, rows=10), number_schema, OPEN, home=tmp_path)
     model = federation.fit(ECOD(bins=8), privacy=dp(1.0), send_to=[VICTIM])
@@ -205,6 +225,9 @@ def test_a_person_who_refuses_a_job_ends_its_sums_with_the_same_stroke(number_sc
     desk.decide(run, "refuse", approver="whoever", note="not any more")
     assert kept(party._own.store, "clients") == {}
     assert list(kept(party._own.store, "sums.over")) == [f"{run}/fit"]
+    assert list(party._answers._clients) == [f"{run}/fit"]
+    party.handle(encode(Hello()))  # whatever comes next, of whatever sum
+    assert party._answers._clients == {}
     for one in (party, reopened(party)):
         for request in requests(channel)[:3]:
             error = refusal(one, request)
@@ -274,13 +297,36 @@ def test_a_sum_that_nobody_ends_is_forgotten_after_a_month(number_schema: Schema
     with pytest.raises(SurvivorsError):
         federation.fit(ECOD(bins=8), privacy=dp(1.0))
     share = requests(channel)[1]
-    party._own.now = lambda: began + timedelta(days=OPEN_DAYS)
-    party.end_old_sums()
-    assert party.handle(share) == channel.answers[1][VICTIM]
-    party._own.now = lambda: began + timedelta(days=OPEN_DAYS, seconds=1)
+    after = {"days": OPEN_DAYS, "seconds": 1}
+    for late in ({"days": OPEN_DAYS}, after, {**after, "hours": 23}):
+        party._own.now = lambda late=late: began + timedelta(**late)
+        party.end_old_sums()
+        assert party.handle(share) == channel.answers[1][VICTIM]
+    party._own.now = lambda: began + timedelta(**after, hours=24)
     party.end_old_sums()
     assert "is over" in str(refusal(party, share))
     assert kept(party._own.store, "clients") == {}
+
+
+def test_a_clock_that_jumps_ends_no_sum(number_schema: Schema) -> None:
+    """Forward and back, seen each time by the process that runs and by one that has started again."""
+    federation = embedded(tables(3, rows=10), number_schema, OPEN)
+    channel = faulty(federation, silent_from=dict.fromkeys(federation.parties, 3))
+    party = federation.parties[VICTIM]
+    began = datetime(2026, 5, 1, tzinfo=UTC)
+    party._own.now = lambda: began
+    with pytest.raises(SurvivorsError):
+        federation.fit(ECOD(bins=8), privacy=dp(1.0))
+    share, answer = requests(channel)[1], channel.answers[1][VICTIM]
+    far = 20_000
+    for days in (far, far + 0.9, 1, far, 2, far, OPEN_DAYS + 1, OPEN_DAYS + 1.9):
+        party._own.now = lambda days=days: began + timedelta(days=days)
+        party.end_old_sums()
+        assert party.handle(share) == answer
+        assert reopened(party).handle(share) == answer
+    party._own.now = lambda: began + timedelta(days=OPEN_DAYS + 2)
+    party.end_old_sums()
+    assert "is over" in str(refusal(party, share))
 
 
 def test_a_disk_that_is_full_while_a_sum_ends_leaves_it_as_it_was(

@@ -268,6 +268,32 @@ def test_a_list_is_accepted_while_the_folder_is_opened(
     assert not lists
 
 
+def test_the_list_that_was_taken_is_the_one_that_is_told(
+    folder: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kit, signed = folder / "kits" / "bank-a", folder / "kits" / "participants.signed.json"
+    make_table(20, 1).write_csv(kit / "records.csv")
+    join(kit, kit)
+    read = ParticipantList.read
+    lists = [read(kit)]
+    workshop.add("bank-d", contact="x")
+
+    def read_between(path: Path) -> ParticipantList:
+        """Another process has accepted the second list, and written the third, which it has yet to pin."""
+        if not lists:
+            return read(path)
+        older = lists.pop()
+        accept_list(signed, kit)
+        workshop.add("bank-e", contact="x")
+        (kit / signed.name).write_bytes(signed.read_bytes())
+        return older
+
+    monkeypatch.setattr(_home.ParticipantList, "read", read_between)
+    caplog.clear()
+    assert open_party(kit).listing == read(kit)
+    assert f"bank-a follows participant list 3 by {read(kit).fingerprint}" in caplog.text
+
+
 def test_a_list_that_cannot_be_written_is_not_accepted(
     folder: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

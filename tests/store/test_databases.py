@@ -267,18 +267,35 @@ def test_a_connection_that_was_cut_is_made_again(postgres):
 
 def test_a_coordinators_journal_goes_on_where_it_was(where):
     from blindsight.federation import Journal, RunHeader
+    from blindsight.federation._journal import SumJournal
 
     with open_store(where) as store:
         journal = Journal(store)
-        journal.begin(RunHeader(run="r", kind="fit", federation=b"f"))
-        journal.sum("r", "fit", b"request").keep(b"state", b"ledgers")
+        first = journal.begin(RunHeader(run="r", kind="evaluate", federation=b"f", model=b"long"))
+        begun = journal.sum("r", first, "fit", b"request")
+        begun.keep(b"state", b"ledgers")
         journal.keep_exact_survivors(b"f", frozenset("abc"))
     with open_store(where) as store:
         journal = Journal(store)
         assert [header.outcome for header in journal.headers()] == ["open"]
-        kept = journal.sum("r", "fit", b"request")
+        owner = journal.claim("r")
+        kept = journal.sum("r", owner, "fit", b"request")
         assert (kept.state, kept.ledgers, journal.exact_survivors(b"f")) == (b"state", b"ledgers", frozenset("abc"))
         with pytest.raises(ReleaseError, match="in another form before"):
-            journal.sum("r", "fit", b"another")
-        journal.end("r", {})
-        assert [header.outcome for header in journal.headers()] == ["done"]
+            journal.sum("r", owner, "fit", b"another")
+        with open_store(where) as store:  # the first process was only slow
+            slow = Journal(store)
+            slow_sum = SumJournal(slow, "r", "fit", first, begun._kept)
+            for write in (
+                lambda: slow.sum("r", first, "threshold", b"request"),
+                lambda: slow_sum.keep(b"another"),
+                lambda: slow.end("r", first, {}, error="refused there"),
+            ):
+                with pytest.raises(StoreError, match="taken over by another coordinator"):
+                    write()
+        assert journal.sum("r", owner, "fit", b"request").state == b"state"
+        assert [(header.outcome, header.model) for header in journal.headers()] == [("open", b"long")]
+        journal.end("r", owner, {})
+        with pytest.raises(ParameterError, match="has ended"):
+            journal.claim("r")
+        assert [(header.outcome, header.model) for header in journal.headers()] == [("done", None)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ __all__ = ["PartyMetrics"]
 
 log = logging.getLogger(__name__)
 
+FRESH_S = 1.0
+"""How long what was collected is told again: to read the store walks all jobs, and holds up who asks for sums."""
 STATES = ("waits", "running", "done", "refused", "expired")
 
 
@@ -53,6 +56,8 @@ class PartyMetrics(MetricsPort):
         self._refusals: Counter[str] = Counter()
         self._bytes = Counter(received=0, sent=0)
         self._accounts: dict[str, tuple[object, float, float]] = {}
+        self._reading = threading.Lock()
+        self._read: tuple[float, list[Any]] | None = None
         registry.register(self)  # any object with collect() will do
         super().__init__(registry, port)
 
@@ -71,7 +76,14 @@ class PartyMetrics(MetricsPort):
 
     def collect(self) -> Iterator[Any]:
         """What Prometheus asks for at each scrape, in a thread of its own."""
-        yield from self._of_process()
+        with self._reading:
+            if self._read is None or time.monotonic() - self._read[0] > FRESH_S:
+                families = [*self._of_process(), *self._state()]
+                self._read = (time.monotonic(), families)
+            families = self._read[1]
+        yield from families
+
+    def _state(self) -> Iterator[Any]:
         readable = 1
         try:
             yield from list(self._of_store())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import EllipsisType, TracebackType
@@ -42,6 +43,7 @@ from ._selection import FeatureSelection, check_count
 from ._sending import chosen_receivers, send_to_parties
 from ._simulated import FleetReport, fleet_report
 from ._statistics import ColumnDescription
+from ._wire import MAX_ENDED
 
 __all__ = ["Federation"]
 
@@ -117,6 +119,7 @@ class Federation:
         self._timeout_s = timeout_s
         self.journal = journal
         self._store: Store | None = None
+        self._ended: deque[str] = deque(maxlen=MAX_ENDED)  # without a journal: runs that nobody will go on with
         self._exact_survivors = journal.exact_survivors(self.digest) if journal is not None else None
         self._approval_timeout_s = approval_timeout_s
         self._warned: dict[Any, Any] = {}

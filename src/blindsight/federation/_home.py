@@ -401,16 +401,16 @@ def open_party(folder: str | os.PathLike[str], *, key_file: str | os.PathLike[st
     )
     if listing is None:
         party.pin(participants)
-    elif _follows(party, listing, folder / LIST_FILE):
-        log.warning("%s follows participant list %d by %s", party.name, listing.serial, listing.fingerprint)
+    elif (taken := _follow(party, listing, folder / LIST_FILE)) is not None:
+        log.warning("%s follows participant list %d by %s", party.name, taken.serial, taken.fingerprint)
     return party
 
 
-def _follows(party: Party, listing: ParticipantList, path: Path) -> bool:
-    """Follow the list in the file; return whether it is new. Another process may be accepting a newer one just now."""
+def _follow(party: Party, listing: ParticipantList, path: Path) -> ParticipantList | None:
+    """Follow the list in the file; return it where it is new. Another process may be accepting a newer one just now."""
     while True:
         try:
-            return party.follow(listing)
+            return listing if party.follow(listing) else None
         except AuthenticationError:
             present = ParticipantList.read(path)  # it is written before it is pinned
             if present.data == listing.data:

@@ -5,11 +5,18 @@ keeps, of every run, what was asked for; of every sum that is done, its total; a
 state after each phase, written *before* the next phase's requests leave. Asked the same again, parties answer with the
 same bytes and charge nothing (``securesum.SumClient``): a release has one survivor set and one charge however often its
 coordinator dies.
+
+A run has one owner: the process that began it, or that resumed it last. A coordinator that was killed has left no lock
+to break; one that was only slow finds at its next write that the run is not its own any more, and leaves it as it is.
+Two that both went on with a run would end each other's sums at the parties.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -18,7 +25,7 @@ import msgspec
 import numpy as np
 
 from blindsight.detectors import Total
-from blindsight.errors import FormatError, ParameterError, ReleaseError
+from blindsight.errors import FormatError, ParameterError, ReleaseError, StoreError
 from blindsight.store import Store
 
 from ._run import StepRecord
@@ -41,7 +48,7 @@ class RunHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     privacy : bytes, optional
         JSON of the privacy asked for; None asks for exact sums.
     model : bytes, optional
-        Model file of the model to evaluate.
+        Model file of the model to evaluate, until the run has ended.
     count : int, optional
         Features to select.
     started_utc, ended_utc : str
@@ -91,8 +98,8 @@ _sum_decoder = msgspec.msgpack.Decoder(_Sum)
 class SumJournal:
     """The journal's part of one sum; made by :meth:`Journal.sum`."""
 
-    def __init__(self, journal: Journal, key: str, kept: _Sum) -> None:
-        self._journal, self._key, self._kept = journal, key, kept
+    def __init__(self, journal: Journal, run: str, step: str, owner: bytes, kept: _Sum) -> None:
+        self._journal, self._run, self._key, self._owner, self._kept = journal, run, f"{run}/{step}", owner, kept
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -140,8 +147,10 @@ class SumJournal:
         self._write(state=b"", ledgers=b"", done=done)
 
     def _write(self, **changes: Any) -> None:
-        self._kept = msgspec.structs.replace(self._kept, **changes)
-        self._journal._sums.put(self._key, msgspec.msgpack.encode(self._kept))
+        kept = msgspec.structs.replace(self._kept, **changes)
+        with self._journal._owned(self._run, self._owner):
+            self._journal._sums.put(self._key, msgspec.msgpack.encode(kept))
+        self._kept = kept
 
 
 class Journal:
@@ -157,13 +166,45 @@ class Journal:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._runs, self._sums = store.table("journal-runs"), store.table("journal-sums")
-        self._exact = store.table("journal-exact")
+        self._exact, self._owners = store.table("journal-exact"), store.table("journal-owners")
 
     # -- runs
 
-    def begin(self, header: RunHeader) -> None:
-        """Write a run down before anybody is asked anything."""
-        self._runs.put_once(header.run, msgspec.msgpack.encode(msgspec.structs.replace(header, started_utc=_now())))
+    def begin(self, header: RunHeader) -> bytes:
+        """Write a run down before anybody is asked anything; return what shows that it is the caller's."""
+        with self._store.transaction():
+            self._runs.put_once(header.run, msgspec.msgpack.encode(msgspec.structs.replace(header, started_utc=_now())))
+            return self._own(header.run)
+
+    def claim(self, run: str) -> bytes:
+        """Take a run over, from a process that is dead or slow; return what shows that it is the caller's.
+
+        Raises
+        ------
+        ParameterError
+            There is no such run, or it has ended.
+        """
+        with self._store.transaction():
+            if (outcome := self.header(run).outcome) != "open":
+                raise ParameterError(f"Run {run[:64]} has ended", got=outcome, fix="start a new run")
+            return self._own(run)
+
+    def _own(self, run: str) -> bytes:
+        owner = secrets.token_bytes(16)
+        self._owners.put(run, owner)
+        return owner
+
+    @contextmanager
+    def _owned(self, run: str, owner: bytes) -> Iterator[None]:
+        """A transaction in which the run is this owner's."""
+        with self._store.transaction():
+            if self._owners.get(run) != owner:
+                raise StoreError(
+                    f"Run {run} was taken over by another coordinator on this journal",
+                    rule="a run goes on where it was resumed last; here it is neither ended nor gone on with",
+                    fix="let the other coordinator go on; run one a journal",
+                )
+            yield
 
     def header(self, run: str) -> RunHeader:
         """Read what a run was asked for.
@@ -193,34 +234,46 @@ class Journal:
         ended = (h for h in self.headers() if h.outcome != "open" and h.federation == federation)
         return [h.run for h in sorted(ended, key=lambda h: h.ended_utc, reverse=True)][:most]
 
-    def end(self, run: str, record: dict[str, Any], *, error: str = "") -> None:
-        """Write down how a run ended, and let go of its totals: they have become what they were asked for, or never
-        will."""
+    def end(self, run: str, owner: bytes, record: dict[str, Any], *, error: str = "") -> None:
+        """Write down how a run ended, and let go of its totals, which have become what they were asked for or never
+        will, and of the model that it was about: every run's header is read when another begins.
+
+        Raises
+        ------
+        StoreError
+            It is another process's by now.
+        """
         header = self.header(run)
+        outcome: Outcome = "failed" if error else "done"
         ended = msgspec.structs.replace(
-            header, outcome="failed" if error else "done", error=error[:2000], ended_utc=_now(), record=record
+            header, model=None, outcome=outcome, error=error[:2000], ended_utc=_now(), record=record
         )
-        with self._store.transaction():
+        with self._owned(run, owner):
             self._runs.put(run, msgspec.msgpack.encode(ended))
+            self._owners.delete(run)
             for key in self._sums.keys(f"{run}/"):
                 self._sums.delete(key)
 
     # -- sums
 
-    def sum(self, run: str, step: str, request: bytes) -> SumJournal:
+    def sum(self, run: str, owner: bytes, step: str, request: bytes) -> SumJournal:
         """Bind a step of a run to its request, by its digest, or find what is known of it.
 
         Raises
         ------
         ReleaseError
             The step was put to the parties in another form: code, schema or options have changed since.
+        StoreError
+            The run is another process's by now. So this one asks the parties for no further step, which would end the
+            other's sum.
         """
         key = f"{run}/{step}"
-        raw = self._sums.get(key)
-        if raw is None:
-            kept = _Sum(request)
-            self._sums.put(key, msgspec.msgpack.encode(kept))
-            return SumJournal(self, key, kept)
+        with self._owned(run, owner):
+            raw = self._sums.get(key)
+            if raw is None:
+                kept = _Sum(request)
+                self._sums.put(key, msgspec.msgpack.encode(kept))
+                return SumJournal(self, run, step, owner, kept)
         try:
             kept = _sum_decoder.decode(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -231,7 +284,7 @@ class Journal:
                 rule="a run goes on with the request that the parties have seen",
                 fix="go on with the version of Blindsight that began it, or start a new run, which is charged anew",
             )
-        return SumJournal(self, key, kept)
+        return SumJournal(self, run, step, owner, kept)
 
     # -- exact totals
 

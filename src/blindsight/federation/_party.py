@@ -396,6 +396,7 @@ class Party:
         self._releases.has_read = False
         self._about: str | None = None
         try:
+            self._answers.forget_ended()  # by another process: a person who refuses, say
             message = decode_request(request)
             before_data = not isinstance(message, Continue)
             self._about = _about(message)

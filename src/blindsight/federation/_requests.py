@@ -80,8 +80,11 @@ class Run:
         )
         federation.history.append(self.record)
         journal = federation.journal
-        if journal is not None and again is None:
-            journal.begin(
+        self._owner = b""
+        if journal is not None and again is not None:
+            self._owner = journal.claim(again)
+        elif journal is not None:
+            self._owner = journal.begin(
                 RunHeader(
                     run=self.record.run,
                     kind=kind,
@@ -101,11 +104,14 @@ class Run:
     ) -> None:
         """Write down how the run ended. What is no error of ours (Ctrl-C, a full disk here) leaves it unfinished."""
         journal = self._federation.journal
-        if journal is None or (error is not None and not _final(error)):
+        if journal is None:
+            self._federation._ended.append(self.record.run)
+            return
+        if error is not None and not _final(error):
             return
         # what is wrong with records is for their owner's eyes; in a federation of one process it comes as far as here
         words = "" if error is None else type(error).__name__ if isinstance(error, DataError) else str(error)
-        journal.end(self.record.run, self.record.to_json(), error=words)
+        journal.end(self.record.run, self._owner, self.record.to_json(), error=words)
 
     def total(
         self,
@@ -140,7 +146,9 @@ class Run:
             record.trust = trust_of(step)  # the weakest of the run's sums is what the run can promise
         exact = self._privacy is None and is_masked(query)
         journal = federation.journal
-        kept = None if journal is None else journal.sum(record.run, step.step, step_digest(step).encode())
+        kept = None
+        if journal is not None:
+            kept = journal.sum(record.run, self._owner, step.step, step_digest(step).encode())
         if kept is not None and (before := kept.done) is not None:
             record.steps.append(before[1])
             return before[0]
@@ -183,11 +191,12 @@ class Run:
         return certificate_of(self.record, self._privacy, [name for name, _ in self._federation._participants])
 
     def _ended(self) -> list[str]:
-        """Earlier runs that nobody will go on with: those that the journal let go of; without a journal, all."""
+        """Earlier runs that nobody will go on with: those that the journal let go of; without a journal, those that
+        are over in this process, since another may be under way in it."""
         federation = self._federation
         if federation.journal is not None:
             return federation.journal.ended(federation.digest, MAX_ENDED)
-        return [record.run for record in federation.history if record is not self.record][-MAX_ENDED:]
+        return list(federation._ended)
 
     def _sums(self, query: Query) -> Method:
         """What hides the vectors of a query: what the federation says, or the chooser where it says "auto"."""

@@ -18,7 +18,8 @@ writing the total down, and would lose a run that everybody has paid for. What d
   coordinator may leave a run, do another, and come back;
 * a person here has refused the run, or its approval has expired: none of its messages is answered any more;
 * :data:`OPEN_DAYS` have passed since it began. Nobody has said that this one is not needed; a coordinator that comes
-  back later has to start a new run.
+  back later has to start a new run. A clock may jump, and what is over stays over: so the sum has to be seen to be
+  old, and not younger at any look from then until :data:`SURE_DAYS` later.
 
 No refusal of a message ends a sum, since an honest request may follow a bad one.
 """
@@ -41,6 +42,8 @@ __all__ = ["OPEN_DAYS", "Sums"]
 
 OPEN_DAYS = 30
 """How long a sum that nobody ends may be gone on with."""
+SURE_DAYS = 1
+"""How long it has to have been seen to be that old: a clock that is wrong for less than this ends nothing."""
 _KEPT = "/threshold"
 """The step of a fit against which a delivered model is held, whenever it comes: see ``_received``."""
 
@@ -48,6 +51,8 @@ _KEPT = "/threshold"
 class _Opened(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     run: str
     time: float
+    old: float | None = None
+    """When it was first seen to be old."""
 
 
 _opened = msgspec.msgpack.Decoder(_Opened)
@@ -188,11 +193,17 @@ class Sums:
                     self._end(release, opened.run)
 
     def end_old(self, now: datetime) -> None:
-        """End the sums that began more than :data:`OPEN_DAYS` ago."""
+        """End the sums that began more than :data:`OPEN_DAYS` ago, and of which that was seen :data:`SURE_DAYS` ago."""
+        today = now.timestamp()
         with self._store.transaction():
             for release, opened in self._all_opened():
-                if now.timestamp() - opened.time > OPEN_DAYS * 86_400:
+                old = None
+                if today - opened.time > OPEN_DAYS * 86_400:
+                    old = today if opened.old is None else min(opened.old, today)
+                if old is not None and today - old >= SURE_DAYS * 86_400:
                     self._end(release, opened.run)
+                elif old != opened.old:
+                    self._opened.put(release, msgspec.msgpack.encode(msgspec.structs.replace(opened, old=old)))
 
     def _all_opened(self) -> list[tuple[str, _Opened]]:
         rows = [(release, self._opened.get(release)) for release in self._opened.keys("")]
