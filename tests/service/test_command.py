@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -319,3 +320,14 @@ def test_an_interrupted_file_goes_on_and_no_piece_is_charged_twice(tmp_path, fit
         service.wait_ready()
         assert rows() == len(X)  # each record once, whatever was killed
         assert port == int(service.url.rsplit(":", 1)[1])
+
+
+def test_without_its_extra_the_service_says_so_before_it_publishes(fitted, tmp_path, monkeypatch):
+    model, home, find = tmp_path / "m.blindsight", tmp_path / "service", importlib.util.find_spec
+    fitted[0].save(model)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fastapi" else find(name))
+    done = run("serve", "run", model, "--home", home, check=False)
+    assert done.exit_code == 2
+    assert "not installed: fastapi" in done.stderr
+    assert "pip install 'blindsight[serve]'" in done.stderr
+    assert not home.exists()

@@ -151,8 +151,9 @@ def run(
 ) -> None:
     """Publish models and answer sealed records until SIGTERM; then finish what is in flight."""
     from blindsight.errors import ParameterError
-    from blindsight.service import Address, Models, Settings, Tls, open_service_store, serve
+    from blindsight.service import Address, Models, Settings, Tls, check_installed, open_service_store, serve
 
+    check_installed()
     screen = Screen(as_json=json_output)
     given = models or []
     if name is not None and len(given) != 1:

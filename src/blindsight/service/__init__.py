@@ -14,7 +14,7 @@ from ._credentials import SCOPES, Credential, Credentials
 from ._link_client import ComparisonLink, Comparisons
 from ._models import Facts, Models, Version
 from ._problems import Problem, RequestError
-from ._server import Address, Tls, serve
+from ._server import Address, Tls, check_installed, serve
 from ._settings import Settings, open_service_store
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "Settings",
     "Tls",
     "Version",
+    "check_installed",
     "make_certificate",
     "new_key",
     "open_service_store",

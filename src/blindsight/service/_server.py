@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import shutil
 import ssl
@@ -13,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from blindsight.channels import BACKLOG, listen
-from blindsight.errors import ParameterError
+from blindsight.errors import MissingExtraError, ParameterError
 
 from ._hosts import is_loopback
 from ._metrics import DIRECTORY
 from ._settings import ENVIRONMENT, Settings
 
-__all__ = ["Address", "Tls", "serve"]
+__all__ = ["Address", "Tls", "check_installed", "serve"]
 
 HEALTH_SECONDS = 60
+NEEDED = ("fastapi", "h11", "prometheus_client", "uvicorn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,22 @@ class Address:
     port: int = 8443
 
 
+def check_installed() -> None:
+    """Refuse before anything is published or listens: a worker would find out in a process of its own, and be replaced.
+
+    Raises
+    ------
+    MissingExtraError
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            "The scoring service needs an extra",
+            got=f"not installed: {', '.join(missing)}",
+            fix="pip install 'blindsight[serve]'",
+        )
+
+
 def _context(tls: Tls, _config: Any, _default: Any) -> ssl.SSLContext:
     return tls.context()
 
@@ -103,7 +121,10 @@ def serve(settings: Settings, address: Address, tls: Tls | None, *, workers: int
         Plain HTTP on an address that others reach.
     UnavailableError
         The address is taken.
+    MissingExtraError
+        As :func:`check_installed`.
     """
+    check_installed()
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
