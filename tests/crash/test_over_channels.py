@@ -203,6 +203,10 @@ def test_the_coordinator_is_killed_at_every_point_of_a_run(
         coordinator = roles.coordinate()
         coordinator.join(TIMEOUT_S)
         assert coordinator.exitcode == 0, roles.told("coordinator")
+        again = roles.coordinate()  # nothing is unfinished: it would be charged anew, and replace the model
+        again.join(TIMEOUT_S)
+        assert again.exitcode == 2, roles.told("coordinator")
+        assert "file at --output already" in roles.told("coordinator")
     roles.check(roles.model(), everybody())
 
 

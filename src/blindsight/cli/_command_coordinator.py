@@ -40,7 +40,7 @@ coordinator_app = typer.Typer(
 @with_blocks
 def coordinator_fit(
     kit: Annotated[Path, typer.Argument(help="The coordinator's kit; journal, rounds.jsonl, run.json are put there.")],
-    output: Annotated[Path, typer.Option(help="Model file to write.")],
+    output: Annotated[Path, typer.Option(help="Model file to write; a new fit replaces none.")],
     detector: Annotated[str, typer.Option(help="Name; 'blindsight detectors' lists them.")] = "ecod",
     settings: Annotated[
         list[str] | None,
@@ -60,6 +60,7 @@ def coordinator_fit(
     json_output: JsonOption = False,
 ) -> None:
     """Fit one detector with parties that dial in. Killed at any point, the same command goes on with the same run."""
+    from blindsight.errors import ParameterError
     from blindsight.federation import check_suits
     from blindsight.privacy import shown_epsilon
     from blindsight.report import write_run
@@ -104,9 +105,19 @@ def coordinator_fit(
             fitted.save(output, sealer=sealer)
             write_run(facts(fitted, []), kit)
 
+        def before_new() -> None:
+            if output.exists():
+                raise ParameterError(
+                    "There is a file at --output already, and no unfinished run asks for this fit",
+                    got=str(output)[:200],
+                    rule="another fit is a new release, which is charged anew, and its model would replace this file",
+                    fix="give another --output, or move the file away",
+                )
+
         model = fit_or_resume(
-            federation, chosen, privacy, evaluates=False, on_step=rounds.done, deliver=deliver, send_to=receivers
-        )
+            federation, chosen, privacy, evaluates=False, on_step=rounds.done, deliver=deliver, send_to=receivers,
+            before_new=before_new,
+        )  # fmt: skip
         sent = federation.history[-1].sent
         rounds.ends("done", model=str(output), **({"delivered": sent} if sent else {}))
     run = facts(model, told)

@@ -26,11 +26,12 @@ def fit_or_resume(
     on_step: Callable[[StepRecord], None] | None = None,
     deliver: Callable[[Detector], None] | None = None,
     send_to: Sequence[str] = (),
+    before_new: Callable[[], None] | None = None,
 ) -> Detector:
     """Fit; or go on with an unfinished fit of the same detector under the same privacy.
 
-    Where what was interrupted is the evaluation of such a fit, its model is in the journal, and the fit's record in
-    ``federation.history`` again.
+    ``before_new`` is called before a run begins, and not where one goes on. Where what was interrupted is the
+    evaluation of such a fit, its model is in the journal, and the fit's record in ``federation.history`` again.
     """
     from blindsight import modelfile
     from blindsight.federation import RunRecord
@@ -50,6 +51,8 @@ def fit_or_resume(
             if before is not None:
                 federation.history.append(RunRecord.from_json(before))
             return model
+    if before_new is not None:
+        before_new()
     return federation.fit(detector, privacy=privacy, on_step=on_step, deliver=deliver, send_to=send_to)
 
 
