@@ -60,6 +60,7 @@ def test_killed(tmp_path: Path) -> None:
         coordinator = site.coordinator()
         assert coordinator.wait(TIMEOUT_S) == 0, site.told("coordinator")
         site.check_model()
+        (tmp_path / "fraud.blindsight").unlink()  # a new fit replaces no model
         assert site.coordinator(PLAIN, *NETWORK).wait(TIMEOUT_S) == 0, site.told("coordinator")
         site.check_model(network())
     assert "was interrupted: it goes on" in site.told("coordinator")
@@ -101,6 +102,7 @@ def test_over_a_real_superlink(tmp_path: Path) -> None:
         site.check_model()
         assert len(site.rounds()) == 2
         if "BLINDSIGHT_LONG" in os.environ:
+            (tmp_path / "fraud.blindsight").unlink()
             fit(site, fleet, courier, *NETWORK)
             site.check_model(network())
 
