@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import stat
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -18,11 +20,11 @@ from blindsight.detectors import ECOD
 from blindsight.errors import AuthenticationError, FormatError, ParameterError
 from blindsight.federation import Federation, Policy, read_ledger_export
 from blindsight.keys import Identity
-from blindsight.privacy import DifferentialPrivacy
+from blindsight.privacy import ACCOUNTING_ERROR, DifferentialPrivacy
 from blindsight.report import check_bundle, make_bundle, read_bundle, write_bundle, write_run
 from sample_tables import NUMBER_SCHEMA, make_table
 
-from ._runs import PARTIES, bare_run, full_run
+from ._runs import PARTIES, bare_run, budget, full_run
 
 ALICE = ("alice", Identity.generate())
 
@@ -101,6 +103,31 @@ def test_what_is_in_a_bundle(federation: Federation, exports: dict[str, bytes], 
         assert heading in draft
     assert draft.count("TO BE COMPLETED") > 20
     assert "Undefined" not in draft
+
+
+def test_no_page_states_less_epsilon_than_was_spent() -> None:
+    run = full_run(
+        privacy=msgspec.structs.replace(full_run().privacy, epsilon_spent=0.8874, epsilon_asked=0.88712),
+        budgets=tuple(budget(party=name, spent=2.3412, spent_before=1.4562) for name in PARTIES),
+    )
+    bundle = make_bundle(run)
+    names = ("report.html", "data-flow.html", "assessment.md")
+    pages = {
+        name: re.sub(r"<[^>]*>", " ", bundle[name].decode()) for name in names
+    }  # attributes hold places of drawings
+    for name, page in pages.items():
+        assert "0.888" in page, name
+        assert not re.findall(r"0\.887|2\.34|1\.45", page), name
+    assert "2.35 of 10" in pages["report.html"]
+    assert "1.46" in pages["report.html"]
+
+
+def test_a_ledgers_epsilon_is_rounded_up_in_a_bundle(federation: Federation, exports: dict[str, bytes]) -> None:
+    spent = read_ledger_export(exports["bank-a"]).budgets["record"][0]
+    bundle = make_bundle(full_run(runs=(federation.history[0].run,)), ledgers=[exports["bank-a"]])
+    for name in ("data-flow.html", "assessment.md"):
+        (shown,) = re.findall(r"[Pp]er record: epsilon ([0-9.]+) of", bundle[name].decode())
+        assert float(shown) >= spent * (1 - ACCOUNTING_ERROR), name
 
 
 def test_a_bundle_is_its_owners_alone_and_so_is_what_is_unpacked(tmp_path: Path) -> None:

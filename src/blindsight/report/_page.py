@@ -94,6 +94,7 @@ def environment(*, markup: bool = True) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters["size"] = describe_bytes
+    made.filters["epsilon"] = shown_epsilon  # rounds up: no page states less than was spent
     made.filters["small"] = describe_small
     return made
 
