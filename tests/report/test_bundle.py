@@ -22,6 +22,8 @@ from blindsight.federation import Federation, Policy, read_ledger_export
 from blindsight.keys import Identity
 from blindsight.privacy import ACCOUNTING_ERROR, DifferentialPrivacy
 from blindsight.report import check_bundle, make_bundle, read_bundle, write_bundle, write_run
+from blindsight.report._record import parse_run
+from blindsight.report._signed_ledgers import with_ledgers
 from sample_tables import NUMBER_SCHEMA, make_table
 
 from ._runs import PARTIES, bare_run, budget, full_run
@@ -128,6 +130,48 @@ def test_a_ledgers_epsilon_is_rounded_up_in_a_bundle(federation: Federation, exp
     for name in ("data-flow.html", "assessment.md"):
         (shown,) = re.findall(r"[Pp]er record: epsilon ([0-9.]+) of", bundle[name].decode())
         assert float(shown) >= spent * (1 - ACCOUNTING_ERROR), name
+
+
+def test_the_report_in_a_bundle_shows_the_ledgers_that_were_given(
+    federation: Federation, exports: dict[str, bytes]
+) -> None:
+    record = federation.history[0].run
+    coordinators = full_run(runs=(record,), budgets=(), ledger=())
+    given = [exports["bank-a"], exports["bank-b"]]
+    bundle = make_bundle(coordinators, ledgers=given)
+    report, flow, draft = (bundle[name].decode() for name in ("report.html", "data-flow.html", "assessment.md"))
+    assert "not at hand" not in report
+    assert "Privacy budget spent by party" in report
+    assert "Of the known budgets the fullest is bank-" in report
+    assert report.count(f"<code>{record}/<wbr>fit</code>") == 2
+    assert report.count("From the signed ledgers of bank-a, bank-b.") == 2
+    assert report.count("Ledger of bank-c: not given.") == 2
+    assert "<b>bank-c</b>: not given." in flow
+    assert "bank-c: not given." in draft
+    assert parse_run(bundle["run.json"]) == coordinators, "what the coordinator wrote stays as it was"
+    for name in ("report.html", "data-flow.html", "assessment.md"):
+        assert "not given" not in make_bundle(coordinators, ledgers=list(exports.values()))[name].decode().replace(
+            "| not given | fingerprints", ""
+        ), name
+    alone = make_bundle(coordinators)
+    assert alone["report.html"].decode().count("not at hand") == 2
+    assert "bank-a: not given. bank-b: not given. bank-c: not given." in alone["assessment.md"].decode()
+
+
+def test_a_signed_ledger_says_what_the_ledger_itself_says(federation: Federation, exports: dict[str, bytes]) -> None:
+    run = full_run(runs=(federation.history[0].run,), ledger=(), budgets=(budget(spent=9.0), budget(party="bank-b")))
+    merged, without = with_ledgers(run, [read_ledger_export(exports["bank-a"])])
+    ledger = federation.parties["bank-a"].ledgers["record"]
+    (own,) = [account for account in merged.budgets if account.party == "bank-a"]
+    assert (own.unit, own.spent, own.spent_before) == ("record", pytest.approx(ledger.spent()), 0.0)
+    assert [(c.release, c.rho, c.output_stored) for c in merged.ledger] == [
+        (entry.release_id, entry.event.rho, entry.output_sha256 is not None) for entry in ledger.entries()
+    ]
+    assert all(c.output_stored for c in merged.ledger)
+    assert without == ("bank-c",)
+    later, _ = with_ledgers(full_run(runs=("another",), ledger=()), [read_ledger_export(exports["bank-a"])])
+    assert later.ledger == ()
+    assert later.budgets[-1].spent_before == pytest.approx(later.budgets[-1].spent)
 
 
 def test_a_bundle_is_its_owners_alone_and_so_is_what_is_unpacked(tmp_path: Path) -> None:

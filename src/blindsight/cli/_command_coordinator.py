@@ -22,7 +22,7 @@ __all__ = ["coordinator_app"]
 
 SEPARATION = (
     "Every party kept its own folder, {how} over mutual TLS and judged each request by its own policy; its ledger is "
-    "there and not in this report."
+    "kept there."
 )
 
 coordinator_app = typer.Typer(

@@ -49,7 +49,10 @@ def ledger_show(home: HomeOption, key_file: KeyFileOption = None, json_output: J
                 ],
             }
         )  # fmt: skip
-        title = f"{account.party}, per {account.unit}: epsilon {shown_epsilon(spent)} of {budget.epsilon:g} at delta {budget.delta:g}"
+        title = (
+            f"{account.party}, per {account.unit}: epsilon {shown_epsilon(spent)} of {budget.epsilon:g} "
+            f"at delta {budget.delta:g}"
+        )
         exact_sums = sum(charge.exact for charge in charges)
         if exact_sums:
             title += f"; and {exact_sums} exact sum{'s' * (exact_sums > 1)}, which no epsilon bounds"

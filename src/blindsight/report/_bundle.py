@@ -25,6 +25,7 @@ from blindsight.keys import Identity, PublicIdentity, write_atomic
 from ._flow import flow_values
 from ._page import environment, render
 from ._record import RunFile, parse_run
+from ._signed_ledgers import with_ledgers
 
 __all__ = ["Bundle", "BundleCheck", "check_bundle", "make_bundle", "read_bundle", "write_bundle"]
 
@@ -128,17 +129,19 @@ def make_bundle(
             got=", ".join(strangers)[:300] or "two ledgers of one party",
             rule="one of each party at most; parties: " + ", ".join(run.parties)[:300],
         )
+    reported, without = with_ledgers(run, exports)
     values = {
         "run": run,
         "model": described,
         "listing": listing,
         "exports": exports,
+        "without": [name for name in run.parties if name not in names],
         "charges": {export.party: _charges(export, run) for export in exports},
         "policies": sorted(policies or {}),
         **flow_values(run),
     }
     files: Bundle = {
-        "report.html": render(run).encode(),
+        "report.html": render(reported, signed=tuple(names), without=without).encode(),
         "run.json": msgspec.json.format(msgspec.json.encode(run), indent=1),
         "data-flow.html": environment().get_template("flow.html.j2").render(values).encode(),
         "assessment.md": environment(markup=False).get_template("assessment.md.j2").render(_plain(values)).encode(),

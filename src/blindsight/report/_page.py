@@ -33,13 +33,17 @@ MAX_PAGE_BYTES = 300_000
 MAX_TABLE_ROWS = 120
 
 
-def render(run: RunFile) -> str:
+def render(run: RunFile, *, signed: tuple[str, ...] = (), without: tuple[str, ...] | None = None) -> str:
     """Return the page.
 
     Parameters
     ----------
     run : RunFile
         Its texts may come from anywhere: they are escaped, in figures as well.
+    signed : tuple of str
+        Parties whose budgets and charges are from their signed ledgers.
+    without : tuple of str, optional
+        Parties whose ledgers were not given; by default those that the run names no budget and no charge of.
 
     Returns
     -------
@@ -52,10 +56,15 @@ def render(run: RunFile) -> str:
         # the one place where text becomes markup: matplotlib has escaped what it drew
         return None if svg is None else Markup(svg)  # noqa: S704
 
+    if without is None:
+        known = {budget.party for budget in run.budgets} | {charge.party for charge in run.ledger}
+        without = tuple(name for name in run.parties if name not in known)
     stages, losses = grouped(run.stages), losses_of(run.stages)
     has_roc = run.comparison is not None or (run.evaluation is not None and run.evaluation.measurable)
     values: dict[str, Any] = {
         "run": run,
+        "signed": signed,
+        "without": without,
         "verdict": verdict(run),
         "facts": _facts(run),
         "roles": roles(run),

@@ -244,9 +244,10 @@ def _cost(run: RunFile) -> str:
         text += " Every party's own noise is enough (local differential privacy between organisations)."
     # each account is one party's own; the tightest is the one that matters
     if run.budgets:
+        which = "parties'" if {b.party for b in run.budgets} >= set(run.parties) else "known"
         tightest = max(run.budgets, key=lambda b: b.spent / b.limit if b.limit else 0.0)
         text += (
-            f" Of the parties' budgets the fullest is {tightest.party}'s: {shown_epsilon(tightest.spent)} of "
+            f" Of the {which} budgets the fullest is {tightest.party}'s: {shown_epsilon(tightest.spent)} of "
             f"{tightest.limit:g} spent per {tightest.unit}."
         )
     return f"{text} {p.statement.replace(f'{p.delta:g}', delta)}"
