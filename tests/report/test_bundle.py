@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from blindsight import modelfile
 from blindsight.cli import app
+from blindsight.data import Column, Schema
 from blindsight.detectors import ECOD
 from blindsight.errors import AuthenticationError, FormatError, ParameterError
 from blindsight.federation import Federation, Policy, read_ledger_export
@@ -174,6 +175,54 @@ def test_a_signed_ledger_says_what_the_ledger_itself_says(federation: Federation
     assert later.budgets[-1].spent_before == pytest.approx(later.budgets[-1].spent)
 
 
+def schema_of_persons(**changes: str) -> Schema:
+    columns = (
+        Column(name="amount", low=0.0, high=1000.0),
+        Column(name="customer", role="person", type="text"),
+        Column(name="fraud", role="label"),
+        Column(name="iban", role="identifier", type="text"),
+    )
+    return Schema(columns=columns, **changes)  # type: ignore[arg-type]
+
+
+def test_what_was_read_is_told_by_role() -> None:
+    schema = schema_of_persons()
+    facts = msgspec.structs.replace(full_run().model, schema_digest=schema.digest(), features=("amount",))
+    run = full_run(model=facts, evaluation=None)
+    bundle = make_bundle(run, schema=schema)
+    assert Schema.from_toml(bundle["schema.toml"].decode()) == schema
+    assert check_bundle(bundle).problems == ()
+    draft = bundle["assessment.md"].decode()
+    assert "about 23,994 records, as released; of each person at most 4 are used." in draft
+    assert "| person | customer | yes, to tell whose record it is: of each person at most 4 are used." in draft
+    assert "| label | fraud | loaded and checked" in draft
+    assert "This run evaluated nothing" in draft
+    assert "| identifier | iban | no |" in draft
+    assert "features were read" not in draft
+    assert "Evaluation read it" in make_bundle(full_run(model=facts), schema=schema)["assessment.md"].decode()
+    by_record = msgspec.structs.replace(full_run().privacy, unit="record", max_records_per_person=None)
+    draft = make_bundle(full_run(model=facts, privacy=by_record), schema=schema)["assessment.md"].decode()
+    assert "this run did not count by persons" in draft
+    assert "of each person at most" not in draft.partition("**Flow")[0]
+    unknown = make_bundle(run)["assessment.md"].decode()
+    assert "the schema is not in this bundle: TO BE COMPLETED" in unknown
+    assert "| person | (name not at hand) | yes" in unknown
+
+
+def test_only_the_runs_own_declared_schema_goes_in() -> None:
+    learned = schema_of_persons(ranges="learned")
+    facts = msgspec.structs.replace(full_run().model, schema_digest=learned.digest(), features=("amount",))
+    bundle = make_bundle(full_run(model=facts), schema=learned)
+    assert "schema.toml" not in bundle
+    assert "| identifier | iban | no |" in bundle["assessment.md"].decode()
+    with pytest.raises(ParameterError, match="schema is of another run"):
+        make_bundle(full_run(), schema=learned)
+    facts = msgspec.structs.replace(facts, schema_digest=schema_of_persons().digest())
+    bundle = make_bundle(full_run(model=facts), schema=schema_of_persons())
+    for other, told in ((learned.to_toml().encode(), "not the schema that run.json names"), (b"\xff", "schema.toml: ")):
+        assert any(told in problem for problem in check_bundle({**bundle, "schema.toml": other}).problems)
+
+
 def test_a_bundle_is_its_owners_alone_and_so_is_what_is_unpacked(tmp_path: Path) -> None:
     umask = os.umask(0o022)
     try:
@@ -295,7 +344,11 @@ def test_a_long_directory_is_not_read(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_from_the_command_line(federation: Federation, exports: dict[str, bytes], tmp_path: Path) -> None:
-    write_run(full_run(runs=(federation.history[0].run,)), tmp_path / "run.json")
+    facts = msgspec.structs.replace(full_run().model, schema_digest=NUMBER_SCHEMA.digest())
+    write_run(full_run(runs=(federation.history[0].run,), model=facts), tmp_path / "run.json")
+    (tmp_path / "bank-a").mkdir()
+    (tmp_path / "schema.toml").write_text("version = 1\n")  # blank, as in a kit that was given none
+    (tmp_path / "bank-a" / "schema.toml").write_text(f"# our secret\n{NUMBER_SCHEMA.to_toml()}")
     (tmp_path / "a.json").write_bytes(exports["bank-a"])
     (tmp_path / "policy.toml").write_text(Policy().to_toml())
     (tmp_path / "pass").write_text("a passphrase\n")
@@ -312,7 +365,8 @@ def test_from_the_command_line(federation: Federation, exports: dict[str, bytes]
         "report", str(tmp_path), "--bundle", bundle, "--ledger", str(tmp_path / "a.json"), "--policy",
         f"bank-a={tmp_path / 'policy.toml'}", "--sign-as", "alice", "--key", key, *secret, "--json",
     )  # fmt: skip
-    assert (code, len(json.loads(told)["files"])) == (0, 8), told
+    assert (code, len(json.loads(told)["files"])) == (0, 9), told
+    assert read_bundle(bundle)["schema.toml"] == NUMBER_SCHEMA.to_toml().encode()
     code, told = run("verify-bundle", bundle)
     assert (code, "signed by alice" in told, "Without the ledgers of bank-b, bank-c" in told) == (0, True, True)
     code, told = run("verify-bundle", bundle, "--signer-key", "0" * 64, "--json")

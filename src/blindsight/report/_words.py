@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from blindsight.privacy import shown_epsilon
 
+from ._columns import records_used
 from ._record import Curve, MeasuredEvaluation, RunFile
 
 __all__ = [
@@ -81,11 +82,8 @@ def _trained(run: RunFile) -> str:
     noisy = run.privacy is not None
     records = f"about {float(f'{run.model.records:.3g}'):,.0f}" if noisy else f"{run.model.records:,}"
     simulated = "simulated " if run.simulated else ""
-    used = ""
-    if run.privacy is not None and run.privacy.unit == "person":
-        used = f" (of each person at most {run.privacy.max_records_per_person} are used)"
-    if run.privacy is not None and run.privacy.unit == "party":
-        used = f" (of each party at most {run.privacy.max_records_per_party:,} are used in a sum over records)"
+    bound = records_used(run)
+    used = f" ({bound})" if bound else ""
     text = (
         f"One {run.model.detector} anomaly detector, from {records} {simulated}records{used} with "
         f"{len(run.model.features)} features, held by {len(run.parties)} parties: {join_names(run.parties)}. "
