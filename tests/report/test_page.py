@@ -136,6 +136,13 @@ def test_everything_missing_is_said():
     assert "simulated" not in text.lower()
 
 
+def test_a_coordinators_run_names_the_coordinators_command():
+    text = _text(bare_run(coordinated=True))
+    assert text.count("'blindsight coordinator evaluate KIT --model MODEL'") == 2, "in the verdict, and for the curve"
+    assert "fit --evaluate" not in text
+    assert "coordinator evaluate" not in _text(bare_run())
+
+
 def test_simulated_is_said_at_every_figure():
     page = render(full_run())
     assert page.count('badge simulated">simulated data') >= 2

@@ -98,7 +98,9 @@ def coordinator_fit(
                 privacy=privacy,
                 warnings=notes,
             )
-            return run_file(fitting, title=title, home=None, key_file=meeting.key_file, separation=separation)
+            return run_file(
+                fitting, title=title, home=None, key_file=meeting.key_file, separation=separation, coordinated=True
+            )
 
         def deliver(fitted: Detector) -> None:
             fitted.save(output, sealer=sealer)

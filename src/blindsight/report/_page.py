@@ -22,7 +22,7 @@ from ._figures import (
 )
 from ._record import RunFile
 from ._rounds import grouped, losses_of
-from ._words import NOT_MEASURED, assumptions, describe_bytes, describe_small, not_covered, roles, verdict
+from ._words import assumptions, describe_bytes, describe_small, not_covered, not_measured, roles, verdict
 
 if TYPE_CHECKING:
     import jinja2
@@ -85,7 +85,7 @@ def render(run: RunFile, *, signed: tuple[str, ...] = (), without: tuple[str, ..
         "most_rows": MAX_TABLE_ROWS,
         "score_bins": _score_bins(run),
         "left_out": (0.0, 0.0) if run.histogram is None else left_out(run.histogram),
-        "not_measured": NOT_MEASURED,
+        "not_measured": not_measured(run),
         "found": _found,
     }
     return environment().get_template("report.html.j2").render(values)

@@ -227,6 +227,8 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Ids of the runs that this is about: what ledgers name releases by.
     delivered : dict of party to text
         Who got the model from the coordinator, and what became of it there.
+    coordinated : bool
+        Whether ``blindsight coordinator`` ran it, with parties elsewhere.
     """
 
     format: Literal["blindsight-run"] = "blindsight-run"
@@ -251,6 +253,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     versions: Annotated[dict[Short, Short], msgspec.Meta(max_length=200)] = {}
     runs: Annotated[tuple[Short, ...], msgspec.Meta(max_length=100)] = ()
     delivered: Annotated[dict[Short, Long], msgspec.Meta(max_length=10_000)] = {}
+    coordinated: bool = False
 
     def __post_init__(self) -> None:
         if self.histogram is not None and len(self.histogram.counts) != len(self.histogram.edges) + 1:

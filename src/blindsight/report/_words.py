@@ -10,7 +10,6 @@ from ._columns import records_used
 from ._record import Curve, MeasuredEvaluation, RunFile
 
 __all__ = [
-    "NOT_MEASURED",
     "Role",
     "Sentence",
     "assumptions",
@@ -18,15 +17,10 @@ __all__ = [
     "describe_rate",
     "describe_small",
     "not_covered",
+    "not_measured",
     "roles",
     "verdict",
 ]
-
-
-NOT_MEASURED = (
-    "Not measured: no evaluation was asked for. 'blindsight fit --evaluate NAME=FILE' measures the model on labelled "
-    "test records, by sums of the same kind."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +59,20 @@ def join_names(names: tuple[str, ...], most: int = 6) -> str:
     if len(names) > most:
         return ", ".join(names[:most]) + f" and {len(names) - most} more"
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def not_measured(run: RunFile) -> str:
+    """Return what stands in place of figures, and the command that measures."""
+    if run.coordinated:
+        return (
+            "Not measured in this run. 'blindsight coordinator evaluate KIT --model MODEL' measures the model on the "
+            "parties' labelled records, by sums of the same kind; what it found then stands in the kit's "
+            "evaluation.json, and not here."
+        )
+    return (
+        "Not measured: no evaluation was asked for. 'blindsight fit --evaluate NAME=FILE' measures the model on "
+        "labelled test records, by sums of the same kind."
+    )
 
 
 def verdict(run: RunFile) -> list[Sentence]:
@@ -179,7 +187,7 @@ def _quality(run: RunFile) -> str:
                 f"{evaluation.anomalous:,.0f}, as released) can show. They do say that at the threshold {alerts} "
                 "(within two standard deviations of the noise)."
             )
-    return " ".join(part for part in parts if part) or NOT_MEASURED
+    return " ".join(part for part in parts if part) or not_measured(run)
 
 
 def _one_class(evaluation: MeasuredEvaluation, sums: str, where: str, alerts: str) -> str:
