@@ -62,7 +62,7 @@ def ledger_show(home: HomeOption, key_file: KeyFileOption = None, json_output: J
         screen.table(
             title,
             [("Time (UTC)", "left"), ("Release", "left"), ("Purpose", "left"), ("rho", "right"),
-             ("Noise (sd)", "right"), ("Output", "left")],
+             ("Noise that protects (sd)", "right"), ("Output", "left")],
             [
                 (c.time_utc, c.release, c.purpose, *_cost(entry.event),
                  "stored" if c.output_stored else "never stored, spent")

@@ -22,7 +22,16 @@ from ._figures import (
 )
 from ._record import RunFile
 from ._rounds import grouped, losses_of
-from ._words import assumptions, describe_bytes, describe_small, not_covered, not_measured, roles, verdict
+from ._words import (
+    assumptions,
+    describe_bytes,
+    describe_noise,
+    describe_small,
+    not_covered,
+    not_measured,
+    roles,
+    verdict,
+)
 
 if TYPE_CHECKING:
     import jinja2
@@ -105,6 +114,7 @@ def environment(*, markup: bool = True) -> jinja2.Environment:
     made.filters["size"] = describe_bytes
     made.filters["epsilon"] = shown_epsilon  # rounds up: no page states less than was spent
     made.filters["small"] = describe_small
+    made.filters["noise"] = describe_noise
     return made
 
 

@@ -81,7 +81,10 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One private sum: what crossed and how long it took."""
+    """One private sum: what crossed and how long it took.
+
+    ``noise_stddev`` is of the total that was opened: the noise of all survivors, in the sum's own unit.
+    """
 
     kind: Short
     step: Short
@@ -100,7 +103,10 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Charge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One line of a party's ledger."""
+    """One line of a party's ledger.
+
+    ``noise_stddev`` is the part that the guarantee counts on: of the fewest survivors, without those who may collude.
+    """
 
     party: Short
     release: Short

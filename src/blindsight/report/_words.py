@@ -14,6 +14,7 @@ __all__ = [
     "Sentence",
     "assumptions",
     "describe_bytes",
+    "describe_noise",
     "describe_rate",
     "describe_small",
     "not_covered",
@@ -52,6 +53,11 @@ def describe_bytes(count: float) -> str:
 def describe_small(value: float) -> str:
     """Return a small probability without a leading zero in its exponent, and never broken over two lines."""
     return f"{value:g}".replace("e-0", "e-").replace("-", "\N{NON-BREAKING HYPHEN}")
+
+
+def describe_noise(stddev: float) -> str:
+    """Return a standard deviation in a sum's own unit: counts have large ones, weights of a network small ones."""
+    return f"{stddev:.1f}" if stddev >= 10 else f"{stddev:.3g}"
 
 
 def join_names(names: tuple[str, ...], most: int = 6) -> str:
