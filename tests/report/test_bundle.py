@@ -223,6 +223,21 @@ def test_only_the_runs_own_declared_schema_goes_in() -> None:
         assert any(told in problem for problem in check_bundle({**bundle, "schema.toml": other}).problems)
 
 
+def test_what_the_bundle_cannot_tell_is_left_to_complete() -> None:
+    draft = make_bundle(full_run())["assessment.md"].decode()
+    (keys,) = re.findall(r"^\| Parties' private keys .*$", draft, re.MULTILINE)
+    assert "rest on its operator too" in keys
+    assert keys.endswith("TO BE COMPLETED |")
+    (approval,) = re.findall(r"^\| Approval by a person .*$", draft, re.MULTILINE)
+    assert "not in this bundle" in approval
+    assert "audit.jsonl" in approval
+    assert "names nobody whom it was sent to" in draft
+    sent = make_bundle(full_run(delivered={"bank-b": "did not answer", "bank-a": "kept as version 1"}))
+    draft = sent["assessment.md"].decode()
+    assert "sent to: bank-a (kept as version 1); bank-b (did not answer). Whether to others later" in draft
+    assert "names nobody" not in draft
+
+
 def test_a_bundle_is_its_owners_alone_and_so_is_what_is_unpacked(tmp_path: Path) -> None:
     umask = os.umask(0o022)
     try:
