@@ -5,24 +5,29 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import stat
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from blindsight import modelfile
 from blindsight.cli import app
+from blindsight.data import Column, Schema
 from blindsight.detectors import ECOD
 from blindsight.errors import AuthenticationError, FormatError, ParameterError
 from blindsight.federation import Federation, Policy, read_ledger_export
 from blindsight.keys import Identity
-from blindsight.privacy import DifferentialPrivacy
+from blindsight.privacy import ACCOUNTING_ERROR, DifferentialPrivacy
 from blindsight.report import check_bundle, make_bundle, read_bundle, write_bundle, write_run
+from blindsight.report._record import parse_run
+from blindsight.report._signed_ledgers import with_ledgers
 from sample_tables import NUMBER_SCHEMA, make_table
 
-from ._runs import PARTIES, bare_run, full_run
+from ._runs import PARTIES, bare_run, budget, full_run
 
 ALICE = ("alice", Identity.generate())
 
@@ -101,6 +106,136 @@ def test_what_is_in_a_bundle(federation: Federation, exports: dict[str, bytes], 
         assert heading in draft
     assert draft.count("TO BE COMPLETED") > 20
     assert "Undefined" not in draft
+
+
+def test_no_page_states_less_epsilon_than_was_spent() -> None:
+    run = full_run(
+        privacy=msgspec.structs.replace(full_run().privacy, epsilon_spent=0.8874, epsilon_asked=0.88712),
+        budgets=tuple(budget(party=name, spent=2.3412, spent_before=1.4562) for name in PARTIES),
+    )
+    bundle = make_bundle(run)
+    names = ("report.html", "data-flow.html", "assessment.md")
+    pages = {
+        name: re.sub(r"<[^>]*>", " ", bundle[name].decode()) for name in names
+    }  # attributes hold places of drawings
+    for name, page in pages.items():
+        assert "0.888" in page, name
+        assert not re.findall(r"0\.887|2\.34|1\.45", page), name
+    assert "2.35 of 10" in pages["report.html"]
+    assert "1.46" in pages["report.html"]
+
+
+def test_a_ledgers_epsilon_is_rounded_up_in_a_bundle(federation: Federation, exports: dict[str, bytes]) -> None:
+    spent = read_ledger_export(exports["bank-a"]).budgets["record"][0]
+    bundle = make_bundle(full_run(runs=(federation.history[0].run,)), ledgers=[exports["bank-a"]])
+    for name in ("data-flow.html", "assessment.md"):
+        (shown,) = re.findall(r"[Pp]er record: epsilon ([0-9.]+) of", bundle[name].decode())
+        assert float(shown) >= spent * (1 - ACCOUNTING_ERROR), name
+
+
+def test_the_report_in_a_bundle_shows_the_ledgers_that_were_given(
+    federation: Federation, exports: dict[str, bytes]
+) -> None:
+    record = federation.history[0].run
+    coordinators = full_run(runs=(record,), budgets=(), ledger=())
+    given = [exports["bank-a"], exports["bank-b"]]
+    bundle = make_bundle(coordinators, ledgers=given)
+    report, flow, draft = (bundle[name].decode() for name in ("report.html", "data-flow.html", "assessment.md"))
+    assert "not at hand" not in report
+    assert "Privacy budget spent by party" in report
+    assert "Of the known budgets the fullest is bank-" in report
+    assert report.count(f"<code>{record}/<wbr>fit</code>") == 2
+    assert report.count("From the signed ledgers of bank-a, bank-b.") == 2
+    assert report.count("Ledger of bank-c: not given.") == 2
+    assert "<b>bank-c</b>: not given." in flow
+    assert "bank-c: not given." in draft
+    assert parse_run(bundle["run.json"]) == coordinators, "what the coordinator wrote stays as it was"
+    for name in ("report.html", "data-flow.html", "assessment.md"):
+        assert "not given" not in make_bundle(coordinators, ledgers=list(exports.values()))[name].decode().replace(
+            "| not given | fingerprints", ""
+        ), name
+    alone = make_bundle(coordinators)
+    assert alone["report.html"].decode().count("not at hand") == 2
+    assert "bank-a: not given. bank-b: not given. bank-c: not given." in alone["assessment.md"].decode()
+
+
+def test_a_signed_ledger_says_what_the_ledger_itself_says(federation: Federation, exports: dict[str, bytes]) -> None:
+    run = full_run(runs=(federation.history[0].run,), ledger=(), budgets=(budget(spent=9.0), budget(party="bank-b")))
+    merged, without = with_ledgers(run, [read_ledger_export(exports["bank-a"])])
+    ledger = federation.parties["bank-a"].ledgers["record"]
+    (own,) = [account for account in merged.budgets if account.party == "bank-a"]
+    assert (own.unit, own.spent, own.spent_before) == ("record", pytest.approx(ledger.spent()), 0.0)
+    assert [(c.release, c.rho, c.output_stored) for c in merged.ledger] == [
+        (entry.release_id, entry.event.rho, entry.output_sha256 is not None) for entry in ledger.entries()
+    ]
+    assert all(c.output_stored for c in merged.ledger)
+    assert without == ("bank-c",)
+    later, _ = with_ledgers(full_run(runs=("another",), ledger=()), [read_ledger_export(exports["bank-a"])])
+    assert later.ledger == ()
+    assert later.budgets[-1].spent_before == pytest.approx(later.budgets[-1].spent)
+
+
+def schema_of_persons(**changes: str) -> Schema:
+    columns = (
+        Column(name="amount", low=0.0, high=1000.0),
+        Column(name="customer", role="person", type="text"),
+        Column(name="fraud", role="label"),
+        Column(name="iban", role="identifier", type="text"),
+    )
+    return Schema(columns=columns, **changes)  # type: ignore[arg-type]
+
+
+def test_what_was_read_is_told_by_role() -> None:
+    schema = schema_of_persons()
+    facts = msgspec.structs.replace(full_run().model, schema_digest=schema.digest(), features=("amount",))
+    run = full_run(model=facts, evaluation=None)
+    bundle = make_bundle(run, schema=schema)
+    assert Schema.from_toml(bundle["schema.toml"].decode()) == schema
+    assert check_bundle(bundle).problems == ()
+    draft = bundle["assessment.md"].decode()
+    assert "about 23,994 records, as released; of each person at most 4 are used." in draft
+    assert "| person | customer | yes, to tell whose record it is: of each person at most 4 are used." in draft
+    assert "| label | fraud | loaded and checked" in draft
+    assert "This run evaluated nothing" in draft
+    assert "| identifier | iban | no |" in draft
+    assert "features were read" not in draft
+    assert "Evaluation read it" in make_bundle(full_run(model=facts), schema=schema)["assessment.md"].decode()
+    by_record = msgspec.structs.replace(full_run().privacy, unit="record", max_records_per_person=None)
+    draft = make_bundle(full_run(model=facts, privacy=by_record), schema=schema)["assessment.md"].decode()
+    assert "this run did not count by persons" in draft
+    assert "of each person at most" not in draft.partition("**Flow")[0]
+    unknown = make_bundle(run)["assessment.md"].decode()
+    assert "the schema is not in this bundle: TO BE COMPLETED" in unknown
+    assert "| person | (name not at hand) | yes" in unknown
+
+
+def test_only_the_runs_own_declared_schema_goes_in() -> None:
+    learned = schema_of_persons(ranges="learned")
+    facts = msgspec.structs.replace(full_run().model, schema_digest=learned.digest(), features=("amount",))
+    bundle = make_bundle(full_run(model=facts), schema=learned)
+    assert "schema.toml" not in bundle
+    assert "| identifier | iban | no |" in bundle["assessment.md"].decode()
+    with pytest.raises(ParameterError, match="schema is of another run"):
+        make_bundle(full_run(), schema=learned)
+    facts = msgspec.structs.replace(facts, schema_digest=schema_of_persons().digest())
+    bundle = make_bundle(full_run(model=facts), schema=schema_of_persons())
+    for other, told in ((learned.to_toml().encode(), "not the schema that run.json names"), (b"\xff", "schema.toml: ")):
+        assert any(told in problem for problem in check_bundle({**bundle, "schema.toml": other}).problems)
+
+
+def test_what_the_bundle_cannot_tell_is_left_to_complete() -> None:
+    draft = make_bundle(full_run())["assessment.md"].decode()
+    (keys,) = re.findall(r"^\| Parties' private keys .*$", draft, re.MULTILINE)
+    assert "rest on its operator too" in keys
+    assert keys.endswith("TO BE COMPLETED |")
+    (approval,) = re.findall(r"^\| Approval by a person .*$", draft, re.MULTILINE)
+    assert "not in this bundle" in approval
+    assert "audit.jsonl" in approval
+    assert "names nobody whom it was sent to" in draft
+    sent = make_bundle(full_run(delivered={"bank-b": "did not answer", "bank-a": "kept as version 1"}))
+    draft = sent["assessment.md"].decode()
+    assert "sent to: bank-a (kept as version 1); bank-b (did not answer). Whether to others later" in draft
+    assert "names nobody" not in draft
 
 
 def test_a_bundle_is_its_owners_alone_and_so_is_what_is_unpacked(tmp_path: Path) -> None:
@@ -224,7 +359,11 @@ def test_a_long_directory_is_not_read(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_from_the_command_line(federation: Federation, exports: dict[str, bytes], tmp_path: Path) -> None:
-    write_run(full_run(runs=(federation.history[0].run,)), tmp_path / "run.json")
+    facts = msgspec.structs.replace(full_run().model, schema_digest=NUMBER_SCHEMA.digest())
+    write_run(full_run(runs=(federation.history[0].run,), model=facts), tmp_path / "run.json")
+    (tmp_path / "bank-a").mkdir()
+    (tmp_path / "schema.toml").write_text("version = 1\n")  # blank, as in a kit that was given none
+    (tmp_path / "bank-a" / "schema.toml").write_text(f"# our secret\n{NUMBER_SCHEMA.to_toml()}")
     (tmp_path / "a.json").write_bytes(exports["bank-a"])
     (tmp_path / "policy.toml").write_text(Policy().to_toml())
     (tmp_path / "pass").write_text("a passphrase\n")
@@ -241,7 +380,8 @@ def test_from_the_command_line(federation: Federation, exports: dict[str, bytes]
         "report", str(tmp_path), "--bundle", bundle, "--ledger", str(tmp_path / "a.json"), "--policy",
         f"bank-a={tmp_path / 'policy.toml'}", "--sign-as", "alice", "--key", key, *secret, "--json",
     )  # fmt: skip
-    assert (code, len(json.loads(told)["files"])) == (0, 8), told
+    assert (code, len(json.loads(told)["files"])) == (0, 9), told
+    assert read_bundle(bundle)["schema.toml"] == NUMBER_SCHEMA.to_toml().encode()
     code, told = run("verify-bundle", bundle)
     assert (code, "signed by alice" in told, "Without the ledgers of bank-b, bank-c" in told) == (0, True, True)
     code, told = run("verify-bundle", bundle, "--signer-key", "0" * 64, "--json")

@@ -136,6 +136,22 @@ def test_everything_missing_is_said():
     assert "simulated" not in text.lower()
 
 
+def test_a_coordinators_run_names_the_coordinators_command():
+    text = _text(bare_run(coordinated=True))
+    assert text.count("'blindsight coordinator evaluate KIT --model MODEL'") == 2, "in the verdict, and for the curve"
+    assert "fit --evaluate" not in text
+    assert "coordinator evaluate" not in _text(bare_run())
+
+
+def test_two_kinds_of_noise_have_two_names():
+    text = _text(full_run(stages=(stage(noise_stddev=90.6),), ledger=(charge(noise_stddev=74.0),)))
+    assert "Noise (sd)" not in text
+    for heading, value in (("Total noise (sd)", "90.6"), ("Noise that protects (sd)", "74.0")):
+        assert heading in text
+        assert value in text.partition(heading)[2], heading
+    assert "0.00012" in _text(full_run(stages=(stage(noise_stddev=0.00012),)))
+
+
 def test_simulated_is_said_at_every_figure():
     page = render(full_run())
     assert page.count('badge simulated">simulated data') >= 2

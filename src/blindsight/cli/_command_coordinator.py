@@ -22,7 +22,7 @@ __all__ = ["coordinator_app"]
 
 SEPARATION = (
     "Every party kept its own folder, {how} over mutual TLS and judged each request by its own policy; its ledger is "
-    "there and not in this report."
+    "kept there."
 )
 
 coordinator_app = typer.Typer(
@@ -99,7 +99,9 @@ def coordinator_fit(
                 privacy=privacy,
                 warnings=notes,
             )
-            return run_file(fitting, title=title, home=None, key_file=meeting.key_file, separation=separation)
+            return run_file(
+                fitting, title=title, home=None, key_file=meeting.key_file, separation=separation, coordinated=True
+            )
 
         def deliver(fitted: Detector) -> None:
             fitted.save(output, sealer=sealer)

@@ -20,6 +20,8 @@ __all__ = ["ledger_export", "ledger_figures", "ledger_heads", "ledger_show", "le
 @command
 def ledger_show(home: HomeOption, key_file: KeyFileOption = None, json_output: JsonOption = False) -> None:
     """List every release that was charged, and what is left of each budget."""
+    from blindsight.privacy import shown_epsilon
+
     from ._fit import charge_of
     from ._parties import accounts
 
@@ -48,7 +50,8 @@ def ledger_show(home: HomeOption, key_file: KeyFileOption = None, json_output: J
             }
         )  # fmt: skip
         title = (
-            f"{account.party}, per {account.unit}: epsilon {spent:.3f} of {budget.epsilon:g} at delta {budget.delta:g}"
+            f"{account.party}, per {account.unit}: epsilon {shown_epsilon(spent)} of {budget.epsilon:g} "
+            f"at delta {budget.delta:g}"
         )
         exact_sums = sum(charge.exact for charge in charges)
         if exact_sums:
@@ -59,7 +62,7 @@ def ledger_show(home: HomeOption, key_file: KeyFileOption = None, json_output: J
         screen.table(
             title,
             [("Time (UTC)", "left"), ("Release", "left"), ("Purpose", "left"), ("rho", "right"),
-             ("Noise (sd)", "right"), ("Output", "left")],
+             ("Noise that protects (sd)", "right"), ("Output", "left")],
             [
                 (c.time_utc, c.release, c.purpose, *_cost(entry.event),
                  "stored" if c.output_stored else "never stored, spent")
@@ -223,6 +226,7 @@ def ledger_write_off(
 ) -> None:
     """Go on with an old copy of ledger.db where the newest one is lost: all that is left of the budget is charged."""
     from blindsight.federation import open_party
+    from blindsight.privacy import shown_epsilon
 
     from ._parties import check_party_folder
 
@@ -231,7 +235,9 @@ def ledger_write_off(
     party = open_party(home, key_file=key_file)
     charged = party.write_off(anyway=anyway)
     for unit, epsilon in charged.items():
-        screen.say(f"{party.name}, per {unit}: epsilon {epsilon:.4g} written off; nothing is left of this budget.")
+        screen.say(
+            f"{party.name}, per {unit}: epsilon {shown_epsilon(epsilon)} written off; nothing is left of this budget."
+        )
     screen.say("Exact sums of these records have ended for good. The other parties will accept this ledger again.")
     screen.say("A larger budget is a decision of the data owner: maximum_epsilon in policy.toml.")
     screen.result({"party": party.name, "written_off": charged})

@@ -411,7 +411,7 @@ def _stage(record: RunRecord, step: Any) -> Stage:
         received_bytes=step.received_bytes,
         seconds=step.seconds,
         exact=event["mechanism"] == "exact-sum",
-        noise_stddev=math.sqrt(event["local_variance"] * len(step.survivors)),
+        noise_stddev=math.sqrt(event["local_variance"] * len(step.survivors)) * event["grid"],
         guarantee=event["guarantee"],
         loss=step.loss,
     )

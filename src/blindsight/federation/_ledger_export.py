@@ -47,12 +47,15 @@ class ExportedEntry(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     unit, release_id, time_utc : str
     event : Event
+    output_stored : bool
+        Whether a later line holds the digest of its output; where none does, it is spent all the same.
     """
 
     unit: Unit
     release_id: str
     time_utc: str
     event: Event
+    output_stored: bool
 
 
 class LedgerExport:
@@ -77,9 +80,17 @@ class LedgerExport:
         hashes: dict[Unit, list[str]] = {}
         for unit, ledger in content.ledgers.items():
             payloads = [line.encode() for line in ledger.lines]
+            lines = walk(payloads)
+            stored = {line.release_id for line in lines if line.event is None}
             entries = [
-                ExportedEntry(unit=unit, release_id=line.release_id, time_utc=line.time_utc, event=line.event)
-                for line in walk(payloads)
+                ExportedEntry(
+                    unit=unit,
+                    release_id=line.release_id,
+                    time_utc=line.time_utc,
+                    event=line.event,
+                    output_stored=line.release_id in stored,
+                )
+                for line in lines
                 if line.event is not None
             ]
             self.entries += entries

@@ -16,21 +16,25 @@ import msgspec
 
 from blindsight import modelfile
 from blindsight._text import printable
+from blindsight.data import Schema
 from blindsight.detectors import Detector
-from blindsight.errors import AuthenticationError, FormatError, ParameterError, StoreError
+from blindsight.errors import AuthenticationError, BlindsightError, FormatError, ParameterError, StoreError
 from blindsight.federation import LedgerExport, read_ledger_export
 from blindsight.federation.kits import LIST_FILE, ParticipantList
 from blindsight.keys import Identity, PublicIdentity, write_atomic
 
+from ._columns import columns_read, records_used
 from ._flow import flow_values
 from ._page import environment, render
 from ._record import RunFile, parse_run
+from ._signed_ledgers import with_ledgers
 
 __all__ = ["Bundle", "BundleCheck", "check_bundle", "make_bundle", "read_bundle", "write_bundle"]
 
 CONTEXT = b"blindsight sign-off bundle v1"
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
+SCHEMA_FILE = "schema.toml"
 MAX_FILES = 1000
 MAX_BUNDLE_BYTES = 1 << 28
 STAMP = (1980, 1, 1, 0, 0, 0)
@@ -92,6 +96,7 @@ def make_bundle(
     listing: ParticipantList | None = None,
     ledgers: Sequence[bytes] = (),
     policies: Mapping[str, bytes] | None = None,
+    schema: Schema | None = None,
     signer: tuple[str, Identity] | None = None,
 ) -> Bundle:
     """Put together what a privacy officer needs; the same facts make the same bytes.
@@ -107,6 +112,9 @@ def make_bundle(
         What parties wrote with ``ledger export``.
     policies : mapping of party to bytes, optional
         ``policy.toml`` of parties that gave theirs.
+    schema : Schema, optional
+        That of the run. Declared, it goes in as ``schema.toml``, without anybody's comments; learned, its ranges are
+        of somebody's records, and only names and roles of its columns are told.
     signer : (name, Identity), optional
         A person's, as for approvals. The coordinator has no key of this kind: its TLS key signs handshakes alone.
 
@@ -115,7 +123,7 @@ def make_bundle(
     FormatError, AuthenticationError
         A ledger does not hold, or is by another key than the list's.
     ParameterError
-        A model or ledger is of another run, a policy of nobody in it, or two ledgers are of one party.
+        A model, schema or ledger is of another run, a policy of nobody in it, or two ledgers are of one party.
     """
     described = None if model is None else _described(model, run)
     keys = None if listing is None else dict(listing.participants)
@@ -128,17 +136,25 @@ def make_bundle(
             got=", ".join(strangers)[:300] or "two ledgers of one party",
             rule="one of each party at most; parties: " + ", ".join(run.parties)[:300],
         )
+    if schema is not None and schema.digest() != run.model.schema_digest:
+        raise ParameterError("The schema is of another run", got=schema.digest(), rule=run.model.schema_digest)
+    published = schema is not None and schema.ranges == "declared"
+    reported, without = with_ledgers(run, exports)
     values = {
         "run": run,
         "model": described,
         "listing": listing,
         "exports": exports,
+        "without": [name for name in run.parties if name not in names],
         "charges": {export.party: _charges(export, run) for export in exports},
+        "columns": columns_read(run, schema),
+        "schema": published,
+        "used": records_used(run),
         "policies": sorted(policies or {}),
         **flow_values(run),
     }
     files: Bundle = {
-        "report.html": render(run).encode(),
+        "report.html": render(reported, signed=tuple(names), without=without).encode(),
         "run.json": msgspec.json.format(msgspec.json.encode(run), indent=1),
         "data-flow.html": environment().get_template("flow.html.j2").render(values).encode(),
         "assessment.md": environment(markup=False).get_template("assessment.md.j2").render(_plain(values)).encode(),
@@ -147,6 +163,8 @@ def make_bundle(
     }
     if described is not None:
         files["model.json"] = msgspec.json.format(msgspec.json.encode(described, order="sorted"), indent=1)
+    if schema is not None and published:
+        files[SCHEMA_FILE] = schema.to_toml().encode()
     if listing is not None:
         files[LIST_FILE] = listing.data
     manifest = _Manifest(
@@ -252,6 +270,8 @@ def check_bundle(bundle: Bundle, *, signer_key: str | None = None) -> BundleChec
             listing = ParticipantList.from_bytes(bundle[LIST_FILE])
     except (FormatError, AuthenticationError) as error:
         problems.append(str(error))
+    if run is not None and SCHEMA_FILE in bundle:
+        problems += _schema_problems(bundle[SCHEMA_FILE], run)
     keys = None if listing is None else dict(listing.participants)
     found = []
     for name in sorted(name for name in bundle if name.startswith("ledgers/")):
@@ -284,6 +304,15 @@ def _signature_problems(bundle: Bundle, manifest: _Manifest, signer_key: str | N
     except (AuthenticationError, ParameterError, ValueError):
         return [f"{MANIFEST}: the signature of '{manifest.signer[:64]}' does not hold"]
     return []
+
+
+def _schema_problems(data: bytes, run: RunFile) -> list[str]:
+    try:
+        if Schema.from_toml(data.decode()).digest() == run.model.schema_digest:
+            return []
+    except (BlindsightError, UnicodeDecodeError) as error:
+        return [f"{SCHEMA_FILE}: {error}"]
+    return [f"{SCHEMA_FILE}: not the schema that run.json names by its digest"]
 
 
 def _described(data: bytes, run: RunFile) -> dict[str, Any]:

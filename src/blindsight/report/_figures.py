@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from blindsight.privacy import shown_epsilon
+
 from ._record import Blind, Budget, Comparison, Curve, Histogram, MeasuredEvaluation, Stage
 
 if TYPE_CHECKING:
@@ -198,7 +200,7 @@ def budget_figure(budgets: tuple[Budget, ...]) -> str:
             axes.text(
                 budget.limit + 0.015 * limits.max(),
                 place,
-                f"{budget.spent:.2f} of {budget.limit:g}",
+                f"{shown_epsilon(budget.spent)} of {budget.limit:g}",
                 va="center",
                 fontsize=9,
             )

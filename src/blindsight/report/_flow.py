@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from blindsight.privacy import shown_epsilon
+
 from ._record import RunFile
 from ._words import assumptions, describe_bytes, is_unmasked, join_names, not_covered, roles
 
@@ -35,7 +37,11 @@ def flows(run: RunFile) -> list[Flow]:
     """Everything that crossed between organisations in this run, and what did not."""
     clear = is_unmasked(run)
     coordinates = sum(stage.coordinates for stage in run.stages)
-    noise = "without noise" if run.privacy is None else f"with noise, at epsilon {run.privacy.epsilon_asked:g} asked"
+    noise = (
+        "without noise"
+        if run.privacy is None
+        else f"with noise, at epsilon {shown_epsilon(run.privacy.epsilon_asked)} asked"
+    )
     sent = describe_bytes(sum(stage.sent_bytes for stage in run.stages))
     received = describe_bytes(sum(stage.received_bytes for stage in run.stages))
     result = [

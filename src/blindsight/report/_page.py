@@ -22,7 +22,16 @@ from ._figures import (
 )
 from ._record import RunFile
 from ._rounds import grouped, losses_of
-from ._words import NOT_MEASURED, assumptions, describe_bytes, describe_small, not_covered, roles, verdict
+from ._words import (
+    assumptions,
+    describe_bytes,
+    describe_noise,
+    describe_small,
+    not_covered,
+    not_measured,
+    roles,
+    verdict,
+)
 
 if TYPE_CHECKING:
     import jinja2
@@ -33,13 +42,17 @@ MAX_PAGE_BYTES = 300_000
 MAX_TABLE_ROWS = 120
 
 
-def render(run: RunFile) -> str:
+def render(run: RunFile, *, signed: tuple[str, ...] = (), without: tuple[str, ...] | None = None) -> str:
     """Return the page.
 
     Parameters
     ----------
     run : RunFile
         Its texts may come from anywhere: they are escaped, in figures as well.
+    signed : tuple of str
+        Parties whose budgets and charges are from their signed ledgers.
+    without : tuple of str, optional
+        Parties whose ledgers were not given; by default those that the run names no budget and no charge of.
 
     Returns
     -------
@@ -52,10 +65,15 @@ def render(run: RunFile) -> str:
         # the one place where text becomes markup: matplotlib has escaped what it drew
         return None if svg is None else Markup(svg)  # noqa: S704
 
+    if without is None:
+        known = {budget.party for budget in run.budgets} | {charge.party for charge in run.ledger}
+        without = tuple(name for name in run.parties if name not in known)
     stages, losses = grouped(run.stages), losses_of(run.stages)
     has_roc = run.comparison is not None or (run.evaluation is not None and run.evaluation.measurable)
     values: dict[str, Any] = {
         "run": run,
+        "signed": signed,
+        "without": without,
         "verdict": verdict(run),
         "facts": _facts(run),
         "roles": roles(run),
@@ -76,7 +94,7 @@ def render(run: RunFile) -> str:
         "most_rows": MAX_TABLE_ROWS,
         "score_bins": _score_bins(run),
         "left_out": (0.0, 0.0) if run.histogram is None else left_out(run.histogram),
-        "not_measured": NOT_MEASURED,
+        "not_measured": not_measured(run),
         "found": _found,
     }
     return environment().get_template("report.html.j2").render(values)
@@ -94,7 +112,9 @@ def environment(*, markup: bool = True) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters["size"] = describe_bytes
+    made.filters["epsilon"] = shown_epsilon  # rounds up: no page states less than was spent
     made.filters["small"] = describe_small
+    made.filters["noise"] = describe_noise
     return made
 
 

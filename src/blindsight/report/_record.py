@@ -81,7 +81,10 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One private sum: what crossed and how long it took."""
+    """One private sum: what crossed and how long it took.
+
+    ``noise_stddev`` is of the total that was opened: the noise of all survivors, in the sum's own unit.
+    """
 
     kind: Short
     step: Short
@@ -100,7 +103,10 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Charge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One line of a party's ledger."""
+    """One line of a party's ledger.
+
+    ``noise_stddev`` is the part that the guarantee counts on: of the fewest survivors, without those who may collude.
+    """
 
     party: Short
     release: Short
@@ -227,6 +233,8 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Ids of the runs that this is about: what ledgers name releases by.
     delivered : dict of party to text
         Who got the model from the coordinator, and what became of it there.
+    coordinated : bool
+        Whether ``blindsight coordinator`` ran it, with parties elsewhere.
     """
 
     format: Literal["blindsight-run"] = "blindsight-run"
@@ -251,6 +259,7 @@ class RunFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     versions: Annotated[dict[Short, Short], msgspec.Meta(max_length=200)] = {}
     runs: Annotated[tuple[Short, ...], msgspec.Meta(max_length=100)] = ()
     delivered: Annotated[dict[Short, Long], msgspec.Meta(max_length=10_000)] = {}
+    coordinated: bool = False
 
     def __post_init__(self) -> None:
         if self.histogram is not None and len(self.histogram.counts) != len(self.histogram.edges) + 1:

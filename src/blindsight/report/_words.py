@@ -6,26 +6,22 @@ from dataclasses import dataclass
 
 from blindsight.privacy import shown_epsilon
 
+from ._columns import records_used
 from ._record import Curve, MeasuredEvaluation, RunFile
 
 __all__ = [
-    "NOT_MEASURED",
     "Role",
     "Sentence",
     "assumptions",
     "describe_bytes",
+    "describe_noise",
     "describe_rate",
     "describe_small",
     "not_covered",
+    "not_measured",
     "roles",
     "verdict",
 ]
-
-
-NOT_MEASURED = (
-    "Not measured: no evaluation was asked for. 'blindsight fit --evaluate NAME=FILE' measures the model on labelled "
-    "test records, by sums of the same kind."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +55,30 @@ def describe_small(value: float) -> str:
     return f"{value:g}".replace("e-0", "e-").replace("-", "\N{NON-BREAKING HYPHEN}")
 
 
+def describe_noise(stddev: float) -> str:
+    """Return a standard deviation in a sum's own unit: counts have large ones, weights of a network small ones."""
+    return f"{stddev:.1f}" if stddev >= 10 else f"{stddev:.3g}"
+
+
 def join_names(names: tuple[str, ...], most: int = 6) -> str:
     """Return 'a, b and c', or the first few and how many more."""
     if len(names) > most:
         return ", ".join(names[:most]) + f" and {len(names) - most} more"
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def not_measured(run: RunFile) -> str:
+    """Return what stands in place of figures, and the command that measures."""
+    if run.coordinated:
+        return (
+            "Not measured in this run. 'blindsight coordinator evaluate KIT --model MODEL' measures the model on the "
+            "parties' labelled records, by sums of the same kind; what it found then stands in the kit's "
+            "evaluation.json, and not here."
+        )
+    return (
+        "Not measured: no evaluation was asked for. 'blindsight fit --evaluate NAME=FILE' measures the model on "
+        "labelled test records, by sums of the same kind."
+    )
 
 
 def verdict(run: RunFile) -> list[Sentence]:
@@ -81,11 +96,8 @@ def _trained(run: RunFile) -> str:
     noisy = run.privacy is not None
     records = f"about {float(f'{run.model.records:.3g}'):,.0f}" if noisy else f"{run.model.records:,}"
     simulated = "simulated " if run.simulated else ""
-    used = ""
-    if run.privacy is not None and run.privacy.unit == "person":
-        used = f" (of each person at most {run.privacy.max_records_per_person} are used)"
-    if run.privacy is not None and run.privacy.unit == "party":
-        used = f" (of each party at most {run.privacy.max_records_per_party:,} are used in a sum over records)"
+    bound = records_used(run)
+    used = f" ({bound})" if bound else ""
     text = (
         f"One {run.model.detector} anomaly detector, from {records} {simulated}records{used} with "
         f"{len(run.model.features)} features, held by {len(run.parties)} parties: {join_names(run.parties)}. "
@@ -181,7 +193,7 @@ def _quality(run: RunFile) -> str:
                 f"{evaluation.anomalous:,.0f}, as released) can show. They do say that at the threshold {alerts} "
                 "(within two standard deviations of the noise)."
             )
-    return " ".join(part for part in parts if part) or NOT_MEASURED
+    return " ".join(part for part in parts if part) or not_measured(run)
 
 
 def _one_class(evaluation: MeasuredEvaluation, sums: str, where: str, alerts: str) -> str:
@@ -244,9 +256,10 @@ def _cost(run: RunFile) -> str:
         text += " Every party's own noise is enough (local differential privacy between organisations)."
     # each account is one party's own; the tightest is the one that matters
     if run.budgets:
+        which = "parties'" if {b.party for b in run.budgets} >= set(run.parties) else "known"
         tightest = max(run.budgets, key=lambda b: b.spent / b.limit if b.limit else 0.0)
         text += (
-            f" Of the parties' budgets the fullest is {tightest.party}'s: {shown_epsilon(tightest.spent)} of "
+            f" Of the {which} budgets the fullest is {tightest.party}'s: {shown_epsilon(tightest.spent)} of "
             f"{tightest.limit:g} spent per {tightest.unit}."
         )
     return f"{text} {p.statement.replace(f'{p.delta:g}', delta)}"
