@@ -62,7 +62,7 @@ def coordinator_fit(
     """Fit one detector with parties that dial in. Killed at any point, the same command goes on with the same run."""
     from blindsight.federation import check_suits
     from blindsight.privacy import shown_epsilon
-    from blindsight.report import write_run
+    from blindsight.report import describe_alerts, write_run
 
     from ._choose import choose_detector, read_settings
     from ._fit import Fitting, collected_warnings, run_file
@@ -119,6 +119,7 @@ def coordinator_fit(
             f"Spent epsilon {shown_epsilon(run.privacy.epsilon_spent)} of {epsilon:g} "
             f"per {asked.unit} at delta {asked.delta:g}."
         )
+        screen.say(f"The model is set to alert on {describe_alerts(run.model)}.")
     _tell_sent(screen, sent)
     screen.say(f"Next: blindsight report {path} --output report.html")
     screen.result(
@@ -127,6 +128,7 @@ def coordinator_fit(
             "run": str(path),
             "records": run.model.records,
             "threshold": run.model.threshold,
+            "alert_interval": run.model.alert_interval,
             "parties": list(run.parties),
             "survivors": [list(stage.survivors) for stage in run.stages],
             "certificate": {k: v for k, v in (model.certificate_ or {}).items() if k != "events"},

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from blindsight.privacy import shown_epsilon
 
-from ._record import Curve, MeasuredEvaluation, RunFile
+from ._record import Curve, MeasuredEvaluation, ModelFacts, RunFile
 
 __all__ = [
     "NOT_MEASURED",
     "Role",
     "Sentence",
     "assumptions",
+    "describe_alerts",
     "describe_bytes",
     "describe_rate",
     "describe_small",
@@ -54,6 +55,16 @@ def describe_bytes(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
+def describe_alerts(model: ModelFacts) -> str:
+    """Return the share of records that a model was asked to alert on, and what the noise leaves of it."""
+    text = f"about {100 * model.contamination:.3g}% of records like those it was trained on"
+    if model.alert_interval is None:
+        return text
+    low, high = model.alert_interval
+    between = f"between {100 * low:.3g}% and {100 * high:.3g}%"
+    return f"{text}; the noise of its counts moves that to {between} in nineteen fits of twenty"
+
+
 def describe_small(value: float) -> str:
     """Return a small probability without a leading zero in its exponent, and never broken over two lines."""
     return f"{value:g}".replace("e-0", "e-").replace("-", "\N{NON-BREAKING HYPHEN}")
@@ -89,7 +100,7 @@ def _trained(run: RunFile) -> str:
     text = (
         f"One {run.model.detector} anomaly detector, from {records} {simulated}records{used} with "
         f"{len(run.model.features)} features, held by {len(run.parties)} parties: {join_names(run.parties)}. "
-        f"It is set to alert on about {100 * run.model.contamination:.3g}% of records like those it was trained on."
+        f"It is set to alert on {describe_alerts(run.model)}."
     )
     return f"{text} {run.data_note}" if run.data_note else text
 
