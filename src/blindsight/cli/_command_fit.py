@@ -32,7 +32,7 @@ __all__ = ["fit"]
 
 
 @command
-@safe_after("No model was written. What a party had charged to its ledger stays charged; another fit is a new release.")
+@safe_after("No model was written. The same command, with the same --home, goes on where this one was.")
 def fit(
     schema: Annotated[Path, typer.Option(help="Schema that all parties share.")],
     party: Annotated[list[str], typer.Option(help="NAME=PATH of one party's records; at least three times.")],
