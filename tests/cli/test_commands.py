@@ -23,6 +23,7 @@ from blindsight.data import Schema
 from blindsight.detectors import known_detectors
 from blindsight.errors import ParameterError
 from blindsight.keys import Sealer
+from blindsight.report import describe_alerts, read_run
 from sample_tables import MIXED_SCHEMA, NUMBER_SCHEMA, make_table
 
 from .conftest import REPOSITORY, invoke, start
@@ -501,6 +502,8 @@ def test_fit_says_what_is_kept_for_an_evaluation_and_what_the_least_noise_caps(b
     done = invoke(*command, "--home", tmp_path / "run", "--output", tmp_path / "m", "--epsilon", 1)
     assert done.code == 0, done.err
     assert "20% of the budget is kept for an evaluation" in done.out
+    assert f"The model is set to alert on {describe_alerts(read_run(tmp_path / 'run').model)}." in done.out
+    assert "in nineteen fits of twenty" in done.out
     assert "could not spend more" not in done.out
     (tmp_path / "wide.toml").write_text("maximum_epsilon = 900.0\n")
     more = ["--policy", tmp_path / "wide.toml", "--epsilon", 100]

@@ -26,6 +26,9 @@ def test_fit_writes_model_and_run(fitted):
     model = load(fitted.model, sealer=Sealer.from_key_file(fitted.key_file))
     assert value["records"] == run.model.records
     assert run.model.threshold == model.threshold_ == value["threshold"]
+    low, high = value["alert_interval"]
+    assert (low, high) == run.model.alert_interval == model.score_histogram_.alert_interval(model.contamination)
+    assert low <= model.contamination <= high
     assert run.parties == ("hospital-a", "hospital-b", "hospital-c")
     assert [s.purpose for s in run.stages] == ["fit", "threshold", "evaluation"]
     assert 0 < run.privacy.epsilon_spent <= 1.0

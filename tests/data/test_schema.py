@@ -210,7 +210,7 @@ def test_thousands_of_faults_make_a_short_error():
 
 
 def test_an_unreadable_file_is_a_schema_error(tmp_path):
-    with pytest.raises(SchemaError, match="cannot be read"):
+    with pytest.raises(SchemaError, match=r"absent.toml' cannot be read.*Fix: give the path"):
         Schema.read(tmp_path / "absent.toml")
     (tmp_path / "latin.toml").write_bytes(b"name = '\xe9'")
     with pytest.raises(SchemaError, match="not UTF-8"):
@@ -218,6 +218,16 @@ def test_an_unreadable_file_is_a_schema_error(tmp_path):
     (tmp_path / "large.toml").write_bytes(b"#" * ((1 << 22) + 1))
     with pytest.raises(SchemaError, match="too large"):
         Schema.read(tmp_path / "large.toml")
+
+
+def test_what_is_wrong_in_a_file_is_said_with_its_name_and_how_to_mend_it(tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text("version = 1\nranges = declared\n")
+    with pytest.raises(SchemaError, match=r"bad.toml': The schema is not valid TOML.*line 2.*Fix: mend that line"):
+        Schema.read(path)
+    path.write_text("version = 1\n[[columns]]\nname = 'a'\n")
+    with pytest.raises(SchemaError, match=r"bad.toml': Column 'a' has no type.*Fix: add type"):
+        Schema.read(path)
 
 
 GOOD = SCHEMA.to_json()

@@ -74,6 +74,50 @@ def test_noisy_tails_fall_and_empty_ones_do_not_add_up() -> None:
         assert relative == pytest.approx(1.0, abs=0.1)
 
 
+@pytest.mark.parametrize("contamination", [0.02, 0.2])
+@pytest.mark.parametrize("ties", [False, True], ids=["smooth", "ties"])
+@pytest.mark.parametrize("deviation", [3.0, 30.0, 150.0])
+def test_the_share_above_a_noisy_threshold_lies_in_the_interval_stated(
+    deviation: float, ties: bool, contamination: float
+) -> None:
+    generator = np.random.default_rng(5)
+    scores = generator.gamma(3, 1000, 20_000)
+    if ties:  # all records of a bin at one place: where in it the threshold falls decides over all of them
+        scores = np.rint(scores / 1500) * 1500
+    exact = histogram(scores.astype(np.int64), 128)
+    within, widths = [], []
+    for _ in range(300):
+        noise = np.rint(generator.normal(0, deviation, exact.counts.size)).astype(np.int64)
+        noisy = ScoreHistogram(edges=exact.edges, counts=exact.counts + noise, noise_variance=deviation**2)
+        interval = noisy.alert_interval(contamination)
+        assert interval is not None
+        low, high = interval
+        assert 0 <= low < high <= 1
+        within.append(low <= np.mean(scores > noisy.threshold(contamination)) <= high)
+        widths.append(high - low)
+    assert np.mean(within) >= 0.92, "19 of 20, within what 300 draws can show"
+    if not ties:
+        noise_alone = 2 * 1.96 * deviation * math.sqrt(exact.counts.size) / scores.size
+        assert np.mean(widths) <= noise_alone + 2 * exact.counts.max() / scores.size, "not so wide as to say nothing"
+
+
+def test_an_interval_of_the_share_is_only_for_noise_and_holds_at_the_ends() -> None:
+    exact = histogram(np.arange(1000), 20)
+    assert exact.alert_interval(0.02) is None
+    with pytest.raises(ParameterError, match="contamination"):
+        exact.alert_interval(0.6)
+    edges = np.array([10, 20])
+    for counts in ([5, 0, 900], [0, 0, 0], [-3, -4, 2], [1, 900, 5]):
+        interval = ScoreHistogram(edges=edges, counts=np.array(counts), noise_variance=4.0).alert_interval(0.1)
+        assert interval is not None
+        assert 0 <= interval[0] <= interval[1] <= 1
+    top = ScoreHistogram(edges=edges, counts=np.array([5, 0, 900]), noise_variance=4.0)
+    most = (900 + 1.96 * 2) / 905
+    assert top.alert_interval(0.1) == pytest.approx((0.0, most)), "how many of the last bin score just at its edge?"
+    low_only = ScoreHistogram(edges=edges, counts=np.array([1000, 0, 0]), noise_variance=4.0)
+    assert low_only.alert_interval(0.1) == pytest.approx((0.0, 1.96 * 2 * math.sqrt(3) / 1000))
+
+
 @given(st.lists(st.integers(-50, 100), min_size=4, max_size=12), st.floats(0.1, 10))
 @settings(max_examples=100, deadline=None)
 def test_rebinning_loses_no_record(counts: list[int], ratio: float) -> None:

@@ -25,6 +25,7 @@ from blindsight.cli import app
 from blindsight.detectors import Detector
 from blindsight.federation import Federation, Policy, open_party
 from blindsight.federation.kits import ParticipantList
+from blindsight.report import read_run
 from blindsight.testing import NO_MOSQUITTO, Mosquitto
 from sample_tables import NUMBER_SCHEMA, make_table
 
@@ -335,6 +336,7 @@ def test_a_party_tells_its_own_operator_its_state(tmp_path: Path) -> None:
         job = json.loads(run("jobs", "list", "--home", home, "--json"))["jobs"][0]["id"]
         run("jobs", "approve", job, "--home", home)
         assert coordinator.wait(TIMEOUT_S) == 0, site.told("coordinator")
+        assert read_run(site.kit("coordinator")).model.alert_interval is not None, "what the noise leaves of 2% alerts"
 
         found = until(lambda found: found["connected"] == 0)  # the coordinator has ended
         assert found['jobs{state="done"}'] == 1

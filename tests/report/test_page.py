@@ -172,6 +172,14 @@ def test_the_verdict_names_cost_and_gaps():
     assert "at least 2 parties" in text  # one stage lost a party
 
 
+def test_the_share_of_alerts_is_stated_with_what_the_noise_leaves_of_it():
+    plain = "It is set to alert on about 2% of records like those it was trained on"
+    assert f"{plain}." in _text(bare_run())
+    noisy = msgspec.structs.replace(full_run().model, alert_interval=(0.00128, 0.0422))
+    moved = "; the noise of its counts moves that to between 0.128% and 4.22% in nineteen fits of twenty."
+    assert plain + moved in _text(full_run(model=noisy))
+
+
 def test_learned_ranges_are_called_a_leak():
     model = full_run().model
     learned = type(model)(**{f: getattr(model, f) for f in model.__struct_fields__} | {"ranges": "learned"})

@@ -13,18 +13,25 @@ __all__ = ["BACKLOG", "Listener", "listen"]
 S = TypeVar("S", bound=socket.socket)
 
 BACKLOG = 1024
+AT_A_COORDINATOR = (
+    "listen elsewhere, with --listen HOST:PORT, and have connections to the kit's address forwarded there"
+)
 
 
 @overload
-def listen(host: str, port: int) -> socket.socket: ...
+def listen(host: str, port: int, *, elsewhere: str = ...) -> socket.socket: ...
 
 
 @overload
-def listen(host: str, port: int, kind: type[S]) -> S: ...
+def listen(host: str, port: int, kind: type[S], *, elsewhere: str = ...) -> S: ...
 
 
-def listen(host: str, port: int, kind: type[socket.socket] = socket.socket) -> socket.socket:
+def listen(
+    host: str, port: int, kind: type[socket.socket] = socket.socket, *, elsewhere: str = AT_A_COORDINATOR
+) -> socket.socket:
     """Listen on an address; ``port`` 0 is any free one, ``kind`` the class of socket.
+
+    ``elsewhere`` says how the caller is told to use another address, for the error's fix.
 
     Raises
     ------
@@ -47,7 +54,7 @@ def listen(host: str, port: int, kind: type[socket.socket] = socket.socket) -> s
         raise UnavailableError(
             "The address cannot be listened on",
             got=f"{host}:{port}: {error.strerror}",
-            fix="choose another --port, or end what uses it",
+            fix=f"end what uses it, or {elsewhere}",
         ) from error
     return listener
 

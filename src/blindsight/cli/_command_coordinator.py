@@ -63,7 +63,7 @@ def coordinator_fit(
     from blindsight.errors import ParameterError
     from blindsight.federation import check_suits
     from blindsight.privacy import shown_epsilon
-    from blindsight.report import write_run
+    from blindsight.report import describe_alerts, write_run
 
     from ._choose import choose_detector, read_settings
     from ._fit import Fitting, collected_warnings, run_file
@@ -132,6 +132,7 @@ def coordinator_fit(
             f"Spent epsilon {shown_epsilon(run.privacy.epsilon_spent)} of {epsilon:g} "
             f"per {asked.unit} at delta {asked.delta:g}."
         )
+        screen.say(f"The model is set to alert on {describe_alerts(run.model)}.")
     _tell_sent(screen, sent)
     screen.say(f"Next: blindsight report {path} --output report.html")
     screen.result(
@@ -140,6 +141,7 @@ def coordinator_fit(
             "run": str(path),
             "records": run.model.records,
             "threshold": run.model.threshold,
+            "alert_interval": run.model.alert_interval,
             "parties": list(run.parties),
             "survivors": [list(stage.survivors) for stage in run.stages],
             "certificate": {k: v for k, v in (model.certificate_ or {}).items() if k != "events"},

@@ -32,7 +32,7 @@ __all__ = ["fit"]
 
 
 @command
-@safe_after("No model was written. What a party had charged to its ledger stays charged; another fit is a new release.")
+@safe_after("No model was written. The same command, with the same --home, goes on where this one was.")
 def fit(
     schema: Annotated[Path, typer.Option(help="Schema that all parties share.")],
     party: Annotated[list[str], typer.Option(help="NAME=PATH of one party's records; at least three times.")],
@@ -72,7 +72,7 @@ def fit(
     from blindsight.data import Schema
     from blindsight.federation import Policy, check_parties, check_suits
     from blindsight.privacy import MIN_LOCAL_VARIANCE, shown_epsilon
-    from blindsight.report import write_run
+    from blindsight.report import describe_alerts, write_run
     from blindsight.securesum import names_shared_key
 
     from ._choose import choose_detector, choose_privacy, give_teacher, read_settings
@@ -121,6 +121,7 @@ def fit(
         screen.say(
             f"Spent epsilon {shown_epsilon(run.privacy.epsilon_spent)} of {epsilon:g} per {unit} at delta {delta:g}."
         )
+        screen.say(f"The model is set to alert on {describe_alerts(run.model)}.")
         assert privacy is not None  # whoever spent had asked
         if any(epsilon > budget.limit for budget in run.budgets if budget.unit == unit):  # type: ignore[operator]
             screen.say(
@@ -158,6 +159,7 @@ def fit(
             "run": str(path),
             "records": run.model.records,
             "threshold": run.model.threshold,
+            "alert_interval": run.model.alert_interval,
             "certificate": {k: v for k, v in certificate.items() if k != "events"},
             "epsilon_spent": None if run.privacy is None else run.privacy.epsilon_spent,
             "auroc": None if run.evaluation is None else run.evaluation.auroc,

@@ -338,6 +338,7 @@ def _model(model: Detector) -> ModelFacts:
         encoding=f"{facts['encoding']}, {facts['encoding_length']} entries",
         threshold=model.threshold_,
         contamination=model.contamination,
+        alert_interval=model.score_histogram_.alert_interval(model.contamination),
     )
 
 

@@ -158,12 +158,19 @@ class Schema:
                 raw = file.read(MAX_FILE_BYTES + 1)
             text = raw.decode("utf-8")
         except OSError as error:
-            raise SchemaError(f"The schema '{path}' cannot be read", got=error.strerror) from error
+            raise SchemaError(
+                f"The schema '{path}' cannot be read",
+                got=error.strerror,
+                fix="give the path of a schema; 'blindsight schema draft RECORDS.csv > schema.toml' begins one",
+            ) from error
         except UnicodeDecodeError as error:
-            raise SchemaError(f"The schema '{path}' is not UTF-8 text") from error
+            raise SchemaError(f"The schema '{path}' is not UTF-8 text", fix="save it as UTF-8") from error
         if len(raw) > MAX_FILE_BYTES:
             raise SchemaError(f"The schema '{path}' is too large", rule=f"at most {MAX_FILE_BYTES} bytes")
-        return cls.from_toml(text)
+        try:
+            return cls.from_toml(text)
+        except SchemaError as error:
+            raise SchemaError(f"'{path}': {error.what}", got=error.got, rule=error.rule, fix=error.fix) from error
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the schema as TOML; an existing file is replaced."""

@@ -30,7 +30,12 @@ def schema_from_toml(text: str) -> tuple[tuple[Column, ...], Literal["declared",
     try:
         value = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise SchemaError("The schema is not valid TOML", got=str(error)[:200]) from error
+        raise SchemaError(
+            "The schema is not valid TOML",
+            got=str(error)[:200],
+            rule="what 'blindsight schema draft' writes",
+            fix="mend that line: text stands in quotes, every column under a [[columns]] of its own",
+        ) from error
     return columns_from_plain(value)
 
 

@@ -20,7 +20,7 @@ from ._record import (
     read_run,
     write_run,
 )
-from ._words import Role, Sentence, describe_rate, verdict
+from ._words import Role, Sentence, describe_alerts, describe_rate, verdict
 
 __all__ = [
     "OVERLAP",
@@ -45,6 +45,7 @@ __all__ = [
     "Stage",
     "check_bundle",
     "compared_table",
+    "describe_alerts",
     "describe_rate",
     "fleet_figure",
     "make_bundle",

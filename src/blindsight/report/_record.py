@@ -66,7 +66,11 @@ class Privacy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The model, as it describes itself. No weight, no count."""
+    """The model, as it describes itself. No weight, no count.
+
+    ``alert_interval`` is that of ``ScoreHistogram``: shares that the noise leaves for ``contamination``; None where
+    there was none, and in runs written before it was stated.
+    """
 
     detector: Short
     parameters: Annotated[dict[Short, str | int | float | bool | None], msgspec.Meta(max_length=100)]
@@ -78,6 +82,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     encoding: Short
     threshold: Real
     contamination: Share
+    alert_interval: tuple[Share, Share] | None = None
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

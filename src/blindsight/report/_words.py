@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from blindsight.privacy import shown_epsilon
 
 from ._columns import records_used
-from ._record import Curve, MeasuredEvaluation, RunFile
+from ._record import Curve, MeasuredEvaluation, ModelFacts, RunFile
 
 __all__ = [
     "Role",
     "Sentence",
     "assumptions",
+    "describe_alerts",
     "describe_bytes",
     "describe_noise",
     "describe_rate",
@@ -48,6 +49,16 @@ def describe_bytes(count: float) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count:.0f} bytes"
+
+
+def describe_alerts(model: ModelFacts) -> str:
+    """Return the share of records that a model was asked to alert on, and what the noise leaves of it."""
+    text = f"about {100 * model.contamination:.3g}% of records like those it was trained on"
+    if model.alert_interval is None:
+        return text
+    low, high = model.alert_interval
+    between = f"between {100 * low:.3g}% and {100 * high:.3g}%"
+    return f"{text}; the noise of its counts moves that to {between} in nineteen fits of twenty"
 
 
 def describe_small(value: float) -> str:
@@ -101,7 +112,7 @@ def _trained(run: RunFile) -> str:
     text = (
         f"One {run.model.detector} anomaly detector, from {records} {simulated}records{used} with "
         f"{len(run.model.features)} features, held by {len(run.parties)} parties: {join_names(run.parties)}. "
-        f"It is set to alert on about {100 * run.model.contamination:.3g}% of records like those it was trained on."
+        f"It is set to alert on {describe_alerts(run.model)}."
     )
     return f"{text} {run.data_note}" if run.data_note else text
 

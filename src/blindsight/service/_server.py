@@ -139,7 +139,7 @@ def serve(settings: Settings, address: Address, tls: Tls | None, *, workers: int
         )
     if tls is not None:
         tls.context()
-    listener = listen(address.host, address.port)
+    listener = listen(address.host, address.port, elsewhere="choose another --port")
     listener.set_inheritable(True)
     counts = tempfile.mkdtemp(prefix="blindsight-metrics-")
     os.environ[ENVIRONMENT] = settings.to_json()
