@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from blindsight.errors import StoreError
+from blindsight.privacy import shown_epsilon
 
 if TYPE_CHECKING:
     from blindsight.federation import RunRecord, StepRecord
@@ -105,7 +106,7 @@ class Rounds:
             f"{crossed / 1000:,.1f}",
             f"{step.seconds:.1f}",
             "" if step.loss is None else f"{step.loss:.4g}",
-            "exact" if epsilon is None else f"{epsilon:.3g}",
+            "exact" if epsilon is None else shown_epsilon(epsilon),
         )
         self._shown.append(row)
         gone = "".join(f"; {name} dropped out ({why[:80]})" for name, why in step.dropped.items())

@@ -11,6 +11,7 @@ import numpy as np
 
 from blindsight import _html
 from blindsight.detectors import detector_to_json, known_detectors
+from blindsight.privacy import shown_epsilon
 
 from ._certificate import epsilon_by_party
 from ._run import RunRecord
@@ -146,7 +147,7 @@ def _run_row(record: RunRecord, parties: Sequence[str]) -> tuple[object, ...]:
     if asked is not None:
         privacy = f"epsilon {asked['epsilon']:g} per {asked['unit']} at delta {asked['delta']:g}"
         privacy += ", trust='local'" if asked["trust"] == "local" else ""
-        spent = f"{max(epsilon_by_party(record.steps, parties, asked['delta']).values()):.3g}"
+        spent = shown_epsilon(max(epsilon_by_party(record.steps, parties, asked["delta"]).values()))
     least = min(len(step.survivors) for step in record.steps)
     return (
         record.run,

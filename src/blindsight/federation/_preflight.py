@@ -24,7 +24,7 @@ from blindsight.keys import (
     read_tls_key,
     write_atomic,
 )
-from blindsight.privacy import Budget, Ledger
+from blindsight.privacy import Budget, Ledger, shown_epsilon
 from blindsight.store import Store
 
 from ._audit import AUDIT_FILE, AuditLog
@@ -323,7 +323,7 @@ class _Looks:
                 budget = Budget(epsilon=policy.maximum_epsilon, delta=policy.delta, unit=unit)
                 ledger = Ledger(store, budget, name=f"ledger.{unit}")
                 ledger.verify()
-                told.append(f"per {unit} {ledger.spent():.3g} of {budget.epsilon:g}")
+                told.append(f"per {unit} {shown_epsilon(ledger.spent())} of {budget.epsilon:g}")
             waiting = sum(job.state == "waits" for job in Jobs(store, self._name(), "").all())
         finally:
             store.close()
