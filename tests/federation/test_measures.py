@@ -22,6 +22,7 @@ from blindsight.federation._breakdown import kept_breakdowns
 from blindsight.federation._certificate import epsilon_by_party
 from blindsight.federation._curves import curves_of
 from blindsight.federation._evaluation import evaluation_query
+from blindsight.privacy import shown_epsilon
 from sample_tables import NUMBER_SCHEMA, make_table
 
 from ._drive import dp, embedded, faulty, stacked, tables
@@ -362,4 +363,4 @@ def test_every_run_is_a_row_that_can_be_told_from_the_others(number_schema: Sche
     assert "trust=&#x27;local&#x27;" in local
     assert "exact sums" in exact
     spent = federation.history[0].steps
-    assert f"{epsilon_by_party(spent, sorted(federation.parties), 1e-6)['bank-00']:.3g}<" in plain
+    assert f"{shown_epsilon(epsilon_by_party(spent, sorted(federation.parties), 1e-6)['bank-00'])}<" in plain
