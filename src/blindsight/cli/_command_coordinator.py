@@ -67,7 +67,7 @@ def coordinator_fit(
 
     from ._choose import choose_detector, read_settings
     from ._fit import Fitting, collected_warnings, run_file
-    from ._resume import fit_or_resume
+    from ._resume import fit_or_resume, is_unfinished
 
     screen = Screen(as_json=json_output)
     privacy = asked.privacy(epsilon)
@@ -79,6 +79,13 @@ def coordinator_fit(
 
     def before(federation: Federation) -> None:
         check_suits(chosen, federation.schema, privacy)
+        if output.exists() and not is_unfinished(federation, chosen, privacy):
+            raise ParameterError(
+                "There is a file at --output already, and no unfinished run asks for this fit",
+                got=str(output)[:200],
+                rule="another fit is a new release, which is charged anew, and its model would replace this file",
+                fix="give another --output, or move the file away",
+            )
         receivers.extend(_receivers(send_to, federation))
 
     with (
@@ -107,19 +114,9 @@ def coordinator_fit(
             fitted.save(output, sealer=sealer)
             write_run(facts(fitted, []), kit)
 
-        def before_new() -> None:
-            if output.exists():
-                raise ParameterError(
-                    "There is a file at --output already, and no unfinished run asks for this fit",
-                    got=str(output)[:200],
-                    rule="another fit is a new release, which is charged anew, and its model would replace this file",
-                    fix="give another --output, or move the file away",
-                )
-
         model = fit_or_resume(
-            federation, chosen, privacy, evaluates=False, on_step=rounds.done, deliver=deliver, send_to=receivers,
-            before_new=before_new,
-        )  # fmt: skip
+            federation, chosen, privacy, evaluates=False, on_step=rounds.done, deliver=deliver, send_to=receivers
+        )
         sent = federation.history[-1].sent
         rounds.ends("done", model=str(output), **({"delivered": sent} if sent else {}))
     run = facts(model, told)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from blindsight.federation import ColumnDescription, Evaluation, Federation, RunHeader, StepRecord
     from blindsight.privacy import DifferentialPrivacy
 
-__all__ = ["describe_or_resume", "evaluate_or_resume", "fit_or_resume"]
+__all__ = ["describe_or_resume", "evaluate_or_resume", "fit_or_resume", "is_unfinished"]
 
 
 def fit_or_resume(
@@ -26,18 +26,17 @@ def fit_or_resume(
     on_step: Callable[[StepRecord], None] | None = None,
     deliver: Callable[[Detector], None] | None = None,
     send_to: Sequence[str] = (),
-    before_new: Callable[[], None] | None = None,
 ) -> Detector:
     """Fit; or go on with an unfinished fit of the same detector under the same privacy.
 
-    ``before_new`` is called before a run begins, and not where one goes on. Where what was interrupted is the
-    evaluation of such a fit, its model is in the journal, and the fit's record in ``federation.history`` again.
+    Where what was interrupted is the evaluation of such a fit, its model is in the journal, and the fit's record in
+    ``federation.history`` again.
     """
     from blindsight import modelfile
     from blindsight.federation import RunRecord
 
     for header in reversed(federation.unfinished()):
-        if header.kind == "fit" and _asks_for(header, federation, detector, privacy):
+        if _fits(header, federation, detector, privacy):
             _say(header, "fit")
             model = federation.resume(header.run, on_step=on_step, deliver=deliver, send_to=send_to)
             assert isinstance(model, type(detector))
@@ -51,9 +50,12 @@ def fit_or_resume(
             if before is not None:
                 federation.history.append(RunRecord.from_json(before))
             return model
-    if before_new is not None:
-        before_new()
     return federation.fit(detector, privacy=privacy, on_step=on_step, deliver=deliver, send_to=send_to)
+
+
+def is_unfinished(federation: Federation, detector: Detector, privacy: DifferentialPrivacy | None) -> bool:
+    """Whether :func:`fit_or_resume` would go on with a fit, and begin none."""
+    return any(_fits(header, federation, detector, privacy) for header in federation.unfinished())
 
 
 def evaluate_or_resume(federation: Federation, model: Detector, privacy: DifferentialPrivacy | None) -> Evaluation:
@@ -83,6 +85,10 @@ def describe_or_resume(federation: Federation, privacy: DifferentialPrivacy | No
             assert isinstance(described, list)
             return described
     return federation.describe(privacy=privacy)
+
+
+def _fits(header: RunHeader, federation: Federation, detector: Detector, privacy: DifferentialPrivacy | None) -> bool:
+    return header.kind == "fit" and _asks_for(header, federation, detector, privacy)
 
 
 def _asks_for(
