@@ -178,7 +178,9 @@ class Schema:
 
     @classmethod
     def from_toml(cls, text: str) -> Schema:
-        """Parse the TOML form; errors name the column and the fix."""
+        """Parse the TOML form, of at most 4 MiB; errors name the column and the fix."""
+        if len(text) > MAX_FILE_BYTES:
+            raise SchemaError("The schema is too large", rule=f"at most {MAX_FILE_BYTES} characters")
         columns, ranges = schema_from_toml(text)
         return cls(columns, ranges)
 
