@@ -18,6 +18,7 @@ __all__ = ["MetricsPort", "new_registry"]
 
 log = logging.getLogger(__name__)
 
+LOOPBACK = "127.0.0.1"
 MOST_CONNECTIONS = 4
 """Answered at once; one more is closed. Whoever has an account here can reach the port, and each costs a thread."""
 SILENCE_S = 5.0
@@ -42,15 +43,13 @@ def new_registry() -> CollectorRegistry:
 
 
 class MetricsPort:
-    """Serves ``/metrics`` from when it is made; a context manager that ends it.
+    """Serves ``/metrics`` on loopback from when it is made; a context manager that ends it.
 
     Parameters
     ----------
     registry : CollectorRegistry
     port : int
         0 chooses a free one.
-    host : str
-        Loopback unless the caller says otherwise: there is neither TLS nor a password.
 
     Raises
     ------
@@ -59,18 +58,19 @@ class MetricsPort:
 
     Security
     --------
-    At most :data:`MOST_CONNECTIONS` at once, each for one answer, ended after :data:`SILENCE_S` of silence: others on
-    this machine can keep the operator from the metrics, and not the process from its work.
+    There is neither TLS nor a password, hence loopback alone. At most :data:`MOST_CONNECTIONS` at once, each for one
+    answer, ended after :data:`SILENCE_S` of silence: others on this machine can keep the operator from the metrics, and
+    not the process from its work.
     """
 
-    def __init__(self, registry: CollectorRegistry, port: int, host: str = "127.0.0.1") -> None:
+    def __init__(self, registry: CollectorRegistry, port: int) -> None:
         from prometheus_client import make_wsgi_app
 
         try:
-            self._server = _Server((host, port), _Handler)
+            self._server = _Server((LOOPBACK, port), _Handler)
         except OSError as error:
             raise UnavailableError(
-                f"Metrics cannot be served on {host}:{port}",
+                f"Metrics cannot be served on {LOOPBACK}:{port}",
                 got=error.strerror or "an error",
                 fix="choose another port",
             ) from error

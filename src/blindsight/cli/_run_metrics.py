@@ -19,8 +19,6 @@ class RunMetrics(MetricsPort):
     ----------
     port : int
         0 chooses a free one.
-    host : str
-        Loopback unless the caller says otherwise: there is neither TLS nor a password.
 
     Raises
     ------
@@ -30,7 +28,7 @@ class RunMetrics(MetricsPort):
         The port cannot be listened on.
     """
 
-    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+    def __init__(self, port: int) -> None:
         registry = new_registry()
 
         from prometheus_client import Counter, Gauge
@@ -44,7 +42,7 @@ class RunMetrics(MetricsPort):
         self._connected = Gauge("parties_connected", "Parties that have answered before the run.", **named)
         self._epsilon = Gauge("epsilon", "Epsilon spent so far in this run; absent for exact sums.", ["unit"], **named)
         self._done = Gauge("done", "1 once the run is done.", **named)
-        super().__init__(registry, port, host)
+        super().__init__(registry, port)
 
     def waits(self, present: list[str]) -> None:
         """Parties came or went before the run."""
