@@ -503,7 +503,7 @@ def test_fit_says_what_is_kept_for_an_evaluation_and_what_the_least_noise_caps(b
     assert done.code == 0, done.err
     assert "20% of the budget is kept for an evaluation" in done.out
     assert f"The model is set to alert on {describe_alerts(read_run(tmp_path / 'run').model)}." in done.out
-    assert "in nineteen fits of twenty" in done.out
+    assert "in about nineteen fits of twenty" in done.out
     assert "could not spend more" not in done.out
     (tmp_path / "wide.toml").write_text("maximum_epsilon = 900.0\n")
     more = ["--policy", tmp_path / "wide.toml", "--epsilon", 100]

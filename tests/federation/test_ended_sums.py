@@ -288,21 +288,28 @@ def test_a_coordinator_ends_its_own_runs_alone(number_schema: Schema) -> None:
     assert isinstance(decode_reply(party.handle(encode(Begin(own.step, ended=["its-own"])))), Reply)
 
 
-def test_a_sum_that_nobody_ends_is_forgotten_after_a_month(number_schema: Schema) -> None:
+def left_open(number_schema: Schema, began: datetime) -> tuple[Party, bytes, bytes]:
+    """A party in a sum that nobody goes on with, begun at this time; a request of it, and its answer."""
     federation = embedded(tables(3, rows=10), number_schema, OPEN)
     channel = faulty(federation, silent_from=dict.fromkeys(federation.parties, 3))
     party = federation.parties[VICTIM]
-    began = datetime(2026, 5, 1, tzinfo=UTC)
     party._own.now = lambda: began
     with pytest.raises(SurvivorsError):
         federation.fit(ECOD(bins=8), privacy=dp(1.0))
-    share = requests(channel)[1]
+    return party, requests(channel)[1], channel.answers[1][VICTIM]
+
+
+BEGAN = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def test_a_sum_that_nobody_ends_is_forgotten_after_a_month(number_schema: Schema) -> None:
+    party, share, answer = left_open(number_schema, BEGAN)
     after = {"days": OPEN_DAYS, "seconds": 1}
     for late in ({"days": OPEN_DAYS}, after, {**after, "hours": 23}):
-        party._own.now = lambda late=late: began + timedelta(**late)
+        party._own.now = lambda late=late: BEGAN + timedelta(**late)
         party.end_old_sums()
-        assert party.handle(share) == channel.answers[1][VICTIM]
-    party._own.now = lambda: began + timedelta(**after, hours=24)
+        assert party.handle(share) == answer
+    party._own.now = lambda: BEGAN + timedelta(**after, hours=24)
     party.end_old_sums()
     assert "is over" in str(refusal(party, share))
     assert kept(party._own.store, "clients") == {}
@@ -310,21 +317,14 @@ def test_a_sum_that_nobody_ends_is_forgotten_after_a_month(number_schema: Schema
 
 def test_a_clock_that_jumps_ends_no_sum(number_schema: Schema) -> None:
     """Forward and back, seen each time by the process that runs and by one that has started again."""
-    federation = embedded(tables(3, rows=10), number_schema, OPEN)
-    channel = faulty(federation, silent_from=dict.fromkeys(federation.parties, 3))
-    party = federation.parties[VICTIM]
-    began = datetime(2026, 5, 1, tzinfo=UTC)
-    party._own.now = lambda: began
-    with pytest.raises(SurvivorsError):
-        federation.fit(ECOD(bins=8), privacy=dp(1.0))
-    share, answer = requests(channel)[1], channel.answers[1][VICTIM]
+    party, share, answer = left_open(number_schema, BEGAN)
     far = 20_000
     for days in (far, far + 0.9, 1, far, 2, far, OPEN_DAYS + 1, OPEN_DAYS + 1.9):
-        party._own.now = lambda days=days: began + timedelta(days=days)
+        party._own.now = lambda days=days: BEGAN + timedelta(days=days)
         party.end_old_sums()
         assert party.handle(share) == answer
         assert reopened(party).handle(share) == answer
-    party._own.now = lambda: began + timedelta(days=OPEN_DAYS + 2)
+    party._own.now = lambda: BEGAN + timedelta(days=OPEN_DAYS + 2)
     party.end_old_sums()
     assert "is over" in str(refusal(party, share))
 

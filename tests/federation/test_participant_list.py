@@ -224,10 +224,16 @@ def test_exact_sums_stay_bound_to_the_first_survivors_whatever_the_list_says() -
         federation(listed(2, [0, 1, 2, 3])).fit(ECOD(bins=8), privacy=None)
 
 
-def test_a_list_at_a_folder(folder: Path, workshop: Workshop) -> None:
+def joined(folder: Path) -> Path:
+    """A party's folder that follows the first list."""
     kit = folder / "kits" / "bank-a"
     make_table(20, 1).write_csv(kit / "records.csv")
     join(kit, kit)
+    return kit
+
+
+def test_a_list_at_a_folder(folder: Path, workshop: Workshop) -> None:
+    kit = joined(folder)
     running = open_party(kit)
     newer = workshop.add("bank-d", contact="x")
     new, old = accept_list(folder / "kits" / "participants.signed.json", kit)
@@ -249,9 +255,7 @@ def test_a_list_at_a_folder(folder: Path, workshop: Workshop) -> None:
 def test_a_list_is_accepted_while_the_folder_is_opened(
     folder: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kit = folder / "kits" / "bank-a"
-    make_table(20, 1).write_csv(kit / "records.csv")
-    join(kit, kit)
+    kit = joined(folder)
     newer, read = workshop.add("bank-d", contact="x"), ParticipantList.read
     lists = [read(kit)]
 
@@ -271,9 +275,7 @@ def test_a_list_is_accepted_while_the_folder_is_opened(
 def test_the_list_that_was_taken_is_the_one_that_is_told(
     folder: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kit, signed = folder / "kits" / "bank-a", folder / "kits" / "participants.signed.json"
-    make_table(20, 1).write_csv(kit / "records.csv")
-    join(kit, kit)
+    kit, signed = joined(folder), folder / "kits" / "participants.signed.json"
     read = ParticipantList.read
     lists = [read(kit)]
     workshop.add("bank-d", contact="x")
@@ -297,9 +299,7 @@ def test_the_list_that_was_taken_is_the_one_that_is_told(
 def test_a_list_that_cannot_be_written_is_not_accepted(
     folder: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kit = folder / "kits" / "bank-a"
-    make_table(20, 1).write_csv(kit / "records.csv")
-    join(kit, kit)
+    kit = joined(folder)
     workshop.add("bank-d", contact="x")
 
     def full(*_: object, **__: object) -> None:

@@ -176,7 +176,7 @@ def test_the_share_of_alerts_is_stated_with_what_the_noise_leaves_of_it():
     plain = "It is set to alert on about 2% of records like those it was trained on"
     assert f"{plain}." in _text(bare_run())
     noisy = msgspec.structs.replace(full_run().model, alert_interval=(0.00128, 0.0422))
-    moved = "; the noise of its counts moves that to between 0.128% and 4.22% in nineteen fits of twenty."
+    moved = "; the noise of its counts moves that to between 0.128% and 4.22% in about nineteen fits of twenty."
     assert plain + moved in _text(full_run(model=noisy))
 
 

@@ -360,8 +360,8 @@ def _product(digits: list[Floats], x: Floats, p: int) -> Floats:
 def _times(weights: Floats, x: Floats) -> Floats:
     """``weights @ x`` for C-contiguous arrays, by SciPy's BLAS.
 
-    NumPy 1.26, which SPU asks for, brings an OpenBLAS that takes newer processors for one without AVX, and is then
-    three times slower.
+    NumPy 1.26, which SPU asks for, brings an OpenBLAS that takes some newer processors for one without AVX, and is then
+    far slower.
     """
     found: Floats = dgemm(1.0, x.T, weights.T).T
     return found

@@ -58,7 +58,7 @@ def describe_alerts(model: ModelFacts) -> str:
         return text
     low, high = model.alert_interval
     between = f"between {100 * low:.3g}% and {100 * high:.3g}%"
-    return f"{text}; the noise of its counts moves that to {between} in nineteen fits of twenty"
+    return f"{text}; the noise of its counts moves that to {between} in about nineteen fits of twenty"
 
 
 def describe_small(value: float) -> str:
